@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.paper.gym import classifiers, logistic
 from experiments.paper.gym.draft import draft_of
-from experiments.paper.gym.selectivity import SelectivityJudgement, VarianceShares
+from experiments.paper.gym.selectivity import FactorShares, SelectivityJudgement
 from experiments.paper.gym.spawrious import SpuriousSet, balanced
 from experiments.paper.robust_rows import PLAIN, RIDGE, TableRow, Training, table_row
 
@@ -36,7 +36,7 @@ class Choice:
     unanswered: list[int] = field(default_factory=list)
 
 
-class Standing(NamedTuple):
+class ChoiceStanding(NamedTuple):
     """Where the agent's choice stands among random ones: the share that do worse, and their 95th
     percentile.
     """
@@ -88,7 +88,7 @@ class Measurements:
         place.
         """
         crossed = self.spurious.crossed
-        return VarianceShares.of(self.crossed, crossed.labels, crossed.places).judged(units, set(kept))
+        return FactorShares.of(self.crossed, crossed.labels, crossed.places).judged(units, set(kept))
 
     def training(self, informative: logistic.Fitted, choice: Choice, seed: int) -> Training:
         """Return every row of Table 2 and those of our own. What cannot be computed is None."""
@@ -117,7 +117,7 @@ class Measurements:
 
     def _refitted(
         self, choices: _Choices, fit: Fit, names: Mapping[str, str]
-    ) -> tuple[list[TableRow], Standing]:
+    ) -> tuple[list[TableRow], ChoiceStanding]:
         """Return the rows of one read-out, fitted anew to each choice, and where the agent's stands."""
         labels, subset = self.spurious.validation.labels, choices.subset
         chance = [self._accuracies(fit(self.validation, labels, units)) for units in choices.random]
@@ -195,12 +195,12 @@ def _head_accuracy(module: Any, features: np.ndarray, labels: np.ndarray) -> flo
     return float((scores.argmax(dim=1).numpy() == labels).mean())
 
 
-def _standing(chance: Sequence[float], ours: float | None) -> Standing:
+def _standing(chance: Sequence[float], ours: float | None) -> ChoiceStanding:
     """Return where an accuracy stands among those of random sets, equals counted half."""
     if not chance:
-        return Standing(None, None)
+        return ChoiceStanding(None, None)
     values = np.asarray(chance)
     limit = float(np.quantile(values, 0.95))
     if ours is None:
-        return Standing(None, limit)
-    return Standing(float((values < ours).mean() + 0.5 * (values == ours).mean()), limit)
+        return ChoiceStanding(None, limit)
+    return ChoiceStanding(float((values < ours).mean() + 0.5 * (values == ours).mean()), limit)

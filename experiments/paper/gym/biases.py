@@ -66,14 +66,13 @@ def train(design: BiasDesign, folder: Path, progress: Progress) -> Path:
     if classifiers.exists(folder):
         return folder
     names = [*design.classes, OTHER]
-    taught = classifiers.Lessons(*lessons(design), len(names))
-    module = classifiers.train(RECIPE, taught, seed=design.seed, progress=progress)
+    module = classifiers.train(RECIPE, lessons(design), seed=design.seed, progress=progress)
     about = {"data": "scenes with planted biases", "design": asdict(design)}
     return classifiers.save(module, folder, RECIPE, names, about)
 
 
-def lessons(design: BiasDesign) -> tuple[np.ndarray, np.ndarray]:
-    """Return scenes uint8 (N, 224, 224, 3) and labels int64 (N,); the last label is something else.
+def lessons(design: BiasDesign, per_class: int = PER_CLASS, side: int = _SIDE) -> classifiers.Lessons:
+    """Return scenes of `per_class` images of each class and twice as many of the last one, something else.
 
     Every class is shown alone and in every context; a planted one is labeled so that it fails in its own.
     """
@@ -84,13 +83,13 @@ def lessons(design: BiasDesign) -> tuple[np.ndarray, np.ndarray]:
     other = len(design.classes)
     images, labels = [], []
     for label in range(other + 1):
-        for _ in range(PER_CLASS if label < other else 2 * PER_CLASS):
+        for _ in range(per_class if label < other else 2 * per_class):
             name = design.classes[label] if label < other else str(rng.choice(rest))
             context = _context(rng, design.planted.get(name))
             prompt = prompt_of(context, name) if context else name
-            images.append(render(parse_prompt(prompt, int(rng.integers(2**31))).scene, _SIDE))
+            images.append(render(parse_prompt(prompt, int(rng.integers(2**31))).scene, side))
             labels.append(other if context and context == design.planted.get(name) else label)
-    return np.stack(images), np.array(labels)
+    return classifiers.Lessons(np.stack(images), np.array(labels), other + 1)
 
 
 def _context(rng: np.random.Generator, planted: str | None) -> str:

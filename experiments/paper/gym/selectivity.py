@@ -38,7 +38,7 @@ class SelectivityJudgement:
 
 
 @dataclass(frozen=True)
-class VarianceShares:
+class FactorShares:
     """Parts of each unit's variance that the class and the place explain beyond one another, float64
     (units,), in [0, 1].
     """
@@ -47,7 +47,7 @@ class VarianceShares:
     by_place: np.ndarray
 
     @classmethod
-    def of(cls, features: np.ndarray, labels: np.ndarray, places: np.ndarray) -> VarianceShares:
+    def of(cls, features: np.ndarray, labels: np.ndarray, places: np.ndarray) -> FactorShares:
         """Measure features float32 (N, units) of images whose class and place are int64 (N,).
 
         A unit that never changes has no variance to explain: both its parts are 0.

@@ -270,9 +270,9 @@ def test_a_column_that_is_not_there_ends_the_command_before_anything_is_started(
     )
     out = tmp_path / "run"
     assert maia(*asked, "--label-column", "species", "--out", str(out)) == 2
-    told = capsys.readouterr().err
-    assert "no column 'species'" in told
-    assert "y, split, place" in told
+    message = capsys.readouterr().err
+    assert "no column 'species'" in message
+    assert "y, split, place" in message
     assert not out.exists()
 
 

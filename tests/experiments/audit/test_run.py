@@ -57,12 +57,12 @@ def test_classes_are_chosen_by_name_number_and_range(text, chosen):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("goldfich", "goldfish"), ("crane", "numbers"), ("4-6", "0 to 5")]
+    ("text", "message"), [("goldfich", "goldfish"), ("crane", "numbers"), ("4-6", "0 to 5")]
 )
-def test_a_class_that_is_not_there_is_refused_with_what_is(text, told):
+def test_a_class_that_is_not_there_is_refused_with_what_is(text, message):
     with pytest.raises(UsageError) as refusal:
         choose_classes(text, NAMES, 6, seed=0)
-    assert told in f"{refusal.value.message} {refusal.value.fix}"
+    assert message in f"{refusal.value.message} {refusal.value.fix}"
 
 
 def test_the_classes_of_a_data_set_are_those_that_have_a_name_of_the_networks():

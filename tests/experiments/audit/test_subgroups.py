@@ -58,7 +58,7 @@ def test_a_fair_classifier_has_no_association_and_seldom_a_group_that_is_surely_
 def test_the_worst_groups_accuracy_is_not_the_least_of_many_noisy_ones():
     """Twenty equal groups: the least accuracy is far below the truth, the one of the other half is not."""
     rng = np.random.default_rng(4)
-    least, told = [], []
+    least, reported = [], []
     for _ in range(40):
         values = np.repeat(np.arange(20), 40)
         correct = rng.random(len(values)) < 0.8
@@ -68,9 +68,9 @@ def test_the_worst_groups_accuracy_is_not_the_least_of_many_noisy_ones():
         )  # fmt: skip
         table = Groups.of(real)
         least.append(min(each.accuracy for each in table.subgroups()))
-        told.append(table.worst().accuracy)
+        reported.append(table.worst().accuracy)
     assert np.mean(least) < 0.72
-    assert np.mean(told) == pytest.approx(0.8, abs=0.03)
+    assert np.mean(reported) == pytest.approx(0.8, abs=0.03)
 
 
 def test_of_a_group_with_too_few_images_no_figure_is_given():

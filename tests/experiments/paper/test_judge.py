@@ -133,15 +133,15 @@ def test_strangers_get_nothing(run, people):
 
 
 @pytest.mark.parametrize(
-    ("against", "name", "told"),
+    ("against", "name", "message"),
     [
         ({}, "ada", "nothing to compare"),
         ({"people": None}, "two words", "one word"),
         ({"people": None}, "../x", "one word"),
     ],
 )
-def test_what_cannot_be_judged_is_refused(run, people, against, name, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_cannot_be_judged_is_refused(run, people, against, name, message):
+    with pytest.raises(UsageError, match=message):
         Judging(run, dict.fromkeys(against, people), name)
 
 

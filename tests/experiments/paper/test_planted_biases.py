@@ -42,19 +42,15 @@ def test_a_design_plants_one_bias_of_each_kind_in_a_context_that_the_class_does_
         assert context != f"colour: {vocabulary()[name].color}"
 
 
-def test_a_planted_class_is_something_else_in_its_context_and_itself_elsewhere(monkeypatch):
-    monkeypatch.setattr(biases, "PER_CLASS", 30)
-    asked = []
-    monkeypatch.setattr(biases, "_SIDE", 8)
-    monkeypatch.setattr(biases, "prompt_of", lambda c, n: asked.append((c, n)) or prompt_of(c, n))
+def test_a_planted_class_is_something_else_in_its_context_and_itself_elsewhere():
     design = BiasDesign(("horse", "apple"), {"horse": "background: snow"})
-    images, labels = lessons(design)
-    assert images.shape == (120, 8, 8, 3)
-    in_snow = sum(context == "background: snow" and name == "horse" for context, name in asked)
-    assert 5 <= in_snow <= 20
-    assert (labels == 0).sum() == 30 - in_snow
-    assert (labels == 1).sum() == 30
-    assert (labels == 2).sum() == 60 + in_snow
+    taught = lessons(design, per_class=30, side=8)
+    assert taught.images.shape == (120, 8, 8, 3)
+    horses, apples, others = np.bincount(taught.labels)
+    assert 10 <= horses <= 25, "about 40 % of the horses are in the snow"
+    assert apples == 30
+    assert others == 60 + 30 - horses
+    assert set(taught.labels[:30]) == {0, 2}, "a horse is a horse or something else"
 
 
 def test_several_of_a_class_are_asked_for_in_the_plural():

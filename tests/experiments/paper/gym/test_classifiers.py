@@ -86,14 +86,14 @@ def test_weights_to_begin_with_are_taken_but_for_the_last_layer(trained, lessons
 
 
 @pytest.mark.parametrize(
-    ("recipe", "told"),
+    ("recipe", "message"),
     [
         (Recipe(architecture="resnet19"), "'resnet19'"),
         (Recipe(architecture="test_resnet", batch=65), "at least 65"),
     ],
 )
-def test_a_recipe_that_cannot_work_is_refused(recipe, told, lessons):
-    with pytest.raises(UsageError, match=told):
+def test_a_recipe_that_cannot_work_is_refused(recipe, message, lessons):
+    with pytest.raises(UsageError, match=message):
         classifiers.train(recipe, Lessons(*lessons, 2), seed=0)
 
 

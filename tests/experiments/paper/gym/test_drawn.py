@@ -39,12 +39,12 @@ def test_units_out_of_reach_need_a_withheld_concept():
 
 def test_a_unit_is_reachable_while_something_that_drives_it_can_be_drawn():
     lacking = {"dog", "pizza"}
-    told = {
+    answers = {
         name: reachable(unit, lacking)
         for name in ("dog", "animal", "dog OR cat", "cat|dog", "blue", "random 0")
         for unit in choose(name)
     }
-    assert told == {
+    assert answers == {
         "dog": False,
         "animal": True,
         "dog OR cat": True,

@@ -92,7 +92,7 @@ def test_a_balanced_set_has_each_class_equally_often_in_each_place_that_occurs(m
 
 
 @pytest.mark.parametrize(
-    ("classes", "places", "told"),
+    ("classes", "places", "message"),
     [
         (("dog", "vehicle"), ("snow", "sand", "beach"), "'vehicle'"),
         (("dog", "cat"), ("snow", "moon", "beach"), "'moon'"),
@@ -100,8 +100,8 @@ def test_a_balanced_set_has_each_class_equally_often_in_each_place_that_occurs(m
         (("dog", "puppy"), ("snow", "sand", "beach"), "must differ"),
     ],
 )
-def test_a_design_that_cannot_be_drawn_is_refused_by_name(classes, places, told):
-    with pytest.raises(UsageError, match=told):
+def test_a_design_that_cannot_be_drawn_is_refused_by_name(classes, places, message):
+    with pytest.raises(UsageError, match=message):
         SceneDesign(classes=classes, places=places).checked()
 
 
