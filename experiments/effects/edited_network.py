@@ -224,7 +224,7 @@ async def _mean(vision: PoolVisionClient, unit: Unit, dataset: ImageDataset, exp
 
 def _draw(
     labels: Labels, vision: PoolVisionClient, request: EditRequest
-) -> tuple[real_images.Drawn, dict[int, str]]:
+) -> tuple[real_images.DrawnImages, dict[int, str]]:
     """Return the images to measure, and the data set's name of each of the network's classes among them."""
     matches = real_images.match(labels, vision.known.class_names, request.label_names)
     names = {match.index: match.name for match in matches if match.index is not None}
@@ -241,7 +241,7 @@ async def _measured(
     console: Console,
     vision: PoolVisionClient,
     dataset: ImageDataset,
-    drawn: real_images.Drawn,
+    drawn: real_images.DrawnImages,
     edits: tuple[Edit, ...],
 ) -> tuple[_Outcomes, np.ndarray]:
     with console.progress("images") as progress:
@@ -256,7 +256,7 @@ class _Table:
     """The images that were drawn: labels, classes by the data set's names, outcomes, and which were read."""
 
     labels: Labels
-    drawn: real_images.Drawn
+    drawn: real_images.DrawnImages
     names: Mapping[int, str]
     outcomes: _Outcomes
     read: np.ndarray
