@@ -65,14 +65,8 @@ async def test_a_tool_that_deceives_is_named(tmp_path):
     """Where image maker, observer and unit disagree, two outvote one."""
     profile = config.load(None).profile("embedded")
     async with run_context(profile) as (usual, detector):
-        # A label is soon found; the card's test of it is the point, and ten images show who deceives.
-        honest = replace(
-            usual,
-            settings=usual.settings.model_copy(update={"max_rounds": 4}),
-            confirmation=usual.confirmation.model_copy(
-                update={"min_images": 10, "max_images": 10, "block": 10}
-            ),
-        )
+        # A label is soon found; the card's test of it is the point.
+        honest = replace(usual, settings=usual.settings.model_copy(update={"max_rounds": 4}))
         dataset = GymDataset(60, 5, [("dog", "grass")])
         table = ConceptTable(detector, dataset, tmp_path / "concepts")
         (unit,) = choose("dog")
