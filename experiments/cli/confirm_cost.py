@@ -55,7 +55,7 @@ async def count_units(
         return len(layers) * (names + (at_most(",".join(numbers)) if numbers else 0))
     if before_loading is not None:
         await before_loading(selected.profile)
-    sizes = {info["name"]: info["n_units"] for info in await list_layers(selection, model)}
+    sizes = {info.name: info.n_units for info in await list_layers(selection, model)}
     for layer in layers:
         if layer not in sizes:
             raise UsageError(f"{model} has no layer {layer!r}.", f"`maia layers {model}` lists them.")

@@ -94,17 +94,14 @@ def models(
 
 @commands.command(epilog=examples("maia layers resnet50", "maia layers python:net.py:build --json"))
 @shared_options(verbose=False, quiet_json=True)
-def layers(
-    shared: Shared,
-    model: Model,
-) -> None:
+def layers(shared: Shared, model: Model) -> None:
     """List the layers of a network whose units can be studied."""
     from experiments.studies.layers import list_layers, table
 
     with shared.console.waiting(f"starting Ray and loading {model}"):
         infos = run(list_layers(shared.selection, model, shared.console.say))
     if shared.json:
-        shared.console.result({"model": model, "layers": infos})
+        shared.console.result({"model": model, "layers": [asdict(info) for info in infos]})
     else:
         shared.console.show(table(model, infos))
 

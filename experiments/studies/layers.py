@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from actors.vision.readout.base import LayerInfo
 from experiments.setup.selection import Selection
 
 
 async def list_layers(
     selection: Selection, model: str, notify: Callable[[str], None] = lambda text: None
-) -> list[dict[str, Any]]:
-    """Return every layer of a network as plain JSON values, in the order of the forward pass.
+) -> list[LayerInfo]:
+    """Return every layer of a network, in the order of the forward pass.
 
     Layers need no weights, so that none are fetched; `notify` gets what was taken from a file of weights.
     """
@@ -23,10 +23,10 @@ async def list_layers(
     bare = profile.vision.model_copy(update={"pretrained": False})
     profile = profile.model_copy(update={"vision": bare})
     async with network_alone(profile, selected.cache, model, notify) as vision:
-        return [asdict(layer) for layer in await vision.layers()]
+        return list(await vision.layers())
 
 
-def table(model: str, layers: list[dict[str, Any]]) -> Any:
+def table(model: str, layers: Sequence[LayerInfo]) -> Any:
     """Return the layers as a table for a terminal."""
     from rich.table import Table
 
@@ -36,6 +36,6 @@ def table(model: str, layers: list[dict[str, Any]]) -> Any:
     for column in ("layer", "units", "kind", "positions", "module"):
         shown.add_column(column, justify="right" if column == "units" else "left")
     for layer in layers:
-        positions = "x".join(map(str, layer["shape"])) or "-"
-        shown.add_row(layer["name"], str(layer["n_units"]), layer["kind"], positions, layer["module"])
+        positions = "x".join(map(str, layer.shape)) or "-"
+        shown.add_row(layer.name, str(layer.n_units), layer.kind, positions, layer.module)
     return shown

@@ -221,8 +221,9 @@ def _screen_new(
         # Units that are studied come first: one that does the same is the duplicate, whatever its number.
         order = sorted(known, key=lambda row: row["verdict"] == "duplicate")
         rows = screen(exemplars[readout], [row["unit"] for row in order] + units)[len(known) :]
-        screening[readout.layer] = sorted(known + rows, key=lambda row: int(row["unit"]))
-        chosen += [readout.unit(row["unit"]) for row in rows if row["verdict"] == "alive"]
+        new_rows = [row.to_json() for row in rows]
+        screening[readout.layer] = sorted(known + new_rows, key=lambda row: int(row["unit"]))
+        chosen += [readout.unit(row.unit) for row in rows if row.verdict == "alive"]
     return chosen
 
 

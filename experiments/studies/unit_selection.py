@@ -7,6 +7,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -85,43 +86,54 @@ def at_most(text: str) -> int:
     return count
 
 
-def screen(layer: LayerExemplars, units: Sequence[int]) -> list[dict[str, Any]]:
-    """Return one row a unit: statistics over the data set, and `verdict`.
+@dataclass(frozen=True, slots=True)
+class ScreenedUnit:
+    """A unit's statistics over the data set, and whether it is worth an agent."""
+
+    unit: int
+    mean: float
+    std: float
+    maximum: float
+    quantiles: dict[str, float]
+    """Of its activation over positions, by level."""
+    verdict: str
+    """"alive", "dead", "constant", "duplicate" or "not finite"."""
+    of: int | None = None
+    """The unit that a duplicate repeats."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; `of` only of a duplicate."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def screen(layer: LayerExemplars, units: Sequence[int]) -> list[ScreenedUnit]:
+    """Return one row for each unit.
 
     `not finite`: NaN or infinite on every image; `dead`: never above zero and always the same; `constant`:
-    always the same otherwise; `duplicate`: `of` an earlier unit, with the same strongest images, activations,
-    moments and quantiles; else `alive`. With one image, only the first can be known: then all others
-    are alive.
+    always the same otherwise; `duplicate`: of an earlier unit, with the same strongest images, activations,
+    moments and quantiles; else `alive`. With one image, only the first can be known: then all others are
+    alive.
     """
-    rows: list[dict[str, Any]] = []
+    rows = []
     alike: dict[bytes, list[int]] = defaultdict(list)
     for unit in units:
         mean, std = float(layer.mean[unit]), float(layer.std[unit])
         maximum = float(layer.activations[unit, 0])
-        row: dict[str, Any] = {
-            "unit": unit,
-            "mean": mean,
-            "std": std,
-            "maximum": maximum,
-            "quantiles": dict(
-                zip(map(str, layer.levels.tolist()), layer.quantiles[unit].tolist(), strict=True)
-            ),
-            "verdict": "alive",
-        }
+        levels, values = map(str, layer.levels.tolist()), layer.quantiles[unit].tolist()
+        verdict, of = "alive", None
         if math.isnan(mean):
-            row["verdict"] = "not finite"
-        elif layer.n_images < 2:
-            pass
-        elif std <= _SAME * max(abs(mean), abs(maximum), 1e-30):
-            row["verdict"] = "dead" if maximum <= 0 else "constant"
-        else:
+            verdict = "not finite"
+        elif layer.n_images >= 2 and std <= _SAME * max(abs(mean), abs(maximum), 1e-30):
+            verdict = "dead" if maximum <= 0 else "constant"
+        elif layer.n_images >= 2:
             group = alike[layer.indices[unit].tobytes()]
-            twin = next((other for other in group if _same(layer, other, unit)), None)
-            if twin is None:
+            of = next((other for other in group if _same(layer, other, unit)), None)
+            if of is None:
                 group.append(unit)
             else:
-                row |= {"verdict": "duplicate", "of": twin}
-        rows.append(row)
+                verdict = "duplicate"
+        quantiles = dict(zip(levels, values, strict=True))
+        rows.append(ScreenedUnit(unit, mean, std, maximum, quantiles, verdict, of))
     return rows
 
 

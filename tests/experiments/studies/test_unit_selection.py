@@ -72,10 +72,10 @@ def test_screening_separates_dead_constant_and_duplicate_units() -> None:
         n_images=9,
     )
     rows = screen(found, [0, 1, 2, 3, 4])
-    assert [row["verdict"] for row in rows] == ["alive", "duplicate", "dead", "constant", "alive"]
-    assert rows[1]["of"] == 0
-    assert rows[0]["quantiles"] == {"0.5": 1.0, "0.95": 2.0}
-    assert screen(found, [1])[0]["verdict"] == "alive", "its twin is not part of the run"
+    assert [row.verdict for row in rows] == ["alive", "duplicate", "dead", "constant", "alive"]
+    assert rows[1].of == 0
+    assert rows[0].quantiles == {"0.5": 1.0, "0.95": 2.0}
+    assert screen(found, [1])[0].verdict == "alive", "its twin is not part of the run"
 
 
 def test_a_unit_that_is_never_finite_is_no_twin_of_another() -> None:
@@ -90,7 +90,7 @@ def test_a_unit_that_is_never_finite_is_no_twin_of_another() -> None:
         std=nothing[:, 0],
         n_images=9,
     )
-    assert [row["verdict"] for row in screen(found, [0, 1])] == ["not finite", "not finite"]
+    assert [row.verdict for row in screen(found, [0, 1])] == ["not finite", "not finite"]
 
 
 def test_one_image_says_of_no_unit_that_it_is_dead_or_constant() -> None:
@@ -104,7 +104,7 @@ def test_one_image_says_of_no_unit_that_it_is_dead_or_constant() -> None:
         std=np.zeros(2, np.float32),
         n_images=1,
     )
-    assert [row["verdict"] for row in screen(found, [0, 1])] == ["alive", "alive"]
+    assert [row.verdict for row in screen(found, [0, 1])] == ["alive", "alive"]
 
 
 @pytest.mark.parametrize(("text", "beyond"), [("0-99999999999", 48), ("3,60-99999999999", 60), ("48", 48)])
