@@ -11,7 +11,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from actors.serving.backend import Priority
 from actors.vision.readout.base import Unit, VisionClient
 from actors.vision.readout.units import parse_unit
 from agents.records.journal import Blobs, slug
-from agents.records.record_types import StudyResult, read_record
+from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError, parse_json
 from agents.records.store import Store
 from agents.records.work import WorkItem
@@ -45,6 +45,30 @@ class LabelledUnit:
     labels: tuple[str, ...]
     activations: tuple[float, ...]
     images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NearLabel:
+    """Another unit's label that activates a unit strongly."""
+
+    unit: str
+    label: str
+    mean: float
+    """The unit's mean activation over the label's images."""
+    share: float | None
+    """How far that gets from the lowest label's mean to the own label's; None where these are the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRank:
+    """How a unit's own label compares with those of others."""
+
+    percentile: float
+    """Share of the other labels whose mean is below that of the unit's own, ties counted half."""
+    n: int
+    """Labels that it was compared with."""
+    nearest: list[NearLabel]
+    """The other labels that activate the unit most."""
 
 
 def read(store: Store) -> dict[str, Any] | None:
@@ -77,12 +101,13 @@ async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) 
     by_layer: dict[str, list[LabelledUnit]] = defaultdict(list)
     for unit in tested:
         by_layer[unit.unit.layer].append(unit)
-    comparison: dict[str, Any] = {}
+    ranks: dict[str, LabelRank] = {}
     for units in by_layer.values():
         chosen = sample(units)
         if len(chosen) > 1:
-            comparison |= percentiles(units, chosen, await _means(vision, store, units, chosen))
-    store.replace(KEY, json.dumps(comparison, indent=1, ensure_ascii=False).encode())
+            ranks |= percentiles(units, chosen, await _means(vision, store, units, chosen))
+    values = {unit: asdict(rank) for unit, rank in ranks.items()}
+    store.replace(KEY, json.dumps(values, indent=1, ensure_ascii=False).encode())
 
 
 def sample(units: Sequence[LabelledUnit]) -> list[LabelledUnit]:
@@ -92,63 +117,60 @@ def sample(units: Sequence[LabelledUnit]) -> list[LabelledUnit]:
 
 def percentiles(
     units: Sequence[LabelledUnit], chosen: Sequence[LabelledUnit], means: np.ndarray
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, LabelRank]:
     """Return for each unit how its own label compares with those of others, where there are any.
 
     `means`, float (units, chosen), is the mean activation of each unit over the images of each chosen unit's
-    label; where that is not finite, the label is not compared with. `percentile` is the share of the other
-    labels whose mean is below that of the unit's own, ties counted half; labels in the same words are not
-    others. `nearest` are the other labels that drive the unit most, with the `share` of the own label's mean
-    that they reach above the lowest label.
+    label; where that is not finite, the label is not compared with. Labels in the same words are not others.
     """
-    comparison = {}
+    ranks = {}
     for row, unit in enumerate(units):
-        own = float(np.mean(unit.activations))
         columns = [
-            i
-            for i, other in enumerate(chosen)
-            if not _words(unit) & _words(other) and np.isfinite(means[row, i])
+            column
+            for column, other in enumerate(chosen)
+            if not _words(unit) & _words(other) and np.isfinite(means[row, column])
         ]
-        if not columns:
-            continue
-        values = means[row, columns]
-        low = float(values.min())
-        order = np.argsort(-values, kind="stable")[:_NEAREST]
-        comparison[unit.id] = {
-            "percentile": float(((values < own) + 0.5 * (values == own)).mean()),
-            "n": len(columns),
-            "nearest": [
-                {
-                    "unit": chosen[columns[place]].id,
-                    "label": " OR ".join(chosen[columns[place]].labels),
-                    "mean": float(values[place]),
-                    "share": (float(values[place]) - low) / (own - low) if own > low else None,
-                }
-                for place in order
-            ],
-        }
-    return comparison
+        if columns:
+            others = [chosen[column] for column in columns]
+            ranks[unit.id] = _rank(float(np.mean(unit.activations)), others, means[row, columns])
+    return ranks
+
+
+def _rank(own: float, others: Sequence[LabelledUnit], values: np.ndarray) -> LabelRank:
+    """Return how the mean of a unit's `own` label compares with the `values` of other labels."""
+    low = float(values.min())
+    order = np.argsort(-values, kind="stable")[:_NEAREST]
+    nearest = [
+        NearLabel(
+            unit=others[index].id,
+            label=" OR ".join(others[index].labels),
+            mean=float(values[index]),
+            share=(float(values[index]) - low) / (own - low) if own > low else None,
+        )
+        for index in order
+    ]
+    return LabelRank(float(((values < own) + 0.5 * (values == own)).mean()), len(others), nearest)
 
 
 def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) -> list[LabelledUnit]:
     tested = []
     for item in plan:
         try:
-            record = read_record(store, f"units/{slug(item.unit)}/done.json", StudyResult) or {}
+            record = load_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
         except RecordError:  # the run names it as failed
             continue
-        positives = (record.get("evidence") or {}).get("positives") or ()
-        labels = tuple(record.get("labels") or ())
-        if positives and labels:
-            tested.append(
-                LabelledUnit(
-                    item.unit,
-                    parse_unit(item.layer, item.name, class_names),
-                    labels,
-                    tuple(trial["activation"] for trial in positives),
-                    tuple(dict.fromkeys(trial["image"] for trial in positives))[:IMAGES],
-                )
+        if record is None or record.evidence is None or not (record.evidence.positives and record.labels):
+            continue
+        positives = record.evidence.positives
+        tested.append(
+            LabelledUnit(
+                item.unit,
+                parse_unit(item.layer, item.name, class_names),
+                tuple(record.labels),
+                tuple(trial.activation for trial in positives),
+                tuple(dict.fromkeys(trial.image for trial in positives))[:IMAGES],
             )
+        )
     return tested
 
 
@@ -177,5 +199,5 @@ def _load(blobs: Blobs, ids: Sequence[str]) -> list[Image]:
     return [blobs.get(image) for image in ids]
 
 
-def _words(each: LabelledUnit) -> set[str]:
-    return {" ".join(label.lower().split()) for label in each.labels}
+def _words(unit: LabelledUnit) -> set[str]:
+    return {" ".join(label.lower().split()) for label in unit.labels}

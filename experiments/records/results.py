@@ -17,7 +17,7 @@ from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem
-from experiments.records import cross_unit as crosswise
+from experiments.records import cross_unit
 
 
 def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
@@ -28,7 +28,7 @@ def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
     """
     store = Store(run)
     try:
-        across = crosswise.read(store) or {}
+        across = cross_unit.read(store) or {}
     except RecordError:  # made again by the next comparison, and named by the report
         across = {}
     rows = [

@@ -21,7 +21,7 @@ from agents.records.journal import MOST_MASKS, Blobs
 from agents.records.journal import slug as slug_of
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from experiments.records import cross_unit as crosswise
+from experiments.records import cross_unit
 from experiments.records.lookup import no_run
 from experiments.records.names import UnitName, without_home
 
@@ -88,7 +88,7 @@ class RunDirectory:
 
     def _crosswise(self) -> dict[str, Any]:
         try:
-            return crosswise.read(self.store) or {}
+            return cross_unit.read(self.store) or {}
         except RecordError as error:
             self.problems.append(self._without_path(error))
             return {}

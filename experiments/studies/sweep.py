@@ -19,7 +19,7 @@ from agents.records.manifest import claim, widen
 from agents.records.run_files import parse_json
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
-from experiments.records import cross_unit as crosswise
+from experiments.records import cross_unit
 from experiments.runs.campaign import Campaign, Closing, RunSummary, check_items, check_known
 from experiments.setup.console import Console, counted
 from experiments.setup.run_folder import check_output_folder
@@ -92,7 +92,7 @@ async def sweep(
     campaign = Campaign(
         console, selected.configuration, selected.profile, store, manifest, request.retry_failed
     )
-    closing = Closing(lambda: crosswise.read(store) is not None, partial(_compare, store))
+    closing = Closing(lambda: cross_unit.read(store) is not None, partial(_compare, store))
     planner = _Planner(console, store, manifest, request)
     finished = await campaign.run(planner.plan, closing)
     verdicts = [row["verdict"] for table in read_screening(store).values() for row in table]
@@ -123,7 +123,7 @@ def ids_of(network: KnownNetwork, wanted: Mapping[Readout, Sequence[int]]) -> li
 
 
 async def _compare(store: Store, bench: Workbench, plan: list[WorkItem]) -> None:
-    await crosswise.compare(bench.vision, store, plan)
+    await cross_unit.compare(bench.vision, store, plan)
 
 
 Screening = dict[str, list[dict[str, Any]]]
@@ -236,7 +236,7 @@ def _write_plan(
         store.replace(SCREENING, encoded, synced=True)
         return write_plan(store, new)
     # Every label is compared with all others: with more of them, all are compared again.
-    crosswise.forget(store)
+    cross_unit.forget(store)
     # The plan before the screening: what is cut short in between is done again by the same command.
     known = {item.unit for item in plan}
     plan = extend_plan(store, [*plan, *(item for item in new if item.unit not in known)])

@@ -26,28 +26,28 @@ def labelled(index: int, label: str, *activations: float) -> LabelledUnit:
 def test_a_label_is_compared_with_those_of_other_units_on_their_images():
     units = [labelled(0, "dog", 4.0, 6.0), labelled(1, "cat", 1.0), labelled(2, "car", 2.0)]
     means = np.array([[5.0, 4.0, 1.0], [9.0, 1.0, 0.0], [2.0, 2.0, 2.0]])
-    found = percentiles(units, units, means)
-    assert [found[each.id]["percentile"] for each in units] == [1.0, 0.5, 0.5]
-    assert found["net/a:0"]["n"] == 2
-    nearest = found["net/a:0"]["nearest"]
-    assert [each["label"] for each in nearest] == ["cat", "car"]
-    assert nearest[0]["unit"] == "net/a:1"
-    assert nearest[0]["share"] == pytest.approx(0.75)
-    assert found["net/a:2"]["nearest"][0]["share"] is None, "nothing to have a share of"
+    ranks = percentiles(units, units, means)
+    assert [ranks[unit.id].percentile for unit in units] == [1.0, 0.5, 0.5]
+    assert ranks["net/a:0"].n == 2
+    nearest = ranks["net/a:0"].nearest
+    assert [near.label for near in nearest] == ["cat", "car"]
+    assert nearest[0].unit == "net/a:1"
+    assert nearest[0].share == pytest.approx(0.75)
+    assert ranks["net/a:2"].nearest[0].share is None, "nothing to have a share of"
 
 
 def test_the_same_words_are_not_another_label():
     units = [labelled(0, "a dog"), labelled(1, "A  Dog"), labelled(2, "car")]
-    found = percentiles(units, units, np.zeros((3, 3)))
-    assert [found[each.id]["n"] for each in units] == [1, 1, 2]
+    ranks = percentiles(units, units, np.zeros((3, 3)))
+    assert [ranks[unit.id].n for unit in units] == [1, 1, 2]
 
 
 def test_labels_on_whose_images_a_unit_is_not_finite_are_left_out_of_its_comparison():
     units = [labelled(0, "dog", 4.0), labelled(1, "cat", 1.0), labelled(2, "car", 2.0)]
     means = np.array([[5.0, np.nan, 1.0], [9.0, 1.0, 0.0], [np.inf, np.nan, 2.0]])
-    found = percentiles(units, units, means)
-    assert [found[each.id]["n"] if each.id in found else 0 for each in units] == [1, 2, 0]
-    assert found["net/a:0"]["percentile"] == 1.0
+    ranks = percentiles(units, units, means)
+    assert [ranks[unit.id].n if unit.id in ranks else 0 for unit in units] == [1, 2, 0]
+    assert ranks["net/a:0"].percentile == 1.0
 
 
 def test_a_layer_of_one_label_has_nothing_to_compare():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agents.records.store import Store
-from experiments.records import cross_unit as crosswise
+from experiments.records import cross_unit
 from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import CommandLine, labels, script, write_world
 from tests.object_store import s3
@@ -59,13 +59,13 @@ def compare_and_report_again(maia: CommandLine, endpoint: FakeEndpoint, out: Pat
     asked = len(endpoint.seen)
     assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
     assert len(endpoint.seen) == asked, "a finished run asks nothing"
-    compared = crosswise.read(Store(out))
+    compared = cross_unit.read(Store(out))
     assert compared is not None
-    crosswise.forget(Store(out))
+    cross_unit.forget(Store(out))
     assert maia("export", str(out), "--format", "inspect", "--out", str(log))[0] == 0
     assert maia("report", str(out))[0] == 0, "without it, results are told"
     assert maia("sweep", "0", "--units", "3-5", "--out", str(out))[0] == 0
-    assert crosswise.read(Store(out)) == compared, "what an interrupted run did not come to is made up for"
+    assert cross_unit.read(Store(out)) == compared, "what an interrupted run did not come to is made up for"
     assert len(endpoint.seen) == asked
 
 
