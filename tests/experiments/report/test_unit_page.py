@@ -501,7 +501,7 @@ def test_the_labels_of_other_units_that_drive_a_unit_are_named(run):
     [
         ("its own", None),
         ("blind descriptions by qwen", "it was given blind descriptions by qwen"),
-        ("none: no image could be shown", "nobody described the images"),
+        ("none: no image could be shown", "there were no descriptions of the images"),
     ],
 )
 def test_an_interpreter_that_cannot_see_is_said_to_be_blind(run, sight, message):
