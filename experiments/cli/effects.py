@@ -112,7 +112,7 @@ def roles(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Find which outputs each unit of a layer raises and lowers. Each is ablated on the images that drive it most."""
+    """Find which outputs each unit raises and lowers. Each is ablated on the images that drive it most."""
     from experiments.effects.roles import RoleRequest, figures, find_roles, table
 
     configure_logging(verbose)
