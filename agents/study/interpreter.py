@@ -338,16 +338,10 @@ class Interpreter:
         )
 
     async def _commit(self, finished: Round) -> None:
-        shown = [part for part in finished.observation if isinstance(part, Image)]
         # Only what this round added: the sandbox's own record grows with each program.
-        record = round_record(finished, self._toolbox.snapshot(), self._sandbox.record[self._recorded :])
-        # The examiner's too: a study that is taken up again has its review, but would not make its images
-        # again.
-        tested = self._examiner.images.values() if self._examiner and finished.review else ()
-        # The album's last: it knows what a masked image was painted on.
-        images = {image.id: image for image in (*shown, *tested, *self._toolbox.album.held.values())}
-        await asyncio.to_thread(self._journal.commit_round, record, images.values())
-        self._toolbox.album.release()
+        programs = self._sandbox.record[self._recorded :]
+        tested = self._examiner.images if self._examiner and finished.review else {}
+        record = await commit_round(self._journal, self._toolbox, finished, programs, tested)
         self._extend(record.reply, finished.observation)
         self._recorded += len(record.sandbox)
         self._demanded = finished.demanded
@@ -464,6 +458,26 @@ def round_record(
         toolbox=ToolboxRecord.model_validate(toolbox),
         sandbox=[ProgramRecord.model_validate(program) for program in programs],
     )
+
+
+async def commit_round(
+    journal: Journal,
+    toolbox: Toolbox,
+    finished: Round,
+    programs: Sequence[ExecutedProgram],
+    tested: Mapping[str, Image],
+) -> RoundRecord:
+    """Write a round down and return its record.
+
+    `tested` are the examiner's images: a resumed study has its review, but would not make its images again.
+    """
+    record = round_record(finished, toolbox.snapshot(), programs)
+    shown = {part.id: part for part in finished.observation if isinstance(part, Image)}
+    # The album's last: it knows what a masked image was painted on.
+    images = shown | dict(tested) | toolbox.album.held
+    await asyncio.to_thread(journal.commit_round, record, images.values())
+    toolbox.album.release()
+    return record
 
 
 def objection(review: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 
 from actors.chat.base import ChatReply, Part
 from actors.errors import UsageError
-from actors.images import Image
 from agents.critic.review import Review
 from agents.records.record_types import RoundRecord, StudyResult
 from agents.study.interpreter import (
     Round,
     StudyOutcome,
+    commit_round,
     merge_text,
     objection,
     review_from,
-    round_record,
 )
 from agents.study.study import StudyContext
 from tools.sandbox import ExecutedProgram, ProgramOutcome
@@ -167,12 +166,7 @@ class PersonsStudy:
             )
 
     async def _commit(self, finished: Round, sandbox: list[ExecutedProgram]) -> None:
-        toolbox = self.context.toolbox
-        record = round_record(finished, toolbox.snapshot(), sandbox)
-        shown = [part for part in finished.observation if isinstance(part, Image)]
-        # Those of the critic too: a study that is taken up again has its review but not its images.
-        tested = self.context.critic.images.values() if self.context.critic is not None else ()
-        images = {image.id: image for image in (*toolbox.album.held.values(), *shown, *tested)}
-        await asyncio.to_thread(self.context.journal.commit_round, record, list(images.values()))
-        toolbox.album.release()
+        context = self.context
+        tested = context.critic.images if context.critic is not None and finished.review else {}
+        record = await commit_round(context.journal, context.toolbox, finished, sandbox, tested)
         self._records.append(record)
