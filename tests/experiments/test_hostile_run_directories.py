@@ -153,9 +153,9 @@ VALUES = st.recursive(
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the way to every value inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, each in items:
+    for key, item in items:
         yield (*path, key)
-        yield from places(each, (*path, key))
+        yield from places(item, (*path, key))
 
 
 def mutate(run: Path, data: st.DataObject) -> None:
@@ -181,14 +181,14 @@ def mutate(run: Path, data: st.DataObject) -> None:
         record.write_bytes(content[:cut] + data.draw(st.binary(max_size=20)))
 
 
-def fuzzed(kept: Path, folder: Path, data: st.DataObject) -> None:
+def exit_codes(kept: Path, folder: Path, data: st.DataObject) -> set[int]:
+    """Return how commands end that read a run with one to three changed records."""
     run = folder / "run"
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(kept, run)
     for _ in range(data.draw(st.integers(1, 3))):
         mutate(run, data)
-    for words, code in commands(run, folder / "out"):
-        assert code in (0, 1, 2), words
+    return {code for _, code in commands(run, folder / "out")}
 
 
 FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
@@ -199,7 +199,7 @@ FUZZ = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 def test_no_changed_record_ends_a_command_with_a_traceback(
     data: st.DataObject, kept: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    fuzzed(kept, tmp_path_factory.getbasetemp() / "fuzz", data)
+    assert exit_codes(kept, tmp_path_factory.getbasetemp() / "fuzz", data) <= {0, 1, 2}
 
 
 @pytest.mark.slow
@@ -209,4 +209,4 @@ def test_no_changed_record_ends_a_command_with_a_traceback(
 def test_no_changed_record_of_many_ends_a_command_with_a_traceback(
     data: st.DataObject, kept: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    fuzzed(kept, tmp_path_factory.getbasetemp() / "fuzz-long", data)
+    assert exit_codes(kept, tmp_path_factory.getbasetemp() / "fuzz-long", data) <= {0, 1, 2}

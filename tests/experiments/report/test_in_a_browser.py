@@ -126,6 +126,7 @@ def test_a_row_opens_its_unit(browser, many):
     wanted = column(browser, "label")[1]
     element(browser, "tr[data-place='1'] td.label a").click()
     await_text(browser, "h1", wanted)
+    assert "/units/" in browser.current_url
 
 
 def test_ten_thousand_rows_keep_the_page_small_and_scroll_to_the_end(browser, many, tmp_path):
