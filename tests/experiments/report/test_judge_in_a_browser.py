@@ -84,17 +84,16 @@ def press(browser: Any, *keys: str) -> None:
         browser.switch_to.active_element.send_keys(key)
 
 
-def test_a_judge_clicks_and_types_closes_comes_back_and_finishes_without_learning_whose_labels_they_are(
-    browser, run
-):
-    chosen: dict[str, str] = {}
+def note(browser: Any, chosen: dict[str, str], winner: int | None) -> None:
+    """Write down whose label is about to win."""
+    pair = labels(browser)
+    assert set(pair) in [{ours, theirs} for ours, theirs in zip(OURS, THEIRS, strict=True)]
+    unit = next(i for i, ours in enumerate(OURS) if ours in pair)
+    chosen[str(unit)] = "" if winner is None else ("maia" if pair[winner] in OURS else "people")
 
-    def note(winner: int | None) -> None:
-        pair = labels(browser)
-        assert set(pair) in [{ours, theirs} for ours, theirs in zip(OURS, THEIRS, strict=True)]
-        unit = next(i for i, ours in enumerate(OURS) if ours in pair)
-        chosen[str(unit)] = "" if winner is None else ("maia" if pair[winner] in OURS else "people")
 
+def answer_two_questions(browser: Any, run: Path, chosen: dict[str, str]) -> tuple[str, str]:
+    """Judge by click and by keyboard, and leave; return the labels of the question that is open then."""
     with judging(run) as (process, url):
         browser.get(url)
         await_progress(browser, "0 of 4 answered")
@@ -104,33 +103,42 @@ def test_a_judge_clicks_and_types_closes_comes_back_and_finishes_without_learnin
             image.get_property("naturalWidth") == 64 and image.get_attribute("alt") for image in images
         )
         assert not re.search(r"maia|people|blocks|efficientnet", browser.page_source, re.I)
-        note(0)
+        note(browser, chosen, 0)
         browser.find_element("css selector", "button[value=left]").click()
         await_progress(browser, "1 of 4 answered")
-        note(1)
+        note(browser, chosen, 1)
         press(browser, TAB, TAB, TAB, ENTER)
         await_progress(browser, "2 of 4 answered")
         third = labels(browser)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+    return third
 
+
+def answer_the_others(browser: Any, run: Path, chosen: dict[str, str], third: tuple[str, str]) -> None:
+    """Come back to the open question, and finish, also on a phone."""
     with judging(run) as (process, url):
         browser.get(url)
         await_progress(browser, "2 of 4 answered")
         assert labels(browser) == third, "and what was open is asked again, in the same places"
-        note(None)
+        note(browser, chosen, None)
         press(browser, TAB, TAB, SPACE)
         await_progress(browser, "3 of 4 answered")
         view(browser, 390, 800)
         width = browser.execute_script("return document.documentElement.scrollWidth")
         assert width <= 390, "on a phone nothing lies beside the page"
-        note(0)
+        note(browser, chosen, 0)
         browser.find_element("css selector", "button[value=left]").click()
         await_progress(browser, "4 of 4 answered")
         assert "Thank you" in browser.find_element("css selector", "body").text
         assert browser.title == "Which label fits better?", "no label became a script"
         assert process.wait(60) == 0
 
+
+def test_a_judge_resumes_and_finishes_without_learning_the_sources_of_labels(browser, run):
+    chosen: dict[str, str] = {}
+    third = answer_two_questions(browser, run, chosen)
+    answer_the_others(browser, run, chosen, third)
     result = json.loads((run / "judgements.json").read_text())
     assert {each["unit"].rpartition(":")[2]: each["won"] for each in result["judgements"]} == chosen
     assert {each["judge"] for each in result["judgements"]} == {"ada"}
