@@ -36,7 +36,7 @@ LIGHT = {"models", "doctor", "estimate", "status", "report", "export", "diff"}
 """Commands that load no network, and are run on every page; all others on the pages of `WHOLE` alone."""
 WHOLE = {"tutorial.md"}
 ALIKE = {"--profile", "--out"}
-"""Options that change no way through the program here, where all profiles have the stand-ins."""
+"""Options of studies that change no way through the program here, where all profiles have the stand-ins."""
 
 # As ray_config.yaml, but small; profiles that need a key or a GPU have the stand-ins.
 CONFIG = """
@@ -119,7 +119,8 @@ def is_run(page: str, line: str) -> bool:
 def kind(line: str) -> tuple[str, frozenset[str]]:
     """Return a command and its options: of several lines of a kind, one is run."""
     words = shlex.split(line.partition(" < ")[0])
-    return words[1], frozenset(word for word in words if word.startswith("-")) - ALIKE
+    options = frozenset(word for word in words if word.startswith("-"))
+    return words[1], options if words[1] in LIGHT else options - ALIKE
 
 
 @pytest.fixture
