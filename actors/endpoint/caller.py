@@ -23,8 +23,8 @@ from actors.endpoint.faults import (
     EndpointDownError,
     EndpointStopError,
     Fault,
-    FaultyAnswerError,
     to_error,
+    try_once,
 )
 from actors.endpoint.gate import Clock, Gate, GateStatistics, Permit, Sleep
 from actors.endpoint.secrets import Secrets
@@ -232,23 +232,12 @@ class EndpointCaller:
         self.tally.attempts += 1
         # Counted first: an attempt that is cancelled, or ends in a bug, was sent all the same.
         self.tally.in_doubt += 1
-        try:
-            async with asyncio.timeout(timeout_s):
-                sent = await send()
-        except FaultyAnswerError as error:
-            fault = error.fault
-        except TimeoutError:
-            fault = Fault("timeout", f"no complete answer in {timeout_s:.3g} s", in_doubt=True)
-        except Exception as error:
-            known = classify(error)
-            if known is None:
-                raise
-            fault = known
-        else:
+        outcome = await try_once(send, classify, timeout_s)
+        if not (isinstance(outcome, Fault) and outcome.in_doubt):
             self.tally.in_doubt -= 1
-            return sent
-        if not fault.in_doubt:
-            self.tally.in_doubt -= 1
+        if not isinstance(outcome, Fault):
+            return outcome
+        fault = outcome
         if fault.status == 404 and fault.why == "address" and self.tally.answers:
             # It answered here before: the route is gone while the server is deployed anew.
             fault = replace(fault, kind="overloaded")

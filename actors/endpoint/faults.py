@@ -6,13 +6,17 @@ further attempt can help. What a status and a body mean is in `actors.endpoint.r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from actors.endpoint.error_body import ErrorBody, read_body
 from actors.endpoint.rules import FaultKind, image_limit, is_about_an_image, rule_for
 from actors.endpoint.waits import wait_for
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
+
+T = TypeVar("T")
 
 TRANSIENT: frozenset[str] = frozenset({"rate_limited", "overloaded", "unreachable", "timeout", "garbled"})
 """Faults that another attempt may cure."""
@@ -107,6 +111,27 @@ class FaultyAnswerError(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.kind)
         self.fault = fault
+
+
+async def try_once(
+    send: Callable[[], Awaitable[T]], classify: Callable[[Exception], Fault | None], timeout_s: float
+) -> T | Fault:
+    """Return what `send` returns, or the fault that it met.
+
+    `classify` returns the fault in a library's exception, or None for a bug, which is raised as it is.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await send()
+    except FaultyAnswerError as error:
+        return error.fault
+    except TimeoutError:
+        return Fault("timeout", f"no complete answer in {timeout_s:.3g} s", in_doubt=True)
+    except Exception as error:
+        fault = classify(error)
+        if fault is None:
+            raise
+        return fault
 
 
 def from_status(status: int, body: object, headers: Mapping[str, str]) -> Fault:

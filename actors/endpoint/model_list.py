@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.endpoint.faults import Fault, FaultyAnswerError, to_error
+from actors.endpoint.faults import Fault, to_error, try_once
 from actors.endpoint.openai_client import Connection, classify, json_object
 from actors.endpoint.settings import EndpointSettings
 
@@ -38,23 +37,17 @@ async def list_models(
         EndpointStopError: If the key, the account or the way to the server is at fault.
         EndpointDownError: If nothing answers at the address.
     """
-    request = connection.client.models.with_raw_response.list
-    try:
-        async with asyncio.timeout(timeout_s):
-            raw = await request(extra_headers=connection.headers)
+
+    async def send() -> tuple[ListedModel, ...] | None:
+        raw = await connection.client.models.with_raw_response.list(extra_headers=connection.headers)
         return read_list(json_object(raw.http_response.content))
-    except TimeoutError:
+
+    outcome = await try_once(send, classify, timeout_s)
+    if not isinstance(outcome, Fault):
+        return outcome
+    if not _stops(outcome):
         return None
-    except FaultyAnswerError as error:
-        fault = error.fault
-    except Exception as error:
-        known = classify(error)
-        if known is None:
-            raise
-        fault = known
-    if not _stops(fault):
-        return None
-    shown = fault.redacted(connection.secrets.redact)
+    shown = outcome.redacted(connection.secrets.redact)
     raise to_error(shown, settings.host, settings.model, 1, 0, connection.proxy)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from actors.endpoint.faults import Fault, FaultyAnswerError, to_error
+from actors.endpoint.faults import to_error, try_once
 from actors.endpoint.openai_client import Connection, classify
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import MaiaError
@@ -20,26 +18,18 @@ async def model_fault(
     A request without a prompt is sent: a server that knows the model refuses it for that, and one that does
     not says so.
     """
-    create = connection.client.post
-    try:
-        async with asyncio.timeout(timeout_s):
-            await create(
-                "/images/generations",
-                body={"model": settings.model},
-                cast_to=object,
-                options={"headers": connection.headers},
-            )
-    except TimeoutError:
+
+    async def send() -> None:
+        await connection.client.post(
+            "/images/generations",
+            body={"model": settings.model},
+            cast_to=object,
+            options={"headers": connection.headers},
+        )
+
+    fault = await try_once(send, classify, timeout_s)
+    if fault is None:
         return None
-    except FaultyAnswerError as error:
-        fault: Fault | None = error.fault
-    except Exception as error:
-        fault = classify(error)
-        if fault is None:
-            raise
-    else:
-        return None
-    assert fault is not None
     if fault.kind not in _STOPS or (fault.kind == "unreachable" and fault.in_doubt):
         return None
     shown = fault.redacted(connection.secrets.redact)

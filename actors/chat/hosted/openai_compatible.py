@@ -23,7 +23,7 @@ from actors.chat.hosted.endpoint_limits import EndpointLimits, TruncationWatch
 from actors.chat.hosted.pricing import estimate_prompt, read_usage
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.caller import EndpointCaller, Sent
-from actors.endpoint.faults import ContentFilteredError, Fault, FaultyAnswerError, ThinkingError
+from actors.endpoint.faults import ContentFilteredError, Fault, ThinkingError, try_once
 from actors.endpoint.openai_client import classify, connect
 from actors.endpoint.prices import TokenPrice
 from actors.errors import MaiaError
@@ -104,68 +104,68 @@ class OpenAIBackend(Backend[Any, Any]):
             ThinkingError: If that was in vain.
             ImageRejectedError: If the server fails on the only image that the request is about.
         """
-        outgoing = self._outgoing(request)
-        reply = await self._ask(outgoing, request, permit_id)
+        adaptive = self._adaptive(request)
+        reply = await self._ask(adaptive, request, permit_id)
         if not _without_room(reply):
             return reply
-        used = outgoing.longest
-        outgoing = self._outgoing(request)
-        outgoing.room += max(_MIN_ROOM, _MORE_ROOM * used)
-        again = await self._ask(outgoing, request, "") if outgoing.longest > used else reply
+        used = adaptive.longest
+        adaptive = self._adaptive(request)
+        adaptive.room += max(_MIN_ROOM, _MORE_ROOM * used)
+        again = await self._ask(adaptive, request, "") if adaptive.longest > used else reply
         usage = reply.usage + again.usage if again is not reply else reply.usage
         if _without_room(again):
             raise ThinkingError(
-                f"{self._settings.model} used {used:,} and then {outgoing.longest:,} tokens for its "
+                f"{self._settings.model} used {used:,} and then {adaptive.longest:,} tokens for its "
                 f"thoughts and gave no "
                 "answer.",
                 "Raise `reasoning_tokens`, or lower `reasoning_effort` (low, none).",
                 usage.requests,
                 usage.requests,  # answered and billed, and the answer is lost
             )
-        self._limits.room = max(self._limits.room, outgoing.room - self._settings.reasoning_tokens)
-        note = f"asked again with {outgoing.longest:,} tokens: thinking had used {used:,}"
+        self._limits.room = max(self._limits.room, adaptive.room - self._settings.reasoning_tokens)
+        note = f"asked again with {adaptive.longest:,} tokens: thinking had used {used:,}"
         return replace(again, usage=usage, notes=(*reply.notes, note, *again.notes))
 
-    def _outgoing(self, request: ChatRequest) -> AdaptiveRequest:
+    def _adaptive(self, request: ChatRequest) -> AdaptiveRequest:
         return AdaptiveRequest(request, self._settings, self._encoder, self._limits, self._alone)
 
-    async def _ask(self, outgoing: AdaptiveRequest, request: ChatRequest, permit_id: str) -> ChatReply:
+    async def _ask(self, adaptive: AdaptiveRequest, request: ChatRequest, permit_id: str) -> ChatReply:
         settings = self._settings
         prompt = 0
 
         async def send() -> Sent[Completion]:
             nonlocal prompt
-            messages = outgoing.messages()
-            prompt = outgoing.tokens(messages)
-            completion = await self._send(outgoing.body(messages))
+            messages = adaptive.messages()
+            prompt = adaptive.tokens(messages)
+            completion = await self._send(adaptive.body(messages))
             usage = read_usage(completion.usage, prompt, completion.text, None, 1)
             return Sent(completion, usage.prompt_tokens + usage.completion_tokens)
 
-        expected = outgoing.tokens(outgoing.messages()) + request.max_tokens
+        expected = adaptive.tokens(adaptive.messages()) + request.max_tokens
         try:
-            sent = await self._caller.call(send, expected, classify, permit_id, outgoing.adapt)
+            sent = await self._caller.call(send, expected, classify, permit_id, adaptive.adapt)
         except ContentFilteredError as error:
             nothing = {"prompt_tokens": 0, "completion_tokens": 0}
             usage = read_usage(nothing, 0, "", TokenPrice(), error.attempts)
-            return ChatReply(error.message, "filtered", usage, settings.model, notes=tuple(outgoing.notes))
-        outgoing.succeeded()
-        return self._reply(sent, outgoing, request, prompt)
+            return ChatReply(error.message, "filtered", usage, settings.model, notes=tuple(adaptive.notes))
+        adaptive.succeeded()
+        return self._reply(sent, adaptive, request, prompt)
 
     def _reply(
-        self, sent: Sent[Completion], outgoing: AdaptiveRequest, request: ChatRequest, prompt: int
+        self, sent: Sent[Completion], adaptive: AdaptiveRequest, request: ChatRequest, prompt: int
     ) -> ChatReply:
         settings, answer, redact = self._settings, sent.value, self._secrets.redact
         text, thoughts, finish = redact(answer.text), redact(answer.thoughts), answer.finish
         usage = (
             read_usage(answer.usage, prompt, text + thoughts, settings.known_price, sent.attempts)
-            + outgoing.spent
+            + adaptive.spent
         )
-        most = _MAX_CHARS * outgoing.longest
+        most = _MAX_CHARS * adaptive.longest
         if len(text) > most:
             # It would be sent back in every later round, and be kept with each.
             text, finish = text[:most], "length"
         notes = [
-            *outgoing.notes,
+            *adaptive.notes,
             *self._truncation(request, read_usage(answer.usage, prompt, "", None, 1)),
         ]
         name = redact(answer.model)[:200] or settings.model
@@ -173,7 +173,7 @@ class OpenAIBackend(Backend[Any, Any]):
 
     def _truncation(self, request: ChatRequest, usage: Usage) -> list[str]:
         """Report once that the server seems to cut conversations, if it does."""
-        words = estimate_prompt(self._outgoing(request).messages(), 0)
+        words = estimate_prompt(self._adaptive(request).messages(), 0)
         reported = usage.prompt_tokens + usage.cached_tokens
         if usage.estimated or self._limits.context is not None:
             return []
@@ -208,28 +208,19 @@ class OpenAIBackend(Backend[Any, Any]):
     async def _alone(self, messages: Sequence[Message]) -> tuple[Fault | None, Usage]:
         """Ask a small question of its own, also where requests go in batches; return how that failed, None if
         it was answered, and what it cost."""
-        question = self._outgoing(ChatRequest(tuple(messages), max_tokens=16))
-        fault: Fault | None
-        try:
-            async with asyncio.timeout(self._settings.attempt_timeout_s):
-                answer = await self._send_now(question.body(messages))
-        except FaultyAnswerError as error:
-            fault = error.fault
-        except TimeoutError:
-            fault = Fault("timeout", "no answer in time", in_doubt=True)
-        except Exception as error:
-            fault = classify(error)
-            if fault is None:
-                raise
-        else:
-            prompt = question.tokens(messages)
-            return None, read_usage(answer.usage, prompt, "", self._settings.known_price, 1)
-        return fault.redacted(self._secrets.redact), Usage(requests=1)
+        question = self._adaptive(ChatRequest(tuple(messages), max_tokens=16))
+        outcome = await try_once(
+            lambda: self._send_now(question.body(messages)), classify, self._settings.attempt_timeout_s
+        )
+        if isinstance(outcome, Fault):
+            return outcome.redacted(self._secrets.redact), Usage(requests=1)
+        prompt = question.tokens(messages)
+        return None, read_usage(outcome.usage, prompt, "", self._settings.known_price, 1)
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """Return the JSON body that is sent for this request; it holds no secret."""
-        outgoing = self._outgoing(request)
-        return outgoing.body(outgoing.messages())
+        adaptive = self._adaptive(request)
+        return adaptive.body(adaptive.messages())
 
     def suggested_settings(self) -> dict[str, Any]:
         """Return the settings that say from the start what the endpoint was found to accept."""
