@@ -7,7 +7,7 @@ its type, and fields that are unknown are kept as they are. `docs/formats.md` is
     manifest.json              Manifest            what the run is about
     plan.json                  WorkItem (agents.records.work), a list
     units/<unit>/done.json     StudyResult         and in it Evidence-, Exemplar-, UsageRecord
-    units/<unit>/rounds/* RoundRecord and in it Reply-, Outcome-, Review-, Toolbox-, ProgramRecord
+    units/<unit>/rounds/*      RoundRecord         and in it Reply-, Outcome-, Review-, ToolboxRecord ...
     units/<unit>/failed-*      FailureRecord
     units/<unit>/survey.json   SurveyRecord
     units/<unit>/contexts.json ContextProposals

@@ -102,10 +102,10 @@ def config(nodes: ThreeNodes, endpoint: FakeEndpoint, tmp_path_factory: pytest.T
 def undisturbed(nodes: ThreeNodes, config: Path) -> dict[str, str]:
     with driver(config, config.parent / "undisturbed") as run:
         until(lambda: nodes.spread("ray::HostActor") == [1, 1, 1], "a host on each node")
-        assert run.wait() == 0, run.told()
+        assert run.wait() == 0, run.output()
     found = labels(run.out)
     assert len(found) == N_UNITS
-    assert len(set(found.values())) > N_UNITS // 2, "labels tell units apart, or equal labels say nothing"
+    assert len(set(found.values())) > N_UNITS // 2, "labels tell units apart, or equal labels prove nothing"
     return found
 
 
@@ -135,11 +135,11 @@ def test_a_death_in_the_middle_loses_nothing(
             assert found, f"nothing runs that is called {words}"
             os.kill(found[0].pid, how)
         if victim != "driver":
-            assert run.wait() == 0, run.told()
+            assert run.wait() == 0, run.output()
     if victim == "driver":
         assert 0 < len(labels(out)) < N_UNITS or answers(out) < N_UNITS * ROUNDS
         with driver(config, out) as run:
-            assert run.wait() == 0, run.told()
+            assert run.wait() == 0, run.output()
     assert labels(out) == undisturbed
     assert answers(out) == N_UNITS * ROUNDS
     # Each of the 15 agents has one call in flight, and a death may meet those of every host.
@@ -165,7 +165,7 @@ def test_an_endpoint_that_fails_in_every_way_costs_no_unit(
     )
     out = config.parent / "endpoint"
     with driver(config, out) as run:
-        assert run.wait() == 0, run.told()
+        assert run.wait() == 0, run.output()
     assert not endpoint.faults
     assert labels(out) == undisturbed
 
@@ -179,9 +179,9 @@ def test_a_spent_quota_stops_the_run_and_a_paid_one_goes_on(
         _in_the_middle(endpoint, before)
         endpoint.faults.extend([Fault.no_quota()] * 5)
         assert run.wait() == 1
-    assert "no quota or credit left" in run.told()
+    assert "no quota or credit left" in run.output()
     assert not list((out / "units").glob("*/failed-*.json")), "no unit is to blame"
     endpoint.faults.clear()
     with driver(config, out) as run:
-        assert run.wait() == 0, run.told()
+        assert run.wait() == 0, run.output()
     assert labels(out) == undisturbed

@@ -149,11 +149,11 @@ if any("experiments" in word or "default_worker" in word for word in (*sys.orig_
 @pytest.mark.slow
 def test_a_clock_that_jumps_by_days_changes_nothing(config: Path, tmp_path: Path) -> None:
     with driver(config, tmp_path / "steady", "0-5") as run:
-        assert run.wait() == 0, run.told()
+        assert run.wait() == 0, run.output()
     hook = tmp_path / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(JUMPING_CLOCK)
     with driver(config, tmp_path / "jumping", "0-5", env={"PYTHONPATH": str(hook)}) as run:
-        assert run.wait() == 0, run.told()
+        assert run.wait() == 0, run.output()
     assert labels(tmp_path / "jumping") == labels(tmp_path / "steady")
     assert len(labels(tmp_path / "jumping")) == 6

@@ -150,11 +150,11 @@ class Driver:
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
-        """End the driver alone, as the kernel would when memory runs out: nothing is told, nothing closed."""
+        """End the driver alone, as the kernel would when memory runs out: nothing is reported, nothing closed."""
         self.process.kill()
         self.process.wait()
 
-    def told(self) -> str:
+    def output(self) -> str:
         return Path(self.log.name).read_text()
 
 
