@@ -358,7 +358,7 @@ class OutcomeRecord(Record):
 class ProgramRecord(Record):
     """A program and what its calls were answered, from which a sandbox is rebuilt."""
 
-    program: str
+    program: str = ""
     status: str = ""
     calls: list[dict[str, Any]] = []
 
@@ -381,8 +381,8 @@ class RoundRecord(Record):
     demanded: bool = False
     """A final answer was demanded."""
     toolbox: ToolboxRecord = ToolboxRecord()
-    sandbox: list[ProgramRecord] = []
-    """The programs that this round added to the sandbox's state."""
+    sandbox: list[ProgramRecord] | None = None
+    """The programs that this round added to the sandbox's state; the first version wrote null for none."""
 
 
 class FailureReason(Record):

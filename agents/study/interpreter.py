@@ -343,7 +343,7 @@ class Interpreter:
         tested = self._examiner.images if self._examiner and finished.review else {}
         record = await commit_round(self._journal, self._toolbox, finished, programs, tested)
         self._extend(record.reply, finished.observation)
-        self._recorded += len(record.sandbox)
+        self._recorded += len(record.sandbox or ())
         self._demanded = finished.demanded
         self._records.append(record)
         self._log.info(
@@ -390,7 +390,7 @@ class Interpreter:
         self._demanded = last.demanded
         self._toolbox.restore(last.toolbox.model_dump(), blobs)
         programs = [
-            cast(ExecutedProgram, program.to_json()) for record in records for program in record.sandbox
+            cast(ExecutedProgram, program.to_json()) for record in records for program in record.sandbox or ()
         ]
         self._recorded = len(programs)
         if programs:

@@ -110,7 +110,7 @@ class _RecordedToolbox(Toolbox):
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
         if self._round != self._place.index:
             self._round, self._next = self._place.index, 0
-        programs = self._place.record.sandbox
+        programs = self._place.record.sandbox or []
         calls = programs[-1].calls if programs else []
         if self._next >= len(calls):
             raise ToolsBrokenError(DivergedError(f"the program calls {method}, which is not on record."))

@@ -60,6 +60,19 @@ def test_a_record_is_written_as_it_was_read(tmp_path) -> None:
     assert encode_record(record) == store.get("done.json")
 
 
+def test_a_round_of_the_first_version_is_read(tmp_path) -> None:
+    """It had null for the programs of a round without any, and knew neither `last` nor `demanded`."""
+    store = Store.open(tmp_path)
+    reply = {"text": "", "finish": "stop", "usage": {"prompt_tokens": 3}, "model": "m"}
+    toolbox = {"draws": {}, "images_made": 1, "activation_threshold": None, "log": [], "provenance": {}}
+    values = {"round": 1, "reply": reply, "toolbox": toolbox, "sandbox": None, "answered": True}
+    store.put("1.json", json.dumps(values).encode())
+    record = load_record(store, "1.json", RoundRecord)
+    assert record is not None
+    assert (record.toolbox.images_made, record.demanded) == (1, False)
+    assert record.to_json() == values
+
+
 @pytest.mark.parametrize(
     "values",
     [
