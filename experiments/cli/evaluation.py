@@ -11,7 +11,6 @@ import typer
 from actors.errors import UsageError
 from experiments.cli.folders import OpenRun, here, out_option
 from experiments.cli.options import (
-    LARGEST_SEED,
     Json,
     RunModel,
     Shared,
@@ -21,6 +20,7 @@ from experiments.cli.options import (
     examples,
     finished_studies,
     run,
+    seed_option,
     shared_options,
     show_report,
     trust_of,
@@ -56,7 +56,7 @@ def synthetic(
         ),
     ] = "all",
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/synthetic"),
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of data set and studies.")] = 0,
+    seed: Annotated[int, seed_option("Seed of data set and studies.")] = 0,
     baseline: Annotated[
         bool, typer.Option(help="Also label from one look at the exemplars, to compare.")
     ] = True,
@@ -91,9 +91,7 @@ def planted_biases(
     shared: Shared,
     networks: Annotated[int, typer.Option(min=1, help="Classifiers, of eight classes each.")] = 3,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/planted-biases"),
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of classes, biases and images.")
-    ] = 0,
+    seed: Annotated[int, seed_option("Seed of classes, biases and images.")] = 0,
     images: Annotated[
         int,
         typer.Option(
@@ -152,9 +150,7 @@ def robust_features(
         int | None, typer.Option(min=2, help="At most so many images of each cell of a folder.")
     ] = None,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/robust-features"),
-    seed: Annotated[
-        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the set and of all studies.")
-    ] = 0,
+    seed: Annotated[int, seed_option("Seed of the set and of all studies.")] = 0,
     yes: Yes = False,
 ) -> None:
     """Keep units that follow the object and not its place. This is Table 2 of the paper."""
@@ -206,7 +202,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many units.")] = None,
     controls: Annotated[int, typer.Option(min=2, help="Images of the data set to compare with.")] = 60,
     cosy: Annotated[int, typer.Option(min=2, help="Images of each label for CoSy's measures.")] = 20,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of prompts and images.")] = 0,
+    seed: Annotated[int, seed_option("Seed of prompts and images.")] = 0,
     model: RunModel = None,
     trust: TrustRun = False,
 ) -> None:
@@ -242,7 +238,7 @@ def ablate(
         str | None, typer.Option(help="A profile whose image generator is tried as well.")
     ] = None,
     out: Annotated[Path, out_option("Run directory.")] = Path("runs/ablation"),
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of everything.")] = 0,
+    seed: Annotated[int, seed_option("Seed of everything.")] = 0,
     yes: Yes = False,
 ) -> None:
     """Compare the whole system with less than the system. On the same units, as in Table A5 of the paper."""
@@ -284,7 +280,7 @@ def judge(
             min=0, max=65535, show_default=False, help="Port on the loopback address [default: a free one]."
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of order and sides.")] = 0,
+    seed: Annotated[int, seed_option("Seed of order and sides.")] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
     json: Json = False,
 ) -> None:

@@ -152,6 +152,11 @@ LARGEST_SEED = 2**32 - 1
 """Every library that is given a seed takes this one."""
 
 
+def seed_option(help: str) -> Any:
+    """Return the option of a seed."""
+    return typer.Option(min=0, max=LARGEST_SEED, help=help)
+
+
 class Interrupts:
     """The first Ctrl-C (SIGTERM, SIGHUP) cancels a command, so that what is open is closed; a second ends it
     at once.

@@ -23,13 +23,13 @@ from experiments.cli.folders import (
     run_argument,
 )
 from experiments.cli.options import (
-    LARGEST_SEED,
     Json,
     RunModel,
     Shared,
     TrustRun,
     examples,
     run,
+    seed_option,
     shared_options,
     trust_of,
 )
@@ -123,9 +123,7 @@ def branch(
     unit: UnitPath,
     out: Annotated[Path, out_option("Run directory of the branch.")],
     from_round: Annotated[int, typer.Option(min=1, help="The first round that is played anew.")] = 1,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of what follows [default: the same].")
-    ] = None,
+    seed: Annotated[int | None, seed_option("Seed of what follows [default: the same].")] = None,
     model: RunModel = None,
     trust: TrustRun = False,
 ) -> None:

@@ -12,7 +12,6 @@ import typer
 
 from experiments.cli.folders import EarlierRun, out_option
 from experiments.cli.options import (
-    LARGEST_SEED,
     Model,
     Repeat,
     Shared,
@@ -23,6 +22,7 @@ from experiments.cli.options import (
     examples,
     finished_studies,
     run,
+    seed_option,
     shared_options,
     show_run,
     units_left,
@@ -50,7 +50,7 @@ def describe(
         str, typer.Argument(help="Unit of the layer: a number from 0, or a class name for `output`.")
     ],
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layer>-<unit>].")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the whole study.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the whole study.")] = 0,
     yes: Yes = False,
     repeat: Repeat = 1,
 ) -> None:
@@ -88,7 +88,7 @@ def sweep(
         str, typer.Option(help="all, 0-63, 3,17 or sample:100 (the same sample for the same seed).")
     ] = "all",
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layers>-<units>].")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all studies.")] = 0,
+    seed: Annotated[int, seed_option("Seed of all studies.")] = 0,
     repeat: Repeat = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
@@ -132,7 +132,7 @@ def audit(
         ),
     ] = "all",
     out: Annotated[Path | None, out_option("Run directory [default: runs/audit-<model>-<classes>].")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images and studies.")] = 0,
+    seed: Annotated[int, seed_option("Seed of all images and studies.")] = 0,
     images: Annotated[
         int,
         typer.Option(
@@ -236,7 +236,7 @@ def session(
         out_option("Run directory; an existing one is resumed [default: a new one]."),
     ] = None,
     person: Annotated[str, typer.Option(help="Who studies: written into the record.")] = "person",
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of all images.")] = 0,
+    seed: Annotated[int, seed_option("Seed of all images.")] = 0,
     yes: Yes = False,
 ) -> None:
     """Study a unit yourself, with the agents' tools. It is recorded as theirs; a program may come from a
@@ -294,7 +294,7 @@ def find(
         int, typer.Option(min=8, max=500, help="Images of the concept; many units need many images.")
     ] = 40,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the images.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the images.")] = 0,
 ) -> None:
     """Find the units of a layer that answer to a concept."""
     from experiments.studies.find import ConceptQuery, find_units, table
