@@ -30,7 +30,7 @@ def echo(seen: Seen) -> str:
     return f"{seen.texts[-1]} saw {len(seen.images)}"
 
 
-async def test_agents_share_the_places_of_one_endpoint(endpoint: FakeEndpoint) -> None:
+async def test_agents_share_the_slots_of_one_endpoint(endpoint: FakeEndpoint) -> None:
     endpoint.script, endpoint.delay_s = echo, 0.01
     settings = OpenAIChat(model=MODEL, base_url=endpoint.base_url, api_key_env="K", max_concurrent=4)
     async with LocalPool(OpenAIBackend(settings, environ={"K": KEY})) as pool:
@@ -41,7 +41,7 @@ async def test_agents_share_the_places_of_one_endpoint(endpoint: FakeEndpoint) -
     assert sum(endpoint.billed.values()) == 20
 
 
-async def test_a_call_is_announced_when_it_leaves_and_not_while_it_waits(endpoint: FakeEndpoint) -> None:
+async def test_a_call_is_reported_when_it_is_sent_and_not_while_it_waits(endpoint: FakeEndpoint) -> None:
     """Neither for a rate limit nor for its turn: a caller that ends meanwhile has nothing in doubt."""
     endpoint.script = echo
     settings = OpenAIChat(
@@ -68,7 +68,7 @@ async def test_a_call_is_announced_when_it_leaves_and_not_while_it_waits(endpoin
     assert sum(endpoint.billed.values()) == 3
 
 
-async def test_calls_that_are_tried_again_do_not_wait_for_those_that_have_leave(
+async def test_retries_do_not_wait_for_calls_that_hold_permits(
     endpoint: FakeEndpoint,
 ) -> None:
     endpoint.script = echo

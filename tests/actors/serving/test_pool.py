@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 PICTURES = {each.id: each for each in (image(value) for value in range(8))}
 
 
-class HereReplica:
+class InProcessReplica:
     """A replica in this process that can be killed, hung and restarted, and records the calls made to it."""
 
     def __init__(self, backend: ScriptedBackend, failure: MaiaError | None = None) -> None:
@@ -134,15 +134,15 @@ class HereReplica:
         await self.replica.close()
 
 
-class HereLauncher:
+class InProcessLauncher:
     def __init__(self, gated: bool = True, failures: tuple[MaiaError | None, ...] = ()) -> None:
-        self.launched: list[HereReplica] = []
+        self.launched: list[InProcessReplica] = []
         self.second = asyncio.Event()
         self._gated, self._failures = gated, list(failures)
 
-    def launch(self) -> HereReplica:
+    def launch(self) -> InProcessReplica:
         failure = self._failures.pop(0) if self._failures else None
-        self.launched.append(HereReplica(ScriptedBackend(max_batch=4, gated=self._gated), failure))
+        self.launched.append(InProcessReplica(ScriptedBackend(max_batch=4, gated=self._gated), failure))
         if len(self.launched) == 2:
             self.second.set()
         return self.launched[-1]
@@ -152,9 +152,13 @@ class Bench:
     """A pool of replicas in this process, with everything a test looks at."""
 
     def __init__(
-        self, replicas: int = 1, most: int | None = None, launcher: HereLauncher | None = None, **options: Any
+        self,
+        replicas: int = 1,
+        most: int | None = None,
+        launcher: InProcessLauncher | None = None,
+        **options: Any,
     ) -> None:
-        self.launcher = launcher or HereLauncher()
+        self.launcher = launcher or InProcessLauncher()
         self.clock = Clock()
         pool_options = PoolOptions(**{"retry_pause_s": 0.0, "tick_s": 1e6} | options)
         placement = Placement(min_replicas=replicas, max_replicas=most or replicas)
@@ -163,7 +167,7 @@ class Bench:
         )
 
     @property
-    def replicas(self) -> list[HereReplica]:
+    def replicas(self) -> list[InProcessReplica]:
         return self.launcher.launched
 
     async def __aenter__(self) -> Bench:
@@ -204,7 +208,7 @@ async def test_requests_join_the_next_call_while_two_are_in_flight() -> None:
 
 
 async def test_a_lone_request_takes_one_call() -> None:
-    async with Bench(launcher=HereLauncher(gated=False)) as bench:
+    async with Bench(launcher=InProcessLauncher(gated=False)) as bench:
         assert await bench.pool.submit(Show(1)) == (1, None)
         assert len(bench.replicas[0].exchanges) == 1
 
@@ -220,7 +224,7 @@ async def test_results_come_as_soon_as_their_batch_is_done() -> None:
 
 
 async def test_pixels_travel_once_to_each_replica() -> None:
-    async with Bench(launcher=HereLauncher(gated=False)) as bench:
+    async with Bench(launcher=InProcessLauncher(gated=False)) as bench:
         shows = [Show(i, image(i % 3)) for i in range(12)]
         expected = [(i, i % 3 * 90) for i in range(12)]
         assert await bench.pool.map(shows) == expected
@@ -231,7 +235,7 @@ async def test_pixels_travel_once_to_each_replica() -> None:
 
 async def test_pixels_of_many_images_are_spread_over_calls() -> None:
     """An image has 90 bytes."""
-    async with Bench(launcher=HereLauncher(gated=False), pixel_bytes_per_call=200) as bench:
+    async with Bench(launcher=InProcessLauncher(gated=False), pixel_bytes_per_call=200) as bench:
         assert len(await bench.pool.map([Show(i, image(i)) for i in range(7)])) == 7
         assert max(len(exchange.pixels) for exchange in bench.replicas[0].exchanges) == 2
 
@@ -315,7 +319,7 @@ async def test_a_replica_that_will_not_come_back_is_replaced() -> None:
 
 async def test_a_request_that_kills_replicas_fails_alone() -> None:
     """Each request that two replicas failed on is retried alone."""
-    async with Bench(launcher=HereLauncher(gated=False)) as bench:
+    async with Bench(launcher=InProcessLauncher(gated=False)) as bench:
         bench.replicas[0].deadly = 5
         futures = bench.ask(*range(10))
         done = await asyncio.gather(*futures, return_exceptions=True)
@@ -326,7 +330,7 @@ async def test_a_request_that_kills_replicas_fails_alone() -> None:
 
 
 async def test_a_backend_that_cannot_be_built_fails_every_caller_with_the_reason() -> None:
-    launcher = HereLauncher(failures=(UsageError("there are no weights."),))
+    launcher = InProcessLauncher(failures=(UsageError("there are no weights."),))
     async with Bench(launcher=launcher) as bench:
         with pytest.raises(UsageError, match="there are no weights"):
             await bench.pool.submit(Show(1))
@@ -337,14 +341,14 @@ async def test_a_backend_that_cannot_be_built_fails_every_caller_with_the_reason
 
 
 async def test_one_broken_replica_leaves_the_work_to_the_others() -> None:
-    launcher = HereLauncher(gated=False, failures=(UsageError("no such GPU."),))
+    launcher = InProcessLauncher(gated=False, failures=(UsageError("no such GPU."),))
     async with Bench(replicas=2, launcher=launcher) as bench:
         assert await bench.pool.map([Show(i) for i in range(5)]) == [(i, None) for i in range(5)]
         assert bench.pool.statistics().replicas == 1
 
 
 async def test_requests_wait_until_a_replica_is_ready() -> None:
-    bench = Bench(launcher=HereLauncher(gated=False))
+    bench = Bench(launcher=InProcessLauncher(gated=False))
     bench.pool.start()
     future = bench.ask(1)[0]
     await asyncio.sleep(0)
@@ -380,7 +384,7 @@ async def test_a_request_that_a_replica_has_no_capacity_for_is_sent_again() -> N
 
 async def test_map_keeps_order_takes_any_iterable_and_is_bounded() -> None:
     most, count = 0, 3 * MAP_WINDOW
-    async with Bench(launcher=HereLauncher(gated=False)) as bench:
+    async with Bench(launcher=InProcessLauncher(gated=False)) as bench:
 
         def shows() -> Any:
             nonlocal most
@@ -405,7 +409,7 @@ async def test_map_raises_the_first_failure_and_withdraws_the_rest() -> None:
 
 
 async def test_a_request_that_cannot_be_pickled_fails_alone() -> None:
-    async with Bench(launcher=HereLauncher(gated=False)) as bench:
+    async with Bench(launcher=InProcessLauncher(gated=False)) as bench:
         bad = asyncio.ensure_future(bench.pool.submit(Show(1, unit=lambda: None)))  # type: ignore[arg-type]
         (good,) = bench.ask(2)
         with pytest.raises(UsageError, match="a Show cannot be sent to a replica"):
@@ -472,34 +476,34 @@ async def test_requests_of_other_processes_count_as_load() -> None:
         await asyncio.gather(*others)
 
 
-class SharedLauncher(HereLauncher):
+class SharedLauncher(InProcessLauncher):
     """Replicas of another pool: `there` are those that exist now."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.there: list[HereReplica] = []
+        self.there: list[InProcessReplica] = []
         self._given: set[int] = set()
 
-    def start(self) -> HereReplica:
+    def start(self) -> InProcessReplica:
         self.there.append(super().launch())
         return self.there[-1]
 
-    def launch(self) -> HereReplica:
+    def launch(self) -> InProcessReplica:
         if not self.there:
             raise UsageError("no replica is there.")
         self._given.add(id(self.there[0]))
         return self.there[0]
 
-    def fresh(self) -> list[HereReplica]:
+    def fresh(self) -> list[InProcessReplica]:
         found = [each for each in self.there if id(each) not in self._given]
         self._given |= {id(each) for each in found}
         return found
 
 
-class StillbornLauncher(HereLauncher):
+class FailingStartLauncher(InProcessLauncher):
     """Its replicas end while they are started, as where their process cannot import them."""
 
-    def launch(self) -> HereReplica:
+    def launch(self) -> InProcessReplica:
         replica = super().launch()
         replica.gone = True
         replica.alive.clear()
@@ -508,7 +512,7 @@ class StillbornLauncher(HereLauncher):
 
 async def test_a_pool_whose_replicas_end_while_they_are_started_gives_up_and_says_why() -> None:
     """Nothing waits for ever for a model that no process can hold."""
-    async with Bench(launcher=StillbornLauncher()) as bench:
+    async with Bench(launcher=FailingStartLauncher()) as bench:
         with pytest.raises(BackendError, match=r"5 replicas in a row ended.*the actor is dead"):
             await bench.pool.submit(Show(1))
         assert len(bench.replicas) == 5
