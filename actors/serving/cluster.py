@@ -32,7 +32,7 @@ from actors.settings import Placement
 
 STOP_TIMEOUT_S = 5.0
 MAX_CONCURRENCY = 65536
-"""Calls one replica may hold: each client process parks one. (Ray's default is 1000.)"""
+"""Calls one replica may hold: each client process holds one open. (Ray's default is 1000.)"""
 
 
 class RayReplica:

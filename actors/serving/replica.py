@@ -40,7 +40,7 @@ from actors.serving.transport import Payload, images_from, pack, unpack
 _log = logging.getLogger(__name__)
 
 SILENT_SESSION_S = 120.0
-"""A session that has not called for so long lost its process; a live one with work always has a call parked.
+"""A session that has not called for so long lost its process; a live one with work always has a call open.
 """
 
 SHUTDOWN_GRACE_S = 1.0
@@ -123,7 +123,7 @@ class _Session:
         self.mailbox: list[tuple[int, Any]] = []
         self.incomplete: list[_Incomplete] = []
         self.withdrawn_early: set[int] = set()
-        self.parked: asyncio.Future[None] | None = None
+        self.long_poll: asyncio.Future[None] | None = None
 
     @property
     def expects(self) -> bool:
@@ -135,8 +135,8 @@ class _Session:
         self.wake()
 
     def wake(self) -> None:
-        if self.parked is not None and not self.parked.done():
-            self.parked.set_result(None)
+        if self.long_poll is not None and not self.long_poll.done():
+            self.long_poll.set_result(None)
 
     def withdraw(self, serial: int) -> None:
         waiter = self.waiters.pop(serial, None)
@@ -194,12 +194,12 @@ class Replica:
             missing = self._accept(session, request.client, request.payload)
             if missing:
                 return self._collect(session, missing)
-        session.wake()  # one call is parked at a time: the earlier gives way to this one
+        session.wake()  # one call is held open at a time: the earlier gives way to this one
         if session.expects and not session.mailbox:
-            parked = session.parked = asyncio.get_running_loop().create_future()
-            await parked
-            if session.parked is parked:
-                session.parked = None
+            long_poll = session.long_poll = asyncio.get_running_loop().create_future()
+            await long_poll
+            if session.long_poll is long_poll:
+                session.long_poll = None
         return self._collect(session, ())
 
     def _session(self, request: ExchangeRequest) -> _Session | None:
@@ -210,7 +210,7 @@ class Replica:
             if session is not None:
                 session.drop()
             for client in [c for c, s in self._sessions.items() if now - s.last_call > SILENT_SESSION_S]:
-                if self._sessions[client].parked is None:
+                if self._sessions[client].long_poll is None:
                     self._sessions.pop(client).drop()
             session = self._sessions[request.client] = _Session(request.epoch, now)
         elif session.epoch > request.epoch:

@@ -151,7 +151,7 @@ class ReplicaLink:
         if not self.ready or self._calls >= CALLS_IN_FLIGHT:
             return
         requests = self._next_requests()
-        # With nothing to bring, one parked call is enough to take results away.
+        # with nothing to bring, one open call is enough to take results away.
         if (
             not requests
             and not self._withdrawn
