@@ -36,7 +36,7 @@ class DetectionBackend(Backend[DetectRequest, Detection]):
         return self._remembered.get(self.key(request))
 
     async def run(self, batch: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
-        """Return one detection or typed failure a request, in order."""
+        """Return one detection or typed failure per request, in order."""
         results = await self._thread.run(self._detect, batch)
         for request, result in zip(batch, results, strict=True):
             if isinstance(result, Detection):

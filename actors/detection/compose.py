@@ -83,7 +83,7 @@ def compose(
     `image_id` fixes the draw of the off state in `authors-code`.
 
     Raises:
-        UsageError: If there is not one detection a concept, all of one image size.
+        UsageError: If there is not one detection per concept, all of one image size.
     """
     if len(detections) != len(formula.concepts):
         raise UsageError(f"{formula} needs {len(formula.concepts)} detections, got {len(detections)}")

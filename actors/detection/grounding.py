@@ -86,7 +86,7 @@ class GroundingDetector:
             return loaded.to(self._device).eval(), reads
 
     def detect(self, requests: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
-        """Return one detection or typed failure a request, in order; see `Detector`."""
+        """Return one detection or typed failure per request, in order; see `Detector`."""
         results: list[Detection | MaiaError | None] = [None] * len(requests)
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, request in enumerate(requests):

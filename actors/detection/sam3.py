@@ -59,7 +59,7 @@ class Sam3Detector:
         )
 
     def detect(self, requests: Sequence[DetectRequest]) -> list[Detection | MaiaError]:
-        """Return one detection or typed failure a request, in order; see `Detector`."""
+        """Return one detection or typed failure per request, in order; see `Detector`."""
         results: dict[int, Detection | MaiaError] = {}
         todo: list[int] = []
         for index, request in enumerate(requests):

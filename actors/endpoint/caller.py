@@ -160,9 +160,9 @@ class EndpointCaller:
 
         `send` makes one attempt and raises what its library raises, or `FaultyAnswerError`; `classify`
         returns the fault in a library's exception, or None for a bug, which is raised as it is. `tokens` is
-        what the request is expected to cost, for the tokens-a-minute limit. With the id of a permit (`admit`)
-        that has not expired, the first attempt is made at once. When `adapt` changes what `send` asks for,
-        the next attempt is made at once.
+        what the request is expected to cost, for the tokens-per-minute limit. With the id of a permit
+        (`admit`) that has not expired, the first attempt is made at once. When `adapt` changes what `send`
+        asks for, the next attempt is made at once.
 
         Raises:
             ContentFilteredError: If the provider declined the content.

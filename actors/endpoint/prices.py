@@ -13,7 +13,7 @@ _MILLION = 1e6
 
 
 class TokenPrice(Settings):
-    """US dollars for one million tokens, as the provider's price list gives them."""
+    """US dollars per million tokens, as the provider's price list gives them."""
 
     prompt: float = Field(default=0.0, ge=0)
     """Prompt tokens."""
@@ -30,7 +30,7 @@ class TokenPrice(Settings):
 
 
 class ImageTokenPrice(Settings):
-    """US dollars for one million tokens of a model that bills images by tokens."""
+    """US dollars per million tokens of a model that bills images by tokens."""
 
     text: float = Field(default=0.0, ge=0)
     """Tokens of the prompt's text."""
@@ -44,7 +44,7 @@ class ImagePrice(Settings):
     """The price of an image: fixed, or a price for tokens where the endpoint's answers count them."""
 
     image: float | dict[str, float] | None = None
-    """US dollars an image: one number, or one for each word of `quality` (`""` where none is set)."""
+    """US dollars per image: one number, or one for each word of `quality` (`""` where none is set)."""
     tokens: ImageTokenPrice | None = None
     """Prices for tokens. They win over `image` where the answer says how many tokens were used."""
 
@@ -52,7 +52,7 @@ class ImagePrice(Settings):
     def _says_something(self) -> ImagePrice:
         values = self.image.values() if isinstance(self.image, dict) else (self.image or 0.0,)
         if self.image is None and self.tokens is None:
-            raise ValueError("give `image` (dollars an image) or `tokens` (dollars for a million tokens)")
+            raise ValueError("give `image` (dollars per image) or `tokens` (dollars per million tokens)")
         if any(value < 0 for value in values):
             raise ValueError("a price must be at least 0")
         return self

@@ -115,7 +115,7 @@ class GenerationBackend(Backend[Request, MadeImage]):
         return self._remembered.get(self.key(request))
 
     async def run(self, batch: Sequence[Request]) -> list[Made]:
-        """Return one image or typed failure a request, in order."""
+        """Return one image or typed failure per request, in order."""
         results: list[Made | None] = list(await asyncio.to_thread(self._stored, batch))
         generate = [
             (i, r) for i, r in enumerate(batch) if results[i] is None and isinstance(r, GenerateRequest)

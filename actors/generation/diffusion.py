@@ -36,7 +36,7 @@ _BATCHED_EDITORS = frozenset(
         "FluxKontextPipeline",
     }
 )
-"""Editors known to pair a list of images with a list of prompts. Others get one image a call: some of them
+"""Editors known to pair a list of images with a list of prompts. Others get one image per call: some of them
 take a list for several pictures of one scene."""
 _GRAIN = 8
 """Pixels to whose multiple an image is trimmed before editing: the VAE's step in all common pipelines."""
@@ -76,7 +76,7 @@ class DiffusionMaker:
         self._reads_tokens = longest_prompt(self._pipeline, self._arguments)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
-        """Return one image or typed failure a request, in order; see `ImageMaker`."""
+        """Return one image or typed failure per request, in order; see `ImageMaker`."""
         if self._task != "generate":
             return [_cannot(self.name, "generate") for _ in requests]
         sizes = dict.fromkeys(range(len(requests)), self._size())
@@ -84,7 +84,7 @@ class DiffusionMaker:
         return self._make(requests, texts, [None] * len(requests), sizes)
 
     def edit(self, requests: Sequence[EditRequest]) -> list[MadeImage | MaiaError]:
-        """Return one image or typed failure a request, in order; see `ImageMaker`."""
+        """Return one image or typed failure per request, in order; see `ImageMaker`."""
         if self._task != "edit":
             return [_cannot(self.name, "edit") for _ in requests]
         sizes = {index: self._size() or _trimmed(r.image.size) for index, r in enumerate(requests)}

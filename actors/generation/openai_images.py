@@ -61,11 +61,11 @@ class OpenAIImageMaker:
         )
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[MadeImage | MaiaError]:
-        """Return one image or typed failure a request, in order."""
+        """Return one image or typed failure per request, in order."""
         return list(await asyncio.gather(*map(self._generate, requests)))
 
     async def edit(self, requests: Sequence[EditRequest]) -> list[MadeImage | MaiaError]:
-        """Return one image or typed failure a request, in order."""
+        """Return one image or typed failure per request, in order."""
         return list(await asyncio.gather(*map(self._edit, requests)))
 
     async def _generate(self, request: GenerateRequest) -> MadeImage | MaiaError:

@@ -1,6 +1,6 @@
 """Made images on disk, each under the digest of what was asked: made once, across agents and runs.
 
-One file an image: a PNG whose text chunk holds the provenance, so that the two cannot part and any
+One file per image: a PNG whose text chunk holds the provenance, so that the two cannot part and any
 viewer opens it. Files are immutable and written put-if-absent (write, fsync, hard link): of two writers
 the first wins and the other takes up its image, because the first result is the canonical one.
 """

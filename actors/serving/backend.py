@@ -64,7 +64,7 @@ class Backend(ABC, Generic[RequestT, ResultT]):
 
     @abstractmethod
     async def run(self, batch: Sequence[RequestT]) -> Sequence[ResultT | MaiaError]:
-        """Return one result or typed failure a request, in order. An exception fails the whole batch."""
+        """Return one result or typed failure per request, in order. An exception fails the whole batch."""
 
     def key(self, request: RequestT) -> Hashable | None:
         """Return what the work is: requests with equal keys are merged or answered once. None: never."""

@@ -76,7 +76,7 @@ class Pool(ABC, Generic[RequestT, ResultT]):
     async def map(
         self, requests: Iterable[RequestT], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
     ) -> list[ResultT]:
-        """Return one result a request, in order; the first failure cancels the rest and is raised.
+        """Return one result per request, in order; the first failure cancels the rest and is raised.
 
         `requests` is read as there is room, `MAP_WINDOW` at a time.
         """
@@ -108,7 +108,7 @@ class Pool(ABC, Generic[RequestT, ResultT]):
     async def outcomes(
         self, requests: Iterable[RequestT], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
     ) -> list[ResultT | MaiaError]:
-        """Return one result or typed failure a request, in order."""
+        """Return one result or typed failure per request, in order."""
 
         async def outcome(request: RequestT) -> ResultT | MaiaError:
             try:
