@@ -12,11 +12,10 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 
 from agents.records.run_files import RecordError
 from agents.records.store import Store
