@@ -150,11 +150,11 @@ class Critic:
     async def _abstention(self, attempt: int) -> Review:
         inspected = await self._inspect(attempt)
         figures = await self._assessor.reach(self._fresh.activations)
-        found = of_abstention(figures)
+        finding = of_abstention(figures)
         evidence: dict[str, Any] = {"kind": "abstention"}
         if inspected is not None:
             evidence["inspected"] = asdict(inspected)
-        evidence |= {**figures.to_json(), "finding": asdict(found)}
+        evidence |= {**figures.to_json(), "finding": asdict(finding)}
         return Review(True, "", evidence)
 
     async def _labels(self, answer: FinalAnswer, attempt: int) -> Review:
@@ -177,16 +177,16 @@ class Critic:
 
     def _review(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Review:
         """Return the finding, and what the agent is sent if it may go on."""
-        found = of_label(tested.specific, figures, beaten_by=beaten_by)
-        evidence = tested.evidence | figures.to_json() | {"finding": asdict(found)}
-        if found.verdict == "holds on your images" and figures.held_back is not None:
+        finding = of_label(tested.specific, figures, beaten_by=beaten_by)
+        evidence = tested.evidence | figures.to_json() | {"finding": asdict(finding)}
+        if finding.verdict == "holds on your images" and figures.held_back is not None:
             # What its generated images say is of no account.
             evidence["e_value_corrected"] = (figures.held_back.e_value or 0.0) * share_of(attempt)
-        objection, shown = self._objection(tested, figures, found, beaten_by, attempt)
+        objection, shown = self._objection(tested, figures, finding, beaten_by, attempt)
         return Review(not objection, objection, evidence, tested.answer.labels, shown)
 
     def _objection(
-        self, tested: Tested, figures: Figures, found: Finding, beaten_by: str, attempt: int
+        self, tested: Tested, figures: Figures, finding: Finding, beaten_by: str, attempt: int
     ) -> tuple[str, tuple[str, ...]]:
         """Return what to send the agent, "" if the answer stands, and the images to show it.
 
@@ -195,7 +195,7 @@ class Critic:
         """
         left = [each for each in figures.uncovered if each.origin != "held back"]
         seen = [each for each in figures.witnessed if each.origin != "held back"]
-        holds, unit = found.verdict in HOLDING, figures.unit
+        holds, unit = finding.verdict in HOLDING, figures.unit
         if holds and (
             attempt > 1 or unit is None or not more_than_missed(seen, unit.middle, figures.witness)
         ):
@@ -206,7 +206,7 @@ class Critic:
             return objections.not_specific(tested.answer, tested.trials, tested.evidence), ()
         if beaten_by:
             return objections.beaten(tested.answer, tested.evidence), ()
-        return objections.not_enough(tested.answer, found, left), tuple(each.image for each in left)
+        return objections.not_enough(tested.answer, finding, left), tuple(each.image for each in left)
 
     async def _confirm(self, answer: FinalAnswer, attempt: int) -> Tested:
         """Compare fresh images of the labels with images of other things."""
@@ -345,8 +345,8 @@ class Critic:
             return []
         made = await self._fresh.pictured(_wordings(doubt.weaker, 2 * self._settings.probe), purpose, attempt)
         shown = await self._skeptic.shows([(image, label) for image, _ in made])
-        found = [activation for (_, activation), shows in zip(made, shown, strict=True) if shows is False]
-        return found if len(found) >= _FEWEST else []
+        others = [activation for (_, activation), shows in zip(made, shown, strict=True) if shows is False]
+        return others if len(others) >= _FEWEST else []
 
     async def _witness(self, trials: Trials) -> None:
         """Ask a blind observer of each image whether it shows the label; controls measure the observer."""
@@ -355,8 +355,10 @@ class Critic:
         labels = list(dict.fromkeys(trial.label for trial in trials.positives))
         asked = [(trial, trial.label) for trial in trials.positives]
         asked += [(trial, labels[i % len(labels)]) for i, trial in enumerate(trials.controls)]
-        found = await self._skeptic.shows([(self._fresh.kept[trial.image], label) for trial, label in asked])
-        seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, found, strict=True)]
+        answers = await self._skeptic.shows(
+            [(self._fresh.kept[trial.image], label) for trial, label in asked]
+        )
+        seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, answers, strict=True)]
         split = len(trials.positives)
         trials.positives, trials.controls = seen[:split], seen[split:]
 

@@ -44,9 +44,9 @@ class FreshImages:
 
     async def measure(self, images: Sequence[Image]) -> list[float]:
         responses = await self._subject.measure(images, Priority.CONFIRMATION)
-        found = [each.activation for each in responses]
-        self.activations += found
-        return found
+        activations = [response.activation for response in responses]
+        self.activations += activations
+        return activations
 
     async def probe(self, prompts: Sequence[str], purpose: str, attempt: int) -> list[float]:
         """Return the activations of one image a prompt, in order; none if one of them could not be made."""

@@ -55,15 +55,15 @@ def beaten(answer: FinalAnswer, evidence: Mapping[str, Any]) -> str:
     )
 
 
-def not_enough(answer: FinalAnswer, found: Finding, left: Sequence[WitnessedImage]) -> str:
+def not_enough(answer: FinalAnswer, finding: Finding, left: Sequence[WitnessedImage]) -> str:
     """Return what the finding rests on, and which strong images the labels leave unexplained.
 
     Figures of images that are held back are left out: the answer is tested on them again.
     """
     lines = [f'Your answer "{answer.label}" was tested on images that you have not seen. ']
-    if found.verdict in ("weak", "out of reach"):
-        lines.append(found.reason)
-    elif found.verdict == "not confirmed":
+    if finding.verdict in ("weak", "out of reach"):
+        lines.append(finding.reason)
+    elif finding.verdict == "not confirmed":
         lines.append("On real images that you have not seen it does not hold.")
     if left:
         lines.append(

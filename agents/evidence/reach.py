@@ -18,7 +18,7 @@ STRONGEST = 15
 BEST = 5
 """Generated images whose mean is what the image maker reaches: one alone may be luck."""
 _ROBUST = 3
-"""Images of the data set whose mean tells how far it goes: one alone may be an outlier."""
+"""Images of the data set whose mean is how far it goes: one alone may be an outlier."""
 _NEAR = 0.75
 """Part of the way to the logit with which classes win that the data set's strongest images must go for the
 class to be in it.

@@ -1,4 +1,4 @@
-"""The statistics of evidence: how well activations tell two groups of images apart, and how sure that is.
+"""The statistics of evidence: how well activations separate two groups of images, and how sure that is.
 
 Pure functions on float arrays.
 """
@@ -261,7 +261,7 @@ def _exceedances(first: np.ndarray, second: np.ndarray, rng: np.random.Generator
     observed, spread = differences(values[:n].sum(), squares[:n].sum())
     columns = np.arange(min(draws, _SIDE_BY_SIDE))
     deck = np.repeat(values[:, None], len(columns), axis=1)
-    found = 0
+    exceedances = 0
     while draws > 0:
         sums, squared = np.zeros(len(columns)), np.zeros(len(columns))
         for place in range(n):  # Fisher and Yates, stopped when the smaller group is dealt
@@ -273,9 +273,9 @@ def _exceedances(first: np.ndarray, second: np.ndarray, rng: np.random.Generator
             squared += dealt**2
         seen, spreads = differences(sums[:draws], squared[:draws])
         # Multiplied out: without any spread a quotient would be none.
-        found += int((seen * spread >= observed * spreads * (1 - 1e-9) - 1e-15).sum())
+        exceedances += int((seen * spread >= observed * spreads * (1 - 1e-9) - 1e-15).sum())
         draws -= len(columns)
-    return found
+    return exceedances
 
 
 def detectable_difference(

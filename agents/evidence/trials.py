@@ -22,7 +22,7 @@ class Trial:
     label: str = ""
     """The label that a positive was made of."""
     shows: bool | None = None
-    """Whether a blind observer finds the label in the image; None if not asked, or it could not tell."""
+    """Whether a blind observer finds the label in the image; None if not asked, or unclear."""
 
     @property
     def complies(self) -> bool:

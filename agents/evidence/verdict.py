@@ -62,7 +62,7 @@ VERDICTS: tuple[Verdict, ...] = tuple(MEANINGS)
 HOLDING: tuple[Verdict, ...] = ("confirmed", "holds on your images", "holds for generated images")
 """Of a label that holds, at least where it could be tested."""
 TESTED: tuple[Verdict, ...] = (*HOLDING, "partial", "weak", "not confirmed")
-"""Of a label that was put to a test which could tell."""
+"""Of a label that was tested conclusively."""
 
 _ROUNDING = 1e-9
 

@@ -211,7 +211,7 @@ class StudyResult(Record):
     verdict: str = ""
     """What the label is worth ([verdicts](evidence.md#verdicts))."""
     confirmed: bool | None = None
-    """Whether the verdict is *confirmed*; null where no label was put to a test that could tell."""
+    """Whether the verdict is *confirmed*; null where no label was tested conclusively."""
     evidence: EvidenceRecord | None = None
     """The tests and their figures ([evidence](evidence.md)); `finding`: the verdict and its reason."""
     card: dict[str, Any] | None = None

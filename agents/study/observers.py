@@ -40,11 +40,11 @@ class BlindObservers:
 
     async def describe(self, images: Sequence[Image], titles: Sequence[str]) -> str:
         """Return one line an image, `"title": description`, in order. Each image has its own conversation."""
-        replies = await all_of(self.look(image) for image in images)
+        replies = await all_of(self.describe_one(image) for image in images)
         # The titles stay with us: they often hold the hypothesis.
         return "\n".join(f'"{title}": {reply}' for title, reply in zip(titles, replies, strict=True))
 
-    async def look(self, image: Image) -> str:
+    async def describe_one(self, image: Image) -> str:
         """Return what one image shows."""
         return await self._ask(DESCRIBER, ["What does this image show?", image], DescribeImagesTask())
 

@@ -104,7 +104,7 @@ class Supervision:
 class StudyContext:
     """What one study works with, built from what the run shares: an agent's, or a person's.
 
-    `observer` looks blind, `critic` is None where answers stand untested.
+    `observer` is blind, `critic` is None where answers stand untested.
     """
 
     def __init__(
