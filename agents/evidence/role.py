@@ -1,8 +1,9 @@
 """The role of a unit in its network: which outputs it raises and lowers on the images that drive it.
 
-The images pass clean and with the unit ablated. An output's effect is its change, clean minus ablated, centered over
-all outputs, since softmax ignores what all logits share. A common cause of all images' effects is tested by Student's
-t over images, and outputs are claimed at a false-discovery rate (Benjamini and Hochberg 1995).
+The images pass clean and with the unit ablated. An output's effect is its change, clean minus ablated,
+centered over all outputs, since softmax ignores what all logits share. A common cause of all images' effects
+is tested by Student's t over images, and outputs are claimed at a false-discovery rate (Benjamini and
+Hochberg 1995).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _LEAST_IMAGES = 3
 class OutputEffect:
     """What the unit adds to an output, in its own units (logits), in the mean over images.
 
-    `interval` is Student's at 95 %, `q` the smallest false-discovery rate at which the effect would be claimed.
+    `interval` is Student's at 95 %, `q` the smallest false-discovery rate at which the effect would be
+    claimed.
     """
 
     output: int
@@ -40,8 +42,8 @@ class OutputEffect:
 class Role:
     """Outputs that a unit surely raises and lowers on `n` images, strongest first; `outputs` were compared.
 
-    `floor`: the largest change that a pass makes which edits nothing. `flips`: images whose first output is another
-    one without the unit. `norm`: change of the centered outputs' length, as a share of it.
+    `floor`: the largest change that a pass makes which edits nothing. `flips`: images whose first output is
+    another one without the unit. `norm`: change of the centered outputs' length, as a share of it.
     """
 
     n: int

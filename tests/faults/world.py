@@ -150,7 +150,7 @@ class Driver:
         return self.process.wait(timeout_s)
 
     def kill(self) -> None:
-        """End the driver alone, as the kernel would when memory runs out: nothing is reported, nothing closed."""
+        """End the driver alone, as the kernel would when memory runs out: nothing is reported or closed."""
         self.process.kill()
         self.process.wait()
 
