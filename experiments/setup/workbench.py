@@ -354,7 +354,7 @@ async def _chat_models(
         return interpreter, observers, "its own"
     eyes = BlindObservers(observers) if observers.sees_images else None
     sight = f"blind descriptions by {observers.name}" if eyes else "none: no image could be shown"
-    return TextOnlyChat(interpreter, eyes.look if eyes else None), observers, sight
+    return TextOnlyChat(interpreter, eyes.describe_one if eyes else None), observers, sight
 
 
 async def _chat(
