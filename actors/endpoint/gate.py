@@ -207,10 +207,13 @@ class Gate:
             self._paused_until = now + pause
             self._concurrency = 1.0
             if now - self._failing_since > self._settings.outage_patience_s:
-                while self._waiting:
-                    slot = self._waiting.popleft()
-                    if not slot.done():
-                        slot.set_exception(self._down())
+                self._fail_waiting(self._down())
+
+    def _fail_waiting(self, error: MaiaError) -> None:
+        while self._waiting:
+            slot = self._waiting.popleft()
+            if not slot.done():
+                slot.set_exception(_fresh(error))
 
     def _halve(self, permit: Permit) -> None:
         # Refusals of one volley are one reason to slow down, not thirty: as in TCP, only a request that was
@@ -223,10 +226,7 @@ class Gate:
         """Fail every request, waiting or new, with `error` for the length of a pause."""
         self._stop = error
         self._paused_until = max(self._paused_until, self._clock() + self._settings.breaker_pause_s)
-        while self._waiting:
-            slot = self._waiting.popleft()
-            if not slot.done():
-                slot.set_exception(_fresh(error))
+        self._fail_waiting(error)
 
     def statistics(self) -> GateStatistics:
         return GateStatistics(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from actors.errors import MaiaError
 from actors.generation.base import EditRequest, GenerateRequest, ImageMaker, MadeImage
 from actors.generation.store import ImageStore
-from actors.serving.backend import Backend, BackendFacts
+from actors.serving.backend import Backend, BackendFacts, RequestT
 from actors.serving.blocking import DeviceThread
 from actors.serving.lru import LruCache
 
@@ -52,15 +52,17 @@ class ThreadedImageMaker:
         self._thread = DeviceThread("image-maker")
 
     async def generate(self, requests: Sequence[GenerateRequest]) -> list[Made]:
-        made: list[Made] = []
-        for start in range(0, len(requests), self.max_batch):
-            made += await self._thread.run(self._maker.generate, requests[start : start + self.max_batch])
-        return made
+        return await self._in_batches(self._maker.generate, requests)
 
     async def edit(self, requests: Sequence[EditRequest]) -> list[Made]:
+        return await self._in_batches(self._maker.edit, requests)
+
+    async def _in_batches(
+        self, make: Callable[[Sequence[RequestT]], list[Made]], requests: Sequence[RequestT]
+    ) -> list[Made]:
         made: list[Made] = []
         for start in range(0, len(requests), self.max_batch):
-            made += await self._thread.run(self._maker.edit, requests[start : start + self.max_batch])
+            made += await self._thread.run(make, requests[start : start + self.max_batch])
         return made
 
     def describe(self) -> BackendFacts:
@@ -72,7 +74,7 @@ class ThreadedImageMaker:
 
 
 class GenerationBackend(Backend[Request, MadeImage]):
-    """Makes images with one maker and edits them with the same or another. Implements `Backend`."""
+    """Makes images with one maker and edits them with the same or another."""
 
     def __init__(
         self,
