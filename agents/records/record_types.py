@@ -147,6 +147,30 @@ class EvidenceRecord(Record):
     """Images of the labels."""
     controls: list[TrialRecord] = []
     """Images of other things."""
+    finding: Any = None
+    """The `verdict` and its `reason`."""
+    e_value_corrected: Any = None
+    """The e-value, discounted for the tests before it."""
+    compliant: Any = None
+    """The figures of the images that show what was asked for."""
+    compliance: Any = None
+    """Share of the labels' images that do."""
+    simpler: Any = None
+    """Comparisons with simpler labels (`agents.critic.critic.Comparison`)."""
+    rival: Any = None
+    """The strongest rival (`agents.critic.critic.RivalTest`)."""
+    strength: Any = None
+    """`agents.evidence.reach.Strength`."""
+    reach: Any = None
+    """`agents.evidence.reach.Reach`."""
+    coverage: Any = None
+    """`agents.evidence.coverage.Coverage`."""
+    held_back: Any = None
+    """`agents.evidence.held_back.HeldBackTest`."""
+    witness: Any = None
+    """`agents.evidence.witness.Accuracy`."""
+    uncovered: Any = None
+    """The strongest images without the label (`agents.evidence.coverage.WitnessedImage`)."""
 
 
 class ExemplarRecord(Record):
