@@ -172,4 +172,4 @@ def test_the_documented_commands_run(ray_cluster, workspace, capsys):
         if shown is not None:
             assert parts(shown) <= parts(printed.out), f"{page}: {line}\n{printed.out}"
     assert (workspace / "runs" / "demo" / "report" / "units").is_dir()
-    assert (workspace / "b6.csv").is_file()
+    assert (workspace / "runs" / "b6" / "export.csv").is_file()
