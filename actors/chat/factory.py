@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from actors import hub
 from actors.chat.base import ChatReply, ChatRequest
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
 from actors.endpoint.secrets import read_secrets
@@ -44,39 +44,34 @@ def available(settings: ChatSettings, environ: Mapping[str, str] = os.environ) -
 
     Nothing is loaded and nothing is asked of an endpoint or a hub.
     """
-    match settings:
-        case OpenAIChat():
-            try:
+    try:
+        match settings:
+            case OpenAIChat():
                 read_secrets(settings, environ)
-            except UsageError as error:
-                return "missing", str(error)
-            how = f"with the key in {settings.api_key_env}" if settings.api_key_env else "without a key"
-            return (
-                "not asked",
-                f"{settings.model} at {settings.base_url}, {how} (the endpoint was not asked).",
-            )
-        case TransformersChat():
-            if importlib.util.find_spec("transformers") is None:
-                return "missing", 'transformers is not installed. Install it: pip install "maia[models]"'
-            gguf = settings.gguf_file is not None or settings.model.endswith(".gguf")
-            if gguf and importlib.util.find_spec("gguf") is None:
-                return "missing", "GGUF files need the gguf package. Install it: pip install gguf"
-            path = Path(settings.model).expanduser()
-            written_as_path = path.is_absolute() or settings.model.startswith((".", "~"))
-            if path.exists():
-                return "ready", f"{settings.model} on this machine, through transformers."
-            if written_as_path:
-                return "missing", f"{settings.model} does not exist on this machine."
-            if _in_hub_cache(settings):
-                return "ready", f"{settings.model} from the Hugging Face cache of this machine."
-            if settings.local_files_only:
-                return "missing", f"{settings.model} is not in the Hugging Face cache of this machine."
-            return (
-                "not asked",
-                f"{settings.model}, to be fetched from the Hugging Face hub (which was not asked).",
-            )
-        case BuiltinChat():
-            return "ready", f"built-in {settings.model}: rules in place of a language model, a stand-in."
+                how = f"with the key in {settings.api_key_env}" if settings.api_key_env else "without a key"
+                where = f"{settings.model} at {settings.base_url}"
+                return "not asked", f"{where}, {how} (the endpoint was not asked)."
+            case TransformersChat():
+                return _transformers_available(settings)
+            case BuiltinChat():
+                return "ready", f"built-in {settings.model}: rules in place of a language model, a stand-in."
+    except UsageError as error:
+        return "missing", str(error)
+
+
+def _transformers_available(settings: TransformersChat) -> tuple[Readiness, str]:
+    """Return as `available`; raise UsageError for a missing package or folder."""
+    model = settings.model
+    hub.require("A local language model", "transformers")
+    if settings.gguf_file is not None or model.endswith(".gguf"):
+        hub.require("A GGUF file", "gguf", install="pip install gguf")
+    if Path(model).expanduser().is_file() or hub.local_folder(model) is not None:
+        return "ready", f"{model} on this machine, through transformers."
+    if _in_hub_cache(settings):
+        return "ready", f"{model} from the Hugging Face cache of this machine."
+    if settings.local_files_only:
+        return "missing", f"{model} is not in the Hugging Face cache of this machine."
+    return "not asked", f"{model}, to be fetched from the Hugging Face hub (which was not asked)."
 
 
 def _in_hub_cache(settings: TransformersChat) -> bool:

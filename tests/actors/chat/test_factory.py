@@ -66,10 +66,9 @@ def test_availability_is_one_sentence(settings: ChatSettings, state: Readiness, 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert available(TransformersChat(model=str(tmp_path)), {}) == (
-        "missing",
-        'transformers is not installed. Install it: pip install "maia[models]"',
-    )
+    state, sentence = available(TransformersChat(model=str(tmp_path)), {})
+    assert state == "missing"
+    assert 'needs the package transformers. Install with: pip install "maia[models]"' in sentence
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert "pip install gguf" in available(TransformersChat(model=str(tmp_path / "m.gguf")), {})[1]
