@@ -85,7 +85,7 @@ async def _pass(cluster: Cluster, folder: Path, name: str, dataset: Any, kill: b
     start = time.monotonic()
     found = await client.layer_exemplars([Readout("1")], dataset, 15, progress)
     seconds = time.monotonic() - start
-    forwards = (await pool.call("statistics"))["forwards"]
+    forwards = (await pool.call("statistics")).forwards
     await pool.aclose()
     return Pass(found[Readout("1")], seconds, done_before, forwards)
 

@@ -17,7 +17,7 @@ import torch
 
 from actors.vision.backend import VisionBackend
 from actors.vision.readout.requests import SweepStep
-from actors.vision.readout.taps import spatial_max
+from actors.vision.readout.tap import spatial_max
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import SweepPlan

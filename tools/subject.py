@@ -16,7 +16,14 @@ import numpy as np
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.lru import LruCache
-from actors.vision.readout.base import HeldBack, ImageDataset, SampleError, Scatter, Unit, VisionClient
+from actors.vision.readout.base import (
+    HeldOutActivations,
+    ImageDataset,
+    SampleError,
+    Scatter,
+    Unit,
+    VisionClient,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class Reserving(Protocol):
     it.
     """
 
-    async def held_back(self, count: int) -> HeldBack:
+    async def held_back(self, count: int) -> HeldOutActivations:
         """Return what at most `count` of these images do to it; the same images for all subjects of a data
         set.
         """
@@ -220,7 +227,7 @@ class NetworkUnit:
         except SampleError:
             return None
 
-    async def held_back(self, count: int) -> HeldBack:
+    async def held_back(self, count: int) -> HeldOutActivations:
         return await self._client.held_back(self._unit, self._dataset, count)
 
     async def held_back_images(self, indices: Sequence[int]) -> list[Image]:

@@ -24,7 +24,7 @@ from actors.errors import MaiaError
 from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.data.reserve import SEED, sample
-from actors.vision.readout.base import HeldBack, ImageDataset, SampleError, Scatter
+from actors.vision.readout.base import HeldOutActivations, ImageDataset, SampleError, Scatter
 from tools.contrast import thumbnails
 from tools.subject import ActivationStatistics, DatasetImage, Progress, Response
 
@@ -217,11 +217,11 @@ class SyntheticNeuron:
             )
         return known
 
-    async def held_back(self, count: int) -> HeldBack:
+    async def held_back(self, count: int) -> HeldOutActivations:
         values = await self.activations()
         reserved = np.setdiff1d(np.flatnonzero(~np.isnan(values)), self._explored)
         chosen = sample(reserved, count)
-        return HeldBack(chosen, values[chosen], len(reserved), SEED)
+        return HeldOutActivations(chosen, values[chosen], len(reserved), SEED)
 
     async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
         return await asyncio.to_thread(lambda: [self._table.dataset.load(int(index)) for index in indices])

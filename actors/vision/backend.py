@@ -1,18 +1,17 @@
 """The network under study as a backend: batches of images in, maxima and small maps out.
 
 The device belongs to one thread, in which all torch runs; the event loop only waits for it. What a pass
-computes anyway is kept in the stimulus bank: the maxima of all units of every readout that somebody has asked
-for.
+computes anyway is kept in the stimulus bank: the maxima of all units of every readout that was requested.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -28,19 +27,21 @@ from actors.serving.blocking import DeviceThread
 from actors.vision.networks.network import Network, convert
 from actors.vision.networks.preprocess import View
 from actors.vision.readout import requests
-from actors.vision.readout.bank import StimulusBank
+from actors.vision.readout.bank import BankStatistics, StimulusBank
 from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.edits import RowEdit
 from actors.vision.readout.maps import MapCache
 from actors.vision.readout.requests import (
     Ask,
+    NetworkDescription,
     ReadoutActivations,
     SweepAck,
     SweepStep,
     VisionRequest,
     VisionResult,
 )
-from actors.vision.readout.taps import TappedModule, spatial_max
+from actors.vision.readout.tap import spatial_max
+from actors.vision.readout.taps import TappedModule
 from actors.vision.readout.units import OUTPUT, Readout, UnitReader, reader
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import HALF_MAX
@@ -55,12 +56,23 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+MapsByRow = Mapping[int, np.ndarray | Mapping[int, np.ndarray]]
+"""Maps by row of a batch: of all units (U, h, w), or of some (h, w) by unit."""
+
 _PATIENCE_S = 3600.0
-"""How long a batch of images, or compiling a pass, may take before the device counts as hanging."""
+"""Time limit of a batch, or of compiling a pass, after which the device counts as hanging."""
 _ANY_SIZE = (224, 224)
-"""What a network that takes images at their own size is recorded with."""
+"""Size of the recorded input of a network that takes images at their own size."""
 _RECENT_READOUTS = 32
-"""Readouts that every pass reads where it comes by: what was asked once will be asked again."""
+"""Recently requested readouts, which every pass reads if it is deep enough: they are requested again."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionStatistics:
+    """The number of images that were run through the network, and the counts of its stimulus bank."""
+
+    forwards: int
+    bank: BankStatistics
 
 
 class VisionBackend(Backend[Any, Any]):
@@ -99,7 +111,7 @@ class VisionBackend(Backend[Any, Any]):
         self._channels_last = True
         network, self._tapped = self._recorded(network)
         with torch.inference_mode():
-            self._steady = self._tapped.is_steady()
+            self._batch_invariant = self._tapped.is_batch_invariant()
         if (output := self._tapped.taps.get(OUTPUT)) is not None:
             network = replace(network, scores=output.info.scores)
             _check_names(network, output.info)
@@ -107,26 +119,26 @@ class VisionBackend(Backend[Any, Any]):
         self.fingerprint = network.fingerprint(settings.dtype)
         self._head = head_digest(network.module)
         self._readers: dict[Readout, UnitReader] = {}
-        self._recent: OrderedDict[Readout, None] = OrderedDict()
+        self._recent: dict[Readout, None] = {}
+        """Readouts in the order of their last use."""
         self.bank = StimulusBank(self.fingerprint, settings.bank_memory_mb << 20, settings.bank_folder)
         self._maps = MapCache(settings.map_memory_mb << 20)
         self._sweeps: SweepDevice | None = None
         self._compiled: tuple[tuple[Readout, ...], CompiledPass] | None = None
         self.forwards = 0
-        """Images that went through the network, for whoever checks that none went twice."""
+        """Images that were run through the network."""
 
     def _recorded(self, network: Network) -> tuple[Network, TappedModule]:
-        """Return the network with its layers recorded on the device, in the layout of memory that it works
-        in.
+        """Return the network with its layers recorded on the device, in a memory format that works.
 
-        One that takes a single channel is shown luminance.
+        A network of a single channel gets luminance.
 
         Raises:
             BackendError: If it fails on its input.
             UsageError: If it takes images of other channels than its preprocessing gives.
         """
         for channels_last in (True, False):
-            # Code that flattens maps with `view` takes them only as they lie in memory by default.
+            # Code that flattens maps with `view` needs the default memory format.
             self._channels_last = channels_last
             try:
                 return network, self._record(network)
@@ -141,8 +153,8 @@ class VisionBackend(Backend[Any, Any]):
             return self._recorded(replace(network, preprocess=network.preprocess.gray()))
         raise UsageError(
             f"{network.name} takes images of {refused[1]} channels, and is given {len(given)} ({given}).",
-            'Say in its factory what each channel is, as in wrap(module, channels="RGB0", mean=..., std=...): R, G, B, L '
-            "(luminance), or 0 for one that images do not have.",
+            'Name each channel in its factory, as in wrap(module, channels="RGB0", mean=..., std=...): R, G, '
+            "B, L (luminance), or 0 for one that images do not have.",
         ) from failure
 
     def _record(self, network: Network) -> TappedModule:
@@ -161,7 +173,7 @@ class VisionBackend(Backend[Any, Any]):
             network.scores,
         )
 
-    # -- what the machinery asks of a request ---------------------------------------------------------
+    # -- requests, for the coalescer ------------------------------------------------------------------
 
     def key(self, request: VisionRequest | SweepStep) -> Hashable | None:
         if isinstance(request, SweepStep):
@@ -200,11 +212,11 @@ class VisionBackend(Backend[Any, Any]):
         return requests.narrow(request, VisionResult(tuple(readings), self._view(request)))
 
     def answer(self, request: Any, result: Any) -> Any:
-        """Return the part of a result that `request` asks for.
+        """Return the part of a result that `request` needs.
 
         Raises:
-            BackendError: If a map is asked of a unit that is not finite on the image. Where only activations
-                are, there may be many units, and those that are not finite are told by their values.
+            BackendError: If a map is requested of a unit that is not finite on the image. Activations alone
+                may be of many units, and are returned as they are.
         """
         if isinstance(request, SweepStep):
             return result
@@ -228,9 +240,9 @@ class VisionBackend(Backend[Any, Any]):
             self._writer.submit(self._share_bank)
         return list(results)
 
-    # -- what clients call by name --------------------------------------------------------------------
+    # -- controls, called by name ---------------------------------------------------------------------
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> NetworkDescription:
         return {
             "name": self.name,
             "fingerprint": self.fingerprint,
@@ -245,7 +257,7 @@ class VisionBackend(Backend[Any, Any]):
             "class_names": list(self.network.class_names),
             "layers": self.layers(),
             "batch": self.max_batch,
-            "steady": self._steady,
+            "batch_invariant": self._batch_invariant,
         }
 
     def layers(self) -> list[LayerInfo]:
@@ -262,9 +274,8 @@ class VisionBackend(Backend[Any, Any]):
     def note(self, image_id: str, provenance: Provenance) -> None:
         self.bank.note(image_id, provenance)
 
-    def statistics(self) -> dict[str, Any]:
-        """Return the bank's counts and `forwards`, the images that were run."""
-        return {"forwards": self.forwards, **asdict(self.bank.statistics())}
+    def statistics(self) -> VisionStatistics:
+        return VisionStatistics(self.forwards, self.bank.statistics())
 
     async def finish_sweep(self, folder: str, store: str) -> int:
         """Merge the parts of a sweep that replicas wrote to `folder` into exemplars in the folder `store`.
@@ -279,7 +290,7 @@ class VisionBackend(Backend[Any, Any]):
         await asyncio.to_thread(self._shut_down)
 
     def _share_bank(self) -> None:
-        """Write what is new to disk, and learn what other replicas wrote. In the bank's thread."""
+        """Write new entries to disk, and read those of other replicas. In the bank's thread."""
         self.bank.flush()
         self.bank.refresh()
 
@@ -303,43 +314,28 @@ class VisionBackend(Backend[Any, Any]):
     ) -> None:
         """Run images once and hand each readout its units' maps (n, U, h, w). In the device's thread.
 
-        `wanted` and `edits` as in `TappedModule.run`.
+        `wanted` and `edits` are those of `TappedModule.run`.
         """
-        by_layer: dict[str, list[tuple[Callable[[Any], Any] | None, Callable[[Any], None]]]] = {}
+        by_layer: dict[str, list[tuple[UnitReader, Callable[[torch.Tensor], None]]]] = {}
         for readout, take in reads.items():
-            made = self._reader(readout).read
-            by_layer.setdefault(self.layer(readout.layer), []).append((made, take))
-
-        def layer_read(
-            takes: Sequence[tuple[Callable[[Any], Any] | None, Callable[[Any], None]]],
-        ) -> Callable[[Any], None]:
-            def read(maps: Any) -> None:
-                for made, take in takes:
-                    take(maps if made is None else made(maps))
-
-            return read
-
-        batch = self.batch(images)
+            by_layer.setdefault(self.layer(readout.layer), []).append((self._reader(readout), take))
         self.forwards += len(images)
-        self._tapped.run(
-            batch, {layer: layer_read(takes) for layer, takes in by_layer.items()}, wanted, edits
-        )
+        layer_reads = {layer: partial(_read_units, takes) for layer, takes in by_layer.items()}
+        self._tapped.run(self.batch(images), layer_reads, wanted, edits)
 
     def batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Return images, uint8 (H, W, 3), as the network takes them."""
+        """Return images, uint8 (H, W, 3), as the network's input batch."""
         batch = self.network.preprocess.batch(images, self.device, self._dtype)
         return batch if self._channels_last else batch.contiguous()
 
     def check_works(self, error: Exception) -> None:
-        """Raise DeviceLostError if the network now fails on what it was recorded with, too, after it failed
-        with `error`.
-
-        A device that is lost fails on every image: then none is to blame. In the device's thread.
+        """Raise DeviceLostError if, after `error`, the network also fails on the input that it was recorded
+        with: the device is lost, and no image is at fault. In the device's thread.
         """
-        if not self._tapped.works():
+        if not self._tapped.still_runs():
             raise DeviceLostError(
-                f"{self.name} fails on whatever it is shown: {type(error).__name__}: {str(error)[:300]}",
-                f"See whether {self.device} is still there and has memory to spare.",
+                f"{self.name} fails on every image: {type(error).__name__}: {str(error)[:300]}",
+                f"Check that {self.device} is available and has free memory.",
             ) from error
 
     def compiled(self, readouts: Sequence[Readout]) -> CompiledPass:
@@ -347,8 +343,8 @@ class VisionBackend(Backend[Any, Any]):
         from actors.vision.sweep.compiled import CompiledPass
 
         if self._compiled is None or self._compiled[0] != tuple(readouts):
-            readings = [(self.layer(readout.layer), self._reader(readout).read) for readout in readouts]
-            self._compiled = tuple(readouts), CompiledPass(self._tapped, readings)
+            readers = [(self.layer(readout.layer), self._reader(readout)) for readout in readouts]
+            self._compiled = tuple(readouts), CompiledPass(self._tapped, readers)
         return self._compiled[1]
 
     def n_positions(self, readout: Readout) -> int:
@@ -369,7 +365,7 @@ class VisionBackend(Backend[Any, Any]):
             else:
                 outcomes[place] = VisionResult(tuple(row.known.values()), self._view(request))
         # Deepest first: the others can then leave the pass early.
-        rows.sort(key=lambda row: -self._tapped.taps[row.wanted].place)
+        rows.sort(key=lambda row: -self._call_index(row.wanted))
         try:
             results = self._pass(rows) if rows else []
         except Exception as error:
@@ -381,8 +377,8 @@ class VisionBackend(Backend[Any, Any]):
         return self._after(failure, batch)
 
     def _after(self, failure: Exception, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
-        """Return the outcomes of a batch in which something failed: of what one image does, no other is to
-        suffer.
+        """Return the outcomes of a batch that failed: its halves are run again, so that only the image that
+        failed is reported.
         """
         short = hub.is_out_of_memory(failure)
         if len(batch) > 1:
@@ -398,8 +394,8 @@ class VisionBackend(Backend[Any, Any]):
             return [failure]  # an edit that does not fit the image
         asked = [ask.readout for ask in batch[0].asks]
         if self._recent.keys() - set(asked):
-            # It may be what others asked for that fails, and is no image's failure.
-            self._recent = OrderedDict.fromkeys(asked)
+            # A readout of an earlier request may be what fails.
+            self._recent = dict.fromkeys(asked)
             return self._measure(batch)
         self.check_works(failure)
         image = batch[0].image
@@ -428,18 +424,11 @@ class VisionBackend(Backend[Any, Any]):
         return _Row(place, request, known, self._tapped.deepest(layers) if layers else "")
 
     def _pass(self, rows: Sequence[_Row]) -> list[VisionResult]:
+        self._note_recent(rows)
         asked = _asked_maps(rows)
-        n_asks = 0
-        for row in rows:
-            for ask in row.request.asks:
-                self._recent[ask.readout] = None
-                self._recent.move_to_end(ask.readout)
-                n_asks += 1
-        while len(self._recent) > max(_RECENT_READOUTS, n_asks):
-            self._recent.popitem(last=False)
         image_hw = self.network.preprocess.input_size(*rows[0].request.image.size)
         maxima: dict[Readout, np.ndarray] = {}
-        maps: dict[Readout, Mapping[int, np.ndarray | Mapping[int, np.ndarray]]] = {}
+        maps: dict[Readout, MapsByRow] = {}
 
         def take(readout: Readout) -> Callable[[torch.Tensor], None]:
             def read(units: torch.Tensor) -> None:
@@ -449,50 +438,49 @@ class VisionBackend(Backend[Any, Any]):
                 if not wanted:
                     return
                 if not self._tapped.is_placed(self.layer(readout.layer), units[0, 0].numel(), image_hw):
-                    units = maximum[:, :, None, None]  # a map would show places that nobody knows
-                # One copy from the device for all images, then an array for each: they are forgotten one by
-                # one.
-                if self._maps.takes_all(*units.shape[1:]):
-                    whole = _small(units[list(wanted)])
-                    maps[readout] = {at: row.copy() for at, row in zip(wanted, whole, strict=True)}
-                else:
-                    pairs = [(at, index) for at, which in wanted.items() for index in which]
-                    at, index = zip(*pairs, strict=True)
-                    some: dict[int, dict[int, np.ndarray]] = {row: {} for row in wanted}
-                    for (row, unit), unit_map in zip(
-                        pairs, _small(units[list(at), list(index)]), strict=True
-                    ):
-                        some[row][unit] = unit_map.copy()
-                    maps[readout] = some
+                    units = maximum[:, :, None, None]  # the places of the positions are not known
+                maps[readout] = _copy_maps(units, wanted, self._maps.takes_all(*units.shape[1:]))
 
             return read
 
-        limit = self._tapped.taps[rows[0].wanted].place
-        places = {readout: self._tapped.taps[self.layer(readout.layer)].place for readout in self._recent}
-        reads = {readout: take(readout) for readout, place in places.items() if place <= limit}
-        self.forward(
-            [row.request.image.pixels for row in rows],
-            reads,
-            [row.wanted for row in rows],
-            self._row_edits(rows),
-        )
-        for readout, values in maxima.items():
-            # What an edit has changed is not the image's own. An image on which nothing is finite is not kept, either:
-            # that is the device's fault, or the weights'.
-            own = np.array([not row.request.edits for row in rows[: len(values)]])
-            own &= np.isfinite(values).any(axis=1)
-            ids = [row.request.image.id for row, good in zip(rows, own, strict=False) if good]
-            kept = values.copy()
-            kept[own] = self.bank.put(self._bank_key(readout), ids, values[own])
-            maxima[readout] = kept
-        return [self._result(at, row, maxima, maps) for at, row in enumerate(rows)]
+        depth = self._call_index(rows[0].wanted)
+        reads = {r: take(r) for r in self._recent if self._call_index(self.layer(r.layer)) <= depth}
+        pixels = [row.request.image.pixels for row in rows]
+        self.forward(pixels, reads, [row.wanted for row in rows], self._row_edits(rows))
+        known = {readout: self._put_in_bank(readout, rows, values) for readout, values in maxima.items()}
+        return [self._result(at, row, known, maps) for at, row in enumerate(rows)]
+
+    def _note_recent(self, rows: Sequence[_Row]) -> None:
+        """Make the requested readouts the most recent ones, and drop the oldest beyond a few."""
+        asks = [ask for row in rows for ask in row.request.asks]
+        for ask in asks:
+            self._recent.pop(ask.readout, None)
+            self._recent[ask.readout] = None
+        while len(self._recent) > max(_RECENT_READOUTS, len(asks)):
+            del self._recent[next(iter(self._recent))]
+
+    def _call_index(self, layer: str) -> int:
+        return self._tapped.taps[layer].recorded.call_index
+
+    def _put_in_bank(self, readout: Readout, rows: Sequence[_Row], maxima: np.ndarray) -> np.ndarray:
+        """Put float32 (n, U) maxima of the first n rows into the bank; return them as they are known there.
+
+        Edited activations are not kept, nor are those of an image on which nothing is finite: the device or
+        the weights are at fault.
+        """
+        kept = np.array([not row.request.edits for row in rows[: len(maxima)]])
+        kept &= np.isfinite(maxima).any(axis=1)
+        ids = [row.request.image.id for row, keep in zip(rows, kept, strict=False) if keep]
+        known = maxima.copy()
+        known[kept] = self.bank.put(self._bank_key(readout), ids, maxima[kept])
+        return known
 
     def _result(
         self,
         at: int,
         row: _Row,
         maxima: dict[Readout, np.ndarray],
-        maps: dict[Readout, Mapping[int, np.ndarray | Mapping[int, np.ndarray]]],
+        maps: dict[Readout, MapsByRow],
     ) -> VisionResult:
         readings = []
         for ask in row.request.asks:
@@ -502,14 +490,14 @@ class VisionBackend(Backend[Any, Any]):
             activations = maxima[ask.readout][at]
             small = {}
             if ask.maps:
-                # Copies: a view would keep all units' maps alive for as long as somebody has one.
+                # Copies: a view would keep all units' maps alive.
                 small = {index: maps[ask.readout][at][index].copy() for index in ask.indices or ()}
                 if not row.request.edits:
                     self._maps.put(ask.readout, row.request.image.id, maps[ask.readout][at])
             readings.append(ReadoutActivations(ask.readout, None, activations, small))
         return VisionResult(tuple(readings), self._view(row.request))
 
-    # -- what is known --------------------------------------------------------------------------------
+    # -- layers, readers and caches -------------------------------------------------------------------
 
     def layer(self, name: str) -> str:
         """Return the layer that `name` or its alias stands for; it may not exist."""
@@ -545,15 +533,16 @@ class VisionBackend(Backend[Any, Any]):
                     f"a {edit.readout.kind} of {layer!r} cannot be edited: nothing is computed from it.",
                     "Edit a unit of a layer in front of the output, and read the output.",
                 )
-            if tap.calls > 1:
+            if (n_calls := tap.recorded.n_calls) > 1:
                 raise UsageError(
-                    f"{layer!r} is called {tap.calls} times in a pass, so that it is not clear which of its outputs to edit.",
+                    f"{layer!r} is called {n_calls} times in a pass: which of its outputs to edit is ambiguous.",
                     "Edit a unit of a module that is called once, such as the block that it is in.",
                 )
             for ask in request.asks:
-                if self._tapped.taps[self.layer(ask.readout.layer)].place < tap.place:
+                if self._call_index(self.layer(ask.readout.layer)) < tap.recorded.call_index:
                     raise UsageError(
-                        f"an edit at {layer!r} has no effect on {ask.readout.layer!r}, which is computed before it.",
+                        f"an edit at {layer!r} has no effect on {ask.readout.layer!r}, "
+                        "which is computed before it.",
                         "Read a layer behind it.",
                     )
 
@@ -596,9 +585,7 @@ class VisionBackend(Backend[Any, Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A request of a batch: its place there, what the bank knows of it, the deepest layer that it still
-    wants.
-    """
+    """A request of a batch: its index, the answers that are known, and the deepest layer it still needs."""
 
     place: int
     request: VisionRequest
@@ -606,8 +593,15 @@ class _Row:
     wanted: str
 
 
+def _read_units(
+    takes: Sequence[tuple[UnitReader, Callable[[torch.Tensor], None]]], maps: torch.Tensor
+) -> None:
+    for unit_reader, take in takes:
+        take(unit_reader.units(maps))
+
+
 def _check_names(network: Network, output: LayerInfo) -> None:
-    # Whatever the output's kind, its units are the classes: a wrong list would give them others' names.
+    # Whatever the output's kind, its units are the classes.
     named = len(network.class_names)
     if named not in (0, output.n_units):
         raise UsageError(
@@ -617,7 +611,7 @@ def _check_names(network: Network, output: LayerInfo) -> None:
 
 
 def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]]]:
-    """Return the units whose maps somebody wants, by readout and row."""
+    """Return the units whose maps are requested, by readout and row."""
     asked: dict[Readout, dict[int, dict[int, None]]] = {}
     for at, row in enumerate(rows):
         for ask in row.request.asks:
@@ -626,12 +620,30 @@ def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]
     return asked
 
 
+def _copy_maps(
+    units: torch.Tensor, wanted: Mapping[int, Mapping[int, None]], all_units: bool
+) -> dict[int, np.ndarray | dict[int, np.ndarray]]:
+    """Return maps of units (n, U, h, w) by row: of all units, or by unit those that are `wanted`.
+
+    One copy from the device for all rows, then an array for each: they are dropped one by one.
+    """
+    if all_units:
+        whole = _to_half(units[list(wanted)])
+        return {at: row.copy() for at, row in zip(wanted, whole, strict=True)}
+    pairs = [(at, index) for at, which in wanted.items() for index in which]
+    at, index = zip(*pairs, strict=True)
+    by_row: dict[int, dict[int, np.ndarray]] = {row: {} for row in wanted}
+    for (row, unit), unit_map in zip(pairs, _to_half(units[list(at), list(index)]), strict=True):
+        by_row[row][unit] = unit_map.copy()
+    return {**by_row}
+
+
 def _finite(ask: Ask, reading: ReadoutActivations) -> bool:
-    """Say whether every unit is finite whose map is asked."""
+    """Return whether all units whose maps are requested are finite."""
     return not ask.maps or bool(np.isfinite(reading.activations[list(ask.indices or ())]).all())
 
 
-def _small(maps: torch.Tensor) -> np.ndarray:
-    """Return maps as float16, beyond its range its largest."""
+def _to_half(maps: torch.Tensor) -> np.ndarray:
+    """Return maps as float16, clipped to its range."""
     half: np.ndarray = maps.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
     return half

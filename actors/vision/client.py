@@ -1,11 +1,11 @@
-"""A network under study as its users see it, over a pool of replicas that may be anywhere."""
+"""The client of a network under study, over a pool of local or remote replicas."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from actors.errors import BackendError, ReplicaLostError, UsageError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.pool import Pool
+from actors.vision.data.loading import load_readable
 from actors.vision.data.reserve import Reserve, split
-from actors.vision.held_back import HeldBackReadings
+from actors.vision.held_out import HeldOutTables
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import (
     Exemplars,
-    HeldBack,
+    HeldOutActivations,
     ImageDataset,
     LayerInfo,
     SampleError,
@@ -29,7 +30,7 @@ from actors.vision.readout.base import (
     UnitResponse,
 )
 from actors.vision.readout.edits import Edit
-from actors.vision.readout.requests import Ask, VisionRequest
+from actors.vision.readout.requests import Ask, NetworkDescription, VisionRequest
 from actors.vision.readout.units import OUTPUT, Readout, class_index
 from actors.vision.sweep.accumulators import SweepPlan
 from actors.vision.sweep.driver import ReportProgress, run_sweep
@@ -39,22 +40,19 @@ from actors.vision.sweep.scatter import ScatterTable
 _log = logging.getLogger(__name__)
 
 SAMPLE = 128
-"""Images of a data set at most that stand for the whole in `PoolVisionClient.sample`."""
+"""Images at most in `PoolVisionClient.sample`."""
 
 DEFAULT_RESERVE = Reserve(0.2)
 
-_CACHED_UNIT_KINDS = ("channel", "logit", "probability")
-
 
 class PoolVisionClient:
-    """The one `VisionClient`: measures through the pool, sweeps data sets with it, keeps exemplars in
-    `cache`.
+    """The `VisionClient` over a pool: measures, sweeps data sets, and keeps exemplars in `cache`.
 
     `reserve` is the part of every data set that is never swept, and so never shown while exploring.
     """
 
     def __init__(
-        self, pool: Pool[Any, Any], facts: dict[str, Any], cache: Path, reserve: Reserve = DEFAULT_RESERVE
+        self, pool: Pool[Any, Any], facts: NetworkDescription, cache: Path, reserve: Reserve = DEFAULT_RESERVE
     ) -> None:
         """Use `connect`; `facts` are what the backend's `describe` returns."""
         self._pool = pool
@@ -62,7 +60,7 @@ class PoolVisionClient:
         self._reserve = reserve
         self.name: str = facts["name"]
         self.fingerprint: str = facts["fingerprint"]
-        self.head: str = facts.get("head", "")
+        self.head: str = facts["head"]
         self.weights: str = facts["weights"]
         self._layers: dict[str, LayerInfo] = {layer.name: layer for layer in facts["layers"]}
         self.known = KnownNetwork(
@@ -72,8 +70,8 @@ class PoolVisionClient:
             facts["unreadable"],
             facts["class_names"],
         )
-        self.steady: bool = facts["steady"]
-        """False where an image's activations depend on its neighbours in a batch, or on chance."""
+        self.batch_invariant: bool = facts["batch_invariant"]
+        """False if activations depend on the rest of the batch or are not deterministic."""
         self._batch: int = facts["batch"]
         self._n_units: dict[Readout, int] = {}
         self._exemplars: dict[tuple[str, Readout], LayerExemplars] = {}
@@ -82,7 +80,7 @@ class PoolVisionClient:
         self._sampled: tuple[str, list[Image]] = ("", [])
         self._sampling = asyncio.Lock()
         self._scatters = ScatterTable(self._columns, list(self._layers.values()))
-        self._held_back = HeldBackReadings(self._column, reserve)
+        self._held_back = HeldOutTables(self._column, reserve)
 
     @classmethod
     async def connect(
@@ -106,17 +104,18 @@ class PoolVisionClient:
         if isinstance(unit, str):
             unit = Unit(OUTPUT, class_index(unit, self.known.class_names), "logit")
         await self.check(unit)
-        return Unit(self._layer(unit.layer), unit.index, unit.kind, unit.source)
+        return replace(unit, layer=self.known.aliases.get(unit.layer, unit.layer))
 
     async def check(self, unit: Unit) -> None:
         layer = self.known.layer(unit.layer)
-        readout = Readout.of(unit)
+        self.known.check_index(unit, await self._count_units(Readout(layer, unit.kind, unit.source)))
+
+    async def _count_units(self, readout: Readout) -> int:
+        if readout.kind == "channel":
+            return self._layers[readout.layer].n_units
         if readout not in self._n_units:
-            if unit.kind in _CACHED_UNIT_KINDS and unit.kind == "channel":
-                self._n_units[readout] = self._layers[layer].n_units
-            else:
-                self._n_units[readout] = await self._pool.call("n_units", readout)
-        self.known.check_index(unit, self._n_units[readout])
+            self._n_units[readout] = await self._pool.call("n_units", readout)
+        return self._n_units[readout]
 
     async def measure(
         self,
@@ -173,7 +172,7 @@ class PoolVisionClient:
         agent: str = "",
         priority: Priority = Priority.INTERACTIVE,
     ) -> np.ndarray:
-        """Return what images do to all units of a readout, float32 (images, units), after `edits` on the way.
+        """Return all units of a readout on images, float32 (images, units), after `edits` during the pass.
 
         Raises:
             UsageError: If there is no such unit, or an edit cannot be made or has no effect on the readout.
@@ -257,13 +256,13 @@ class PoolVisionClient:
         return float(finite.max(axis=0).mean())
 
     async def _sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
-        """Return what the sample of a data set does to all units of the unit's readout, float32 (units, n)."""
+        """Return all units of the unit's readout on the sample of a data set, float32 (units, n)."""
         key = dataset.fingerprint, Readout.of(unit)
-        # One at a time: hundreds of agents come for it at once, and all but the first find it made.
+        # One at a time: many agents ask for it at once, and only the first computes it.
         async with self._sampling:
             if key not in self._samples:
                 if self._sampled[0] != dataset.fingerprint:  # one data set at a time: these are pixels
-                    self._sampled = dataset.fingerprint, await asyncio.to_thread(_spread, dataset)
+                    self._sampled = dataset.fingerprint, await asyncio.to_thread(_load_sample, dataset)
                 ask = Ask(key[1], None)
                 outcomes = await asyncio.gather(*(self._column(image, ask) for image in self._sampled[1]))
                 columns = [outcome for outcome in outcomes if not isinstance(outcome, BackendError)]
@@ -272,7 +271,7 @@ class PoolVisionClient:
                     reason = failed[0].message if failed else "none of them can be read."
                     raise SampleError(
                         f"no image of the sample of {dataset.name!r} could be measured: {reason}",
-                        "Look at the images of the data set.",
+                        "Check the images of the data set.",
                     )
                 if failed:
                     _log.warning(
@@ -285,18 +284,20 @@ class PoolVisionClient:
         unit = await self.unit(unit)
         explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
         readout = Readout.of(unit)
-        return await self._scatters.of(readout, unit.index, self._n_units[readout], dataset, explored)
+        return await self._scatters.of(
+            readout, unit.index, await self._count_units(readout), dataset, explored
+        )
 
     async def features(self, images: Sequence[Image]) -> np.ndarray | None:
         return await self._scatters.features(images)
 
     async def _column(self, image: Image, ask: Ask) -> np.ndarray | BackendError:
-        """Return what an image does to all units, or how the network fails on it."""
+        """Return all of an ask's units on an image, or the network's failure on it."""
         columns = await self._columns(image, (ask,))
         return columns if isinstance(columns, BackendError) else columns[0]
 
     async def _columns(self, image: Image, asks: tuple[Ask, ...]) -> list[np.ndarray] | BackendError:
-        """Return what an image does to the units of each ask, or how the network fails on it."""
+        """Return the units of each ask on an image, or the network's failure on it."""
         try:
             result = await self._pool.submit(VisionRequest(image, asks), priority=Priority.CONFIRMATION)
         except ReplicaLostError:
@@ -305,26 +306,17 @@ class PoolVisionClient:
             return error
         return [reading.activations for reading in result.readings]
 
-    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldBack:
+    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
         unit = await self.unit(unit)
-        await self.check(unit)  # under the layer's own name
         readout = Readout.of(unit)
-        return await self._held_back.of(readout, unit.index, self._n_units[readout], dataset, count)
+        return await self._held_back.of(readout, unit.index, await self._count_units(readout), dataset, count)
 
     async def note(self, image: Image, provenance: Provenance) -> None:
         """Record in the stimulus bank where an image came from."""
         await self._pool.call("note", image.id, provenance)
 
-    def _layer(self, name: str) -> str:
-        return self.known.aliases.get(name, name)
 
-
-def _spread(dataset: ImageDataset) -> list[Image]:
+def _load_sample(dataset: ImageDataset) -> list[Image]:
     """Return the readable ones among images at even distances."""
-    images = []
-    for index in range(0, len(dataset), max(1, -(-len(dataset) // SAMPLE))):
-        # Decoders and people's own data sets raise anything, and no study should fail for a picture of its
-        # sample.
-        with contextlib.suppress(Exception):
-            images.append(dataset.load(index))
-    return images
+    indices = range(0, len(dataset), max(1, -(-len(dataset) // SAMPLE)))
+    return [image for _, image in load_readable(dataset, indices)]

@@ -1,4 +1,4 @@
-"""What can be said in `ray_config.yaml` about the network under study. Imports no model library."""
+"""The settings of networks under study in `ray_config.yaml`. Imports no model library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class VisionSettings(Settings):
-    """How networks under study are loaded, measured and remembered; the network itself is named by the user."""
+    """How networks under study are loaded, measured and cached; the network itself is named by the user."""
 
     placement: Placement = Placement()
     device: str = "auto"
@@ -46,8 +46,8 @@ class VisionSettings(Settings):
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Part of the distinct images of a data set that exploring agents never see: it is for confirmation."""
     reserve_at_least: Annotated[int, Field(ge=0)] = 150
-    """Images that are held back at least, as far as half of the data set allows: a fifth of a small one would be
-    too few to test a label on. 0 holds back just `reserve`; a `reserve` of 0 holds back none."""
+    """Images that are held back at least, as far as half of the data set allows: a fifth of a small one would
+    be too few to test a label on. 0 holds back just `reserve`; a `reserve` of 0 holds back none."""
 
     @property
     def held_back(self) -> Reserve:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from actors.images import Image
 from actors.settings import Settings
-from actors.vision.readout.base import HeldBack
+from actors.vision.readout.base import HeldOutActivations
 from agents.evidence.coverage import Origin, WitnessedImage, coverage, uncovered
 from agents.evidence.finding import Figures
 from agents.evidence.held_back import DrawnImage, HeldBackTest, JudgedImage, Sample, draw, held_back_test
@@ -124,7 +124,7 @@ class Assessor:
     ) -> None:
         self._subject, self._settings, self._seed = subject, settings, seed
         self._witness, self._agent_images = witness, agent_images or NoAgentImages()
-        self._held_back: HeldBack | None = None
+        self._held_back: HeldOutActivations | None = None
         self.images: dict[str, Image] = {}
 
     async def reach(self, fresh: Sequence[float]) -> Figures:
@@ -172,7 +172,7 @@ class Assessor:
         activations = [*(each.response.activation for each in exemplars), *strongest]
         return range_of(background.mean, activations, generated, anchor)
 
-    async def _sampled(self) -> HeldBack | None:
+    async def _sampled(self) -> HeldOutActivations | None:
         """Return the sample of the images that are held back, None where there are none."""
         if not self._settings.held_back or not isinstance(self._subject, Reserving):
             return None
@@ -216,7 +216,7 @@ class Assessor:
         return test, witnessed
 
     async def _witness_drawn(
-        self, held: HeldBack, drawn: Sequence[DrawnImage], labels: Sequence[str], unit: Range
+        self, held: HeldOutActivations, drawn: Sequence[DrawnImage], labels: Sequence[str], unit: Range
     ) -> list[WitnessedImage]:
         """Have some drawn images judged, and keep those that a page may show: photographs may be large."""
         assert isinstance(self._subject, Reserving)

@@ -189,7 +189,7 @@ def match_table(matches: Sequence[MatchedClass], audited: Mapping[int, str], mos
 
 def match_reason(how: str) -> str:
     """Return in words how a class was matched."""
-    return how if how == "as told" else f"by {how}"
+    return how if how.startswith("as ") else f"by {how}"
 
 
 def _few(lines: Sequence[str], most: int) -> list[str]:

@@ -311,13 +311,13 @@ def _dataset_size(profile: Profile, cache: Path | None) -> tuple[int | None, boo
     The number is None where only a download would show it.
     """
     from actors.vision.data.datasets import open_dataset
-    from actors.vision.data.distinct import counted
+    from actors.vision.data.distinct import known_count
 
     if profile.dataset.startswith("hf:"):
         return None, False
     try:
         dataset = open_dataset(profile.dataset, profile.columns.image)
-        n = counted(dataset, cache)
+        n = known_count(dataset, cache)
         return (len(dataset), True) if n is None else (n, False)
     except MaiaError:
         return None, False

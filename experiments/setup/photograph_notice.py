@@ -9,7 +9,7 @@ from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.chat.tasks import MEDIA, PHOTOGRAPH, UNKNOWN_PHOTOGRAPH, ClassifyMediumTask
 from actors.grouping import all_of
 from actors.images import Image, ImageDecodeError
-from actors.vision.data.folder import spread
+from actors.vision.data.folder import evenly_spaced
 from actors.vision.readout.base import ImageDataset
 from tools.subject import Subject
 from tools.toolbox import EXEMPLARS
@@ -62,7 +62,7 @@ async def _recognized(observers: ChatModel, images: Sequence[Image]) -> tuple[in
 
 def _sample(dataset: ImageDataset) -> list[Image]:
     images = []
-    for place in spread(len(dataset), SAMPLE):
+    for place in evenly_spaced(len(dataset), SAMPLE):
         try:
             images.append(dataset.load(place))
         except ImageDecodeError:

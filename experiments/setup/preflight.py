@@ -20,7 +20,7 @@ from actors.generation.factory import available as generation_available
 from actors.serving.backend import Readiness
 from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import DistinctDataset, distinct
-from actors.vision.data.folder import FolderDataset, listed
+from actors.vision.data.folder import FolderDataset, format_counts
 from actors.vision.networks.offline import check_weights
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset
@@ -93,8 +93,8 @@ async def open_images(profile: Profile, cache: Path, notify: Callable[[str], Non
         dataset = await asyncio.to_thread(distinct, whole, cache, go_on)
     finally:
         stopped.set()
-    if isinstance(whole, FolderDataset) and whole.passed_over:
-        notify(f"passed over in {whole.name}: {listed(whole.passed_over)}")
+    if isinstance(whole, FolderDataset) and whole.skipped_files:
+        notify(f"passed over in {whole.name}: {format_counts(whole.skipped_files)}")
     counted = f"{len(dataset):,} distinct images"
     if isinstance(dataset, DistinctDataset):
         for bits, n in sorted(dataset.scaled.items()):

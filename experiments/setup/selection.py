@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.vision.data.labels import ColumnSettings
-from actors.vision.networks.layer_cache import KnownNetwork, recall
+from actors.vision.networks.layer_cache import KnownNetwork, load_known
 from experiments.setup import config as configuration
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.science import science
@@ -55,7 +55,7 @@ class Selected:
 
     def known_network(self, model: str) -> KnownNetwork | None:
         """Return what an earlier command found a network to hold, None if none has loaded it."""
-        return recall(self.cache, model, self.profile.vision)
+        return load_known(self.cache, model, self.profile.vision)
 
     def manifest(self, command: str, **about: Any) -> dict[str, Any]:
         """Return the manifest of a run of `command`: what it is `about`, and the settings it depends on."""

@@ -126,7 +126,7 @@ class Workbench:
             bench = await cls._assemble(profile, cache, model, dataset, running)
             if bench.network is not None:
                 _notify_weights(bench.network, notify)
-            if bench.network is not None and not bench.network.steady:
+            if bench.network is not None and not bench.network.batch_invariant:
                 notify(
                     f"warning: activations of {bench.network.name} depend on the rest of the batch or are "
                     "not deterministic (dropout active? batch statistics?); no finding is surer than that"
@@ -258,7 +258,7 @@ async def _connect(
 ) -> PoolVisionClient:
     """Connect, and keep for the next command what the network was found to hold."""
     vision = await PoolVisionClient.connect(pool, _bank(profile, cache), profile.vision.held_back)
-    await asyncio.to_thread(known.remember, cache, model, vision.known, profile.vision)
+    await asyncio.to_thread(known.save_known, cache, model, vision.known, profile.vision)
     return vision
 
 

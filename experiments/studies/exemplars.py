@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors.errors import UsageError
-from actors.vision.data.distinct import DistinctDataset, name_of
+from actors.vision.data.distinct import DistinctDataset, image_name
 from actors.vision.data.reserve import Reserve, split
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
@@ -140,7 +140,7 @@ def rows(layer: LayerExemplars, dataset: ImageDataset, k: int) -> Iterator[dict[
             "layer": unit.unit.layer,
             "unit": index,
             "exemplars": [
-                {"index": int(whole[i]), "image": name_of(dataset, int(i)), "activation": float(a)}
+                {"index": int(whole[i]), "image": image_name(dataset, int(i)), "activation": float(a)}
                 for i, a in zip(unit.indices, unit.activations, strict=True)
             ],
             "quantiles": {str(level): value for level, value in unit.quantiles.items()},
@@ -158,7 +158,7 @@ def warn_of_skipped(
     are named.
     """
     skipped = dict(dataset.unreadable) if isinstance(dataset, DistinctDataset) else {}
-    skipped |= {name_of(dataset, index): reason for index, reason in unread.items()}
+    skipped |= {image_name(dataset, index): reason for index, reason in unread.items()}
     for image, reason in list(skipped.items())[:5]:
         console.warn(f"{image} was skipped: {reason}")
     if len(skipped) > 5:

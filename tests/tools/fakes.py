@@ -11,7 +11,7 @@ from actors.errors import MaiaError, RefusedError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
-from actors.vision.readout.base import HeldBack
+from actors.vision.readout.base import HeldOutActivations
 from tools.subject import ActivationStatistics, DatasetImage, Response
 
 
@@ -122,11 +122,11 @@ class ReservingSubject(FakeSubject):
             image.id: shown for image, shown in zip(self._held_back, held_back, strict=True)
         }
 
-    async def held_back(self, count: int) -> HeldBack:
+    async def held_back(self, count: int) -> HeldOutActivations:
         n = min(count, len(self._held_back))
         shown = [self._studio.shows[image.id] for image in self._held_back[:n]]
         values = np.array([self._activation(each) for each in shown], np.float32)
-        return HeldBack(np.arange(n), values, len(self._held_back), 0)
+        return HeldOutActivations(np.arange(n), values, len(self._held_back), 0)
 
     async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
         return [self._held_back[index] for index in indices]

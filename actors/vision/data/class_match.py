@@ -1,8 +1,7 @@
-"""Which of a network's classes a data set's class is: by its name, never by its place in a list.
+"""Matches a data set's classes with a network's: by name, never by index.
 
-A name fits if it is one of a class's names (ImageNet joins several by commas), whatever its case, underscores
-and numbering. WordNet numbers of ImageNet's folders and ImageNet's other names for the same thing fit as
-well.
+A name matches if it is one of a class's names (ImageNet joins several by commas), regardless of case,
+underscores and numbering. The WordNet numbers of ImageNet's folders and ImageNet's synonyms match as well.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from actors.errors import UsageError
 from actors.vision.data import class_names as files
 from actors.vision.readout.units import class_index
 
-How = Literal["as told", "name", "WordNet number", "ImageNet synonym", ""]
+How = Literal["as assigned", "name", "WordNet number", "ImageNet synonym", ""]
 
 _SYNSET = re.compile(r"n\d{8}")
 _NUMBERING = re.compile(r"^(?:n\d{8}[-_. ]+|\d+[-_.]+)(?=\D)")
@@ -29,7 +28,7 @@ _PAIRS = re.compile(r",(?=[^,=]+=)")
 
 @dataclass(frozen=True)
 class Match:
-    """A data set's class and the network's: `index` is None where none fits, `near` are then the nearest
+    """A data set's class and the index of the network's; None without a match, `near` are then the nearest
     names.
     """
 
@@ -44,10 +43,10 @@ def match_classes(
 ) -> list[Match]:
     """Return the network's class of each of the data set's, in order.
 
-    `told` gives the network's class, by name or number, for those that a person has matched.
+    `assigned` are the network's classes, by name or number, of those that a person has matched.
 
     Raises:
-        UsageError: If `told` names a class that one of the two does not have.
+        UsageError: If `assigned` names a class that one of the two does not have.
     """
     assigned = assigned or {}
     if unknown := [name for name in assigned if name not in names]:
@@ -57,7 +56,7 @@ def match_classes(
         )
     by_name = _by_name(class_names)
     return [
-        Match(name, _told(assigned[name], class_names), "as told")
+        Match(name, _assigned_index(assigned[name], class_names), "as assigned")
         if name in assigned
         else _match(name, class_names, by_name)
         for name in names
@@ -65,7 +64,7 @@ def match_classes(
 
 
 def read_pairs(text: str) -> dict[str, str]:
-    """Return what `0=landbird,1=waterbird` says, or the names in a file for the labels 0, 1, 2 and so on.
+    """Return the pairs of `0=landbird,1=waterbird`, or the names in a file for the labels 0, 1, 2 and so on.
 
     Raises:
         UsageError: If it is neither.
@@ -86,7 +85,7 @@ def plain(name: str) -> str:
     return " ".join(re.split(r"[\s_\-]+", _NUMBERING.sub("", name.strip()).casefold())).strip()
 
 
-def _told(text: str, class_names: Sequence[str]) -> int:
+def _assigned_index(text: str, class_names: Sequence[str]) -> int:
     index = class_index(text, class_names)
     if not 0 <= index < len(class_names):
         raise UsageError(
@@ -140,7 +139,7 @@ def _synonyms(name: str) -> set[str]:
 
 @lru_cache(maxsize=1)
 def _imagenet() -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
-    """Return ImageNet's thousand synsets by place, and their names, from timm's tables; nothing without timm."""
+    """Return the indices and the names of ImageNet's thousand synsets from timm's tables, if it is there."""
     spec = importlib.util.find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         return {}, {}

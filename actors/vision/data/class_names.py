@@ -68,7 +68,7 @@ def parse(content: Any) -> tuple[str, ...]:
     """Return the names in a list, a mapping of numbers to names or of names to numbers; () if there are none
     in it.
 
-    A larger mapping that holds such a one as `id2label` (transformers) or `names` (YOLO) is looked into.
+    They may be nested in a larger mapping, as `id2label` (transformers) or `names` (YOLO).
     """
     if isinstance(content, Mapping):
         for key in ("id2label", "names", "classes", "class_names", "categories"):

@@ -1,6 +1,6 @@
 """Data sets of images by index: a folder, a pre-decoded array, a Hugging Face data set, scenes.
 
-All are small values that pickle; whoever loads an image opens what it needs.
+All are small values that pickle; files are opened when an image is loaded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,11 +17,11 @@ import PIL.ImageOps
 
 from actors.errors import UsageError
 from actors.images import Image, Preview, Provenance, preview_of
-from actors.vision.data.folder import LISTS, FolderDataset, spread
+from actors.vision.data.folder import LISTS, FolderDataset, evenly_spaced
 from actors.vision.data.hub_dataset import HubDataset, has_tables, is_saved
 from actors.vision.readout.base import ImageDataset
 
-_LOOKED_AT = 32
+_FINGERPRINTED_IMAGES = 32
 """Images whose content is part of an array's fingerprint."""
 
 
@@ -41,7 +40,7 @@ class ArrayDataset:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
             raise UsageError(f"{self._path} must be uint8 (N, H, W, 3), it is {array.dtype} {array.shape}")
         digest = hashlib.blake2b(json.dumps([self.name, *array.shape]).encode(), digest_size=12)
-        for place in spread(len(array), _LOOKED_AT):
+        for place in evenly_spaced(len(array), _FINGERPRINTED_IMAGES):
             digest.update(np.ascontiguousarray(array[place]).data)
         self.fingerprint = digest.hexdigest()
         self._length = len(array)
@@ -56,7 +55,7 @@ class ArrayDataset:
                 "Write it with `write_array`.",
             ) from error
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_pixels"}
 
     def __len__(self) -> int:
@@ -78,7 +77,7 @@ def write_array(
     size: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, str]:
-    """Decode a data set once into a file for `ArrayDataset`: squares of `size` pixels, cut from the centre.
+    """Decode a data set once into a file for `ArrayDataset`: squares of `size` pixels, cut from the center.
 
     Corrupt images become black; they are returned by index with the reason.
     """
@@ -100,12 +99,12 @@ def write_array(
 
 
 def canonical(text: str) -> str:
-    """Return the name of a data set that is the same from every folder and however its path is written."""
+    """Return a data set's name with its path, if it is one, made absolute."""
     return str(Path(text).expanduser().resolve()) if is_path(text) else text
 
 
 def is_path(text: str) -> bool:
-    """Say whether a data set is named by where it is, and not by what it is."""
+    """Return whether a data set is named by its path."""
     return text.partition(":")[0] not in ("hf", "scenes")
 
 

@@ -8,7 +8,7 @@ if they have the same shape and the root mean square of their difference is at m
 - FINE of its contrast, both at half the size of the smaller one (32 to CLOSE_UP pixels).
 
 The contrast is the root mean square of an image about its mean color. The second comparison, of the few pairs
-that pass the first, tells patterns apart whose cells are alike. Images compare with the first of their kind
+that pass the first, distinguishes patterns whose cells are alike. Images compare with the first of their kind
 only: a slow film does not become one image. An image of little contrast (clear sky) has hardly any but exact
 copies.
 """
@@ -32,6 +32,7 @@ import PIL
 import PIL.Image
 
 from actors.errors import UsageError
+from actors.files import write_if_absent
 from actors.images import (
     DECODING,
     THUMBNAIL,
@@ -44,7 +45,6 @@ from actors.images import (
 )
 from actors.runtime import available_cores
 from actors.vision.data.labels import ColumnSettings, Labels, labels_of
-from actors.vision.readout.bank import publish
 from actors.vision.readout.base import ImageDataset
 
 COARSE = 0.1
@@ -52,9 +52,8 @@ ROUNDING = 2.0
 """Of 255: what encoding again does to the cells of a texture."""
 FINE = 0.2
 CLOSE_UP, _SMALLEST = 96, 32
-_CLOSE_LOOKS = 8
-"""Images in a row that are not near-copies, before no others are looked at closely: the nearest come first.
-"""
+_MAX_FAILURES = 8
+"""Comparisons in a row, nearest first, that may fail before the others are skipped."""
 _SHAPE = 0.03
 """Relative difference of two aspect ratios at most: a resized copy has its sides rounded."""
 _FEATURES = 12
@@ -70,7 +69,7 @@ class Previewed(Protocol):
     """A data set of pictures that others made, which may hold copies."""
 
     def preview(self, index: int) -> Preview:
-        """Return what tells image `index` from others.
+        """Return the preview by which image `index` is compared.
 
         Raises:
             ImageDecodeError: If it is corrupt.
@@ -79,11 +78,11 @@ class Previewed(Protocol):
 
 @dataclass(frozen=True)
 class Census:
-    """What a data set holds, by index: `leaders` int64 (n,), the first image of the same content, -1 if
+    """A data set's images by index: `leaders` int64 (n,), the first image of the same content, -1 if
     unreadable.
 
-    `digests` uint8 (n, 16) are of the encoded bytes. `unreadable` tells why. `scaled` counts images by the
-    bits of their values where those are fewer than their file has room for.
+    `digests` uint8 (n, 16) are of the encoded bytes. `unreadable` are the reasons. `scaled` counts images by
+    the bits of their values where those are fewer than their file has room for.
     """
 
     digests: np.ndarray
@@ -101,7 +100,7 @@ class Census:
         buffer = io.BytesIO()
         np.savez(buffer, digests=self.digests, leaders=self.leaders, facts=np.array(facts))
         path.parent.mkdir(parents=True, exist_ok=True)
-        publish(path, buffer.getvalue())
+        write_if_absent(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> Census:
@@ -129,7 +128,7 @@ class DistinctDataset:
         self.fingerprint = hashlib.blake2b(version + self.keys.tobytes(), digest_size=12).hexdigest()
         self.n_files = len(whole)
         self.scaled = census.scaled
-        self.unreadable = {name_of(whole, index): why for index, why in census.unreadable.items()}
+        self.unreadable = {image_name(whole, index): why for index, why in census.unreadable.items()}
 
     @property
     def n_copies(self) -> int:
@@ -145,23 +144,21 @@ class DistinctDataset:
         return self._whole.provenance(int(self.firsts[index]))
 
     def labels(self, columns: ColumnSettings) -> Labels:
-        """Return what is said of each image's first copy; raises as `labels_of` of the whole data set."""
+        """Return the labels of each image's first copy; raises as `labels_of` of the whole data set."""
         return labels_of(self._whole, columns).take(self.firsts)
 
 
-def name_of(dataset: ImageDataset, index: int) -> str:
-    """Return where an image of the data set lies, or what it shows."""
+def image_name(dataset: ImageDataset, index: int) -> str:
+    """Return an image's path or prompt, else its row in the data set."""
     provenance = dataset.provenance(index)
     row = provenance.recipe.get("row", index)
     return str(provenance.recipe.get("path") or provenance.prompt or f"{dataset.name}[{row}]")
 
 
 def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = None) -> ImageDataset:
-    """Return the distinct images of a data set; one without previews (drawn scenes) is taken to have no
-    copies.
+    """Return the distinct images of a data set; without previews (drawn scenes), all are distinct.
 
-    Every image is looked at once; what was seen is kept in `cache` for as long as the data set stays the
-    same.
+    Every image is read once; the census is kept in `cache` for as long as the data set stays the same.
 
     Raises:
         UsageError: If no image can be read.
@@ -175,7 +172,7 @@ def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = Non
         try:
             census.save(path)
         except OSError as error:
-            _log.warning("what was seen of %s could not be kept in %s: %s", dataset.name, path, error)
+            _log.warning("the census of %s could not be kept in %s: %s", dataset.name, path, error)
     if not len(census.firsts):
         raise UsageError(
             f"no image of the data set {dataset.name!r} can be read ({len(dataset)} tried). "
@@ -185,10 +182,8 @@ def distinct(dataset: ImageDataset, cache: Path, progress: Progress | None = Non
     return DistinctDataset(dataset, census)
 
 
-def counted(dataset: ImageDataset, cache: Path | None) -> int | None:
-    """Return the number of distinct images where `distinct` has found it before, else None; no image is
-    looked at.
-    """
+def known_count(dataset: ImageDataset, cache: Path | None) -> int | None:
+    """Return the number of distinct images if `distinct` has counted them before, else None."""
     if not isinstance(dataset, Previewed):
         return len(dataset)
     census = None if cache is None else _known(_kept(dataset, cache))
@@ -196,7 +191,7 @@ def counted(dataset: ImageDataset, cache: Path | None) -> int | None:
 
 
 def _kept(dataset: ImageDataset, cache: Path) -> Path:
-    """Return where what was seen of a data set is kept."""
+    """Return the path of a data set's census."""
     readers = (
         f"{DECODING} {PIL.__version__} {heif_is_read()} {COARSE} {ROUNDING} {FINE} {CLOSE_UP} {THUMBNAIL}"
     )
@@ -210,13 +205,13 @@ def _known(path: Path) -> Census | None:
     try:
         return Census.load(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        _log.warning("%s is damaged; the data set is looked through again: %s", path, error)
+        _log.warning("%s is damaged; its images are read again: %s", path, error)
         path.unlink(missing_ok=True)
         return None
 
 
 def take_census(dataset: ImageDataset, progress: Progress | None = None) -> Census:
-    """Look at every image once, in threads, and find copies."""
+    """Read every image once, in threads, and find copies."""
     assert isinstance(dataset, Previewed)
     n = len(dataset)
     digests = np.zeros((n, 16), np.uint8)
@@ -225,18 +220,16 @@ def take_census(dataset: ImageDataset, progress: Progress | None = None) -> Cens
     unreadable: dict[int, str] = {}
     scaled: dict[int, int] = {}
 
-    def look(index: int) -> Preview | str:
+    def preview(index: int) -> Preview | str:
         try:
             return dataset.preview(index)
-        except (
-            Exception
-        ) as error:  # decoders and data sets raise anything; the image is named, not the run ended
+        except Exception as error:  # decoders and data sets raise anything
             return str(error) if isinstance(error, ImageDecodeError) else f"{type(error).__name__}: {error}"
 
     with ThreadPoolExecutor(available_cores(), thread_name_prefix="census") as threads:
         for start in range(0, n, _BATCH):
             batch = range(start, min(start + _BATCH, n))
-            for index, seen in zip(batch, threads.map(look, batch), strict=True):
+            for index, seen in zip(batch, threads.map(preview, batch), strict=True):
                 if isinstance(seen, str):
                     unreadable[index], leaders[index] = seen[:300], -1
                     continue
@@ -294,7 +287,7 @@ def _confirmed(closely: _CloseUps, first: int, places: np.ndarray, indices: np.n
         if closely.near_copies(int(first), index):
             failed = 0
             yield place
-        elif (failed := failed + 1) == _CLOSE_LOOKS:
+        elif (failed := failed + 1) == _MAX_FAILURES:
             return
 
 
@@ -312,7 +305,7 @@ class _CloseUps:
     def _load(self, index: int) -> tuple[PIL.Image.Image, tuple[int, int]] | None:
         try:
             image = self._dataset.load(index)
-        except Exception:  # its preview was there; whoever uses it says why it cannot be read now
+        except Exception:  # its preview was read; reported when it is used
             return None
         return thumbnail(image.to_pil(), _close_up(min(image.size))), image.size
 
@@ -345,7 +338,7 @@ def _projected(flat: np.ndarray) -> np.ndarray:
 def near_copies(
     first: PIL.Image.Image, size: tuple[int, int], second: PIL.Image.Image, other: tuple[int, int]
 ) -> bool:
-    """Say whether two images, as squares of CLOSE_UP pixels at most, differ little; `size` and `other` are
+    """Return whether two images, as squares of CLOSE_UP pixels at most, differ little; `size` and `other` are
     their own.
     """
     # Sides that were rounded to whole pixels may differ by one.

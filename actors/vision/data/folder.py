@@ -33,7 +33,7 @@ from actors.vision.data import tables
 from actors.vision.data.labels import ColumnSettings, Labels, from_files
 from actors.vision.data.tables import Table, file_column, no_column, read_table
 
-_LOOKED_AT = 32
+_FINGERPRINTED_IMAGES = 32
 """Images whose content is part of a data set's fingerprint."""
 _NAMES = "jpg jpeg jpe jfif png webp bmp dib gif tif tiff ppm pgm pbm pnm avif jp2 mpo"
 SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
@@ -57,7 +57,7 @@ class FolderDataset:
     """All images below a folder, sorted by path, those in tar files too; or those in one tar file.
 
     The fingerprint covers names, sizes and the content of a few images: a copy elsewhere is the same data
-    set. `passed_over` counts files by why they are not among the images.
+    set. `skipped_files` counts the other files by reason.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -69,22 +69,22 @@ class FolderDataset:
         root = Path(folder).expanduser().resolve()
         if not root.exists():
             raise UsageError(f"the data set folder {str(root)!r} does not exist.", _FIX)
-        passed: Counter[str] = Counter()
+        skipped: Counter[str] = Counter()
         name = root.name
         if root.is_dir():
-            entries = sorted(_below(root, passed))
+            entries = sorted(_below(root, skipped))
         elif root.suffix.lower() == ".tar":
             root = root.parent
-            entries = sorted(_in_tar(root / name, name, passed))
+            entries = sorted(_in_tar(root / name, name, skipped))
         else:
             raise UsageError(f"{str(root)!r} is not a folder.", _FIX)
         if not entries:
             raise UsageError(
                 f"the data set folder {str(root)!r} holds no image ({', '.join(sorted(SUFFIXES))})"
-                f"{': passed over ' + listed(passed) if passed else ''}.",
+                f"{'; skipped: ' + format_counts(skipped) if skipped else ''}.",
                 _FIX,
             )
-        self._hold(name, root, entries, passed)
+        self._hold(name, root, entries, skipped)
 
     @classmethod
     def of_list(cls, path: Path | str, column: str = "") -> FolderDataset:
@@ -108,16 +108,17 @@ class FolderDataset:
             raise UsageError(
                 f"{str(listing)!r} names no images in a column of a usual name: its columns are "
                 f"{', '.join(table.columns) or 'none'}.",
-                "Call the column of paths `path`, or name it: columns.image of a profile, --image-column of an audit.",
+                "Call the column of paths `path`, or name it: columns.image in a profile, --image-column of "
+                "an audit.",
             )
         names = list(dict.fromkeys(row[path_column] for row in table.rows if row.get(path_column)))
-        passed: Counter[str] = Counter()
+        skipped: Counter[str] = Counter()
         entries = []
         for name in names:
             if (listing.parent / name).is_file():
                 entries.append(Entry(name, (listing.parent / name).stat().st_size, name, None))
             else:
-                passed["named, but not there"] += 1
+                skipped["named, but not there"] += 1
         if not entries:
             raise UsageError(
                 f"{str(listing)!r} names no image that exists"
@@ -125,12 +126,12 @@ class FolderDataset:
                 "Write one path a line, relative to the list's own folder, or a column named path.",
             )
         self = cls.__new__(cls)
-        self._hold(listing.stem, listing.parent, entries, passed)
+        self._hold(listing.stem, listing.parent, entries, skipped)
         self._table = table
         return self
 
-    def _hold(self, name: str, root: Path, entries: list[Entry], passed: Counter[str]) -> None:
-        self.name, self._root, self._entries, self.passed_over = name, root, entries, passed
+    def _hold(self, name: str, root: Path, entries: list[Entry], skipped: Counter[str]) -> None:
+        self.name, self._root, self._entries, self.skipped_files = name, root, entries, skipped
         self._table: Table | None = None
         self.fingerprint = _fingerprint(root, entries)
 
@@ -155,22 +156,22 @@ class FolderDataset:
             UsageError: If there are none, or a column that is asked for is not there.
         """
         images = [entry.path for entry in self._entries]
-        beside = _tables(self._root, images) if self._table is None else [self._table]
-        return from_files(self.name, [_printable(image) for image in images], beside, columns)
+        tables = _tables(self._root, images) if self._table is None else [self._table]
+        return from_files(self.name, [_printable(image) for image in images], tables, columns)
 
 
-def listed(counts: Counter[str]) -> str:
-    """Return counted reasons as words, the most frequent first."""
+def format_counts(counts: Counter[str]) -> str:
+    """Return counted reasons as text, the most frequent first."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.most_common())
 
 
 @contextlib.contextmanager
 def _named(root: Path, entry: Entry) -> Iterator[Entry]:
-    """Give the entry; what goes wrong with it names it."""
+    """Raise errors in reading `entry` as ImageDecodeError with its path."""
     try:
         yield entry
     except (OSError, ImageDecodeError) as error:
-        # The system's own words name the path again, in characters that may not be shown.
+        # The system's own message has the path again, in characters that may not be printable.
         why = error.strerror if isinstance(error, OSError) else error
         raise ImageDecodeError(f"{_printable(str(root / entry.path))}: {why}") from error
 
@@ -188,7 +189,7 @@ def _printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _below(root: Path, passed: Counter[str]) -> Iterator[Entry]:
+def _below(root: Path, skipped: Counter[str]) -> Iterator[Entry]:
     """Yield the pictures below a folder in any order, and count the other files."""
 
     def fail(error: OSError) -> None:
@@ -203,55 +204,55 @@ def _below(root: Path, passed: Counter[str]) -> Iterator[Entry]:
         walked.add((here.st_dev, here.st_ino))
         if is_run(folders, files):
             folders.clear()
-            passed["folders of earlier runs"] += 1
+            skipped["folders of earlier runs"] += 1
             continue
         # In this order whatever the disk's is: which of two ways to a folder counts must not change.
         folders.sort()
         for file in files:
             if not file.startswith("."):
-                yield from _in_file(root, Path(parent) / file, passed)
+                yield from _in_file(root, Path(parent) / file, skipped)
 
 
 def is_run(folders: list[str], files: list[str]) -> bool:
-    """Say whether a folder with these names in it is the folder of a run, whose images are its own."""
+    """Return whether a folder with these names in it is the folder of a run, whose images are its own."""
     return "manifest.json" in files and bool({"units", "blobs", "leases", "report"}.intersection(folders))
 
 
-def _in_file(root: Path, path: Path, passed: Counter[str]) -> Iterator[Entry]:
+def _in_file(root: Path, path: Path, skipped: Counter[str]) -> Iterator[Entry]:
     """Yield the picture that a file is, or the pictures in it, or count why there is none."""
     try:
         status = path.stat()
     except OSError:
-        passed["links to nowhere"] += 1
+        skipped["links to nowhere"] += 1
         return
     if not stat.S_ISREG(status.st_mode):
         return  # a pipe or a device would be waited for without end
     name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
     if suffix == ".tar":
-        yield from _in_tar(path, name, passed)
-    elif (why := _passed_over(suffix, path)) is None:
+        yield from _in_tar(path, name, skipped)
+    elif (why := _skip_reason(suffix, path)) is None:
         yield Entry(name, status.st_size, name, None)
     else:
-        passed[why] += 1
+        skipped[why] += 1
 
 
-def _in_tar(path: Path, name: str, passed: Counter[str]) -> Iterator[Entry]:
+def _in_tar(path: Path, name: str, skipped: Counter[str]) -> Iterator[Entry]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if not member.isreg() or Path(member.name).name.startswith("."):
                     continue
-                why = _passed_over(Path(member.name).suffix.lower(), None)
+                why = _skip_reason(Path(member.name).suffix.lower(), None)
                 if why is None:
                     yield Entry(f"{name}/{member.name}", member.size, name, member.offset_data)
                 else:
-                    passed[why] += 1
+                    skipped[why] += 1
     except (OSError, tarfile.TarError) as error:
-        passed[f".tar that cannot be read ({_printable(name)}: {error})"] += 1
+        skipped[f".tar that cannot be read ({_printable(name)}: {error})"] += 1
 
 
-def _passed_over(suffix: str, path: Path | None) -> str | None:
-    """Return why a file is not taken for a picture, None if it is; one without a usual suffix is looked into."""
+def _skip_reason(suffix: str, path: Path | None) -> str | None:
+    """Return why a file is no picture, None if it is one; a file without a usual suffix is opened."""
     if suffix in SUFFIXES:
         return None
     if suffix in HEIF_SUFFIXES:
@@ -266,7 +267,7 @@ def _passed_over(suffix: str, path: Path | None) -> str | None:
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError:
-        return None  # whoever loads it says why it cannot be read
+        return None  # reported when it is loaded
     if is_heif(head) and not heif_is_read():
         return 'HEIF without a suffix (pip install "maia[heif]" reads them)'
     if looks_like_image(head):
@@ -288,16 +289,15 @@ def _listed(listing: Path) -> Table:
         name, (path, _, label) = line.strip(), line.strip().rpartition(" ")
         if not name or name.startswith("#"):
             continue
-        labelled = path and not (listing.parent / name).is_file() and (listing.parent / path).is_file()
-        rows.append({"path": path, "label": label} if labelled else {"path": name})
+        labeled = path and not (listing.parent / name).is_file() and (listing.parent / path).is_file()
+        rows.append({"path": path, "label": label} if labeled else {"path": name})
     return Table(listing.name, tuple(rows))
 
 
 def _tables(root: Path, images: Sequence[str]) -> list[Table]:
-    """Return the tables that lie in the data set's folder and in folders of its images, those of the
-    outermost first.
+    """Return the tables in the data set's folder and in its images' folders, the outermost first.
 
-    A file that is no table, such as notes in .csv, is passed over.
+    A file that is no table, such as notes in .csv, is skipped.
     """
     folders = {parent.as_posix() for image in images for parent in PurePosixPath(image).parents}
     listed_tables = []
@@ -313,14 +313,14 @@ def _tables(root: Path, images: Sequence[str]) -> list[Table]:
 def _fingerprint(root: Path, entries: list[Entry]) -> str:
     named = json.dumps([DECODING, [(entry.path, entry.size) for entry in entries]])
     digest = hashlib.blake2b(named.encode(), digest_size=12)
-    for place in spread(len(entries), _LOOKED_AT):
+    for place in evenly_spaced(len(entries), _FINGERPRINTED_IMAGES):
         try:
             digest.update(hashlib.blake2b(_read(root, entries[place])).digest())
         except OSError:
-            digest.update(b"unreadable")  # said when it is loaded
+            digest.update(b"unreadable")  # reported when it is loaded
     return digest.hexdigest()
 
 
-def spread(n: int, at_most: int) -> list[int]:
-    """Return the places of a few of `n` images, all along."""
+def evenly_spaced(n: int, at_most: int) -> list[int]:
+    """Return the indices of at most `at_most` of `n` images, at even distances."""
     return sorted({round(place) for place in np.linspace(0, n - 1, min(n, at_most))})

@@ -23,12 +23,12 @@ _USUAL_COLUMNS = ("image", "img", "jpg", "png", "webp", "pixel_values")
 
 
 def is_saved(folder: Path) -> bool:
-    """Say whether `save_to_disk` wrote a folder."""
+    """Return whether `save_to_disk` wrote the folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def has_tables(folder: Path) -> bool:
-    """Say whether there are files of Parquet or Arrow below a folder."""
+    """Return whether there are files of Parquet or Arrow below a folder."""
     return any(next(folder.rglob(f"*.{kind}"), None) is not None for kind in ("parquet", "arrow"))
 
 
@@ -139,17 +139,19 @@ class HubDataset:
             )
         except Exception as error:  # pyarrow raises a dozen kinds
             raise UsageError(
-                f"the column {self.column!r} of {self.name} holds no images: {type(error).__name__}: {str(error)[:200]}",
+                f"the column {self.column!r} of {self.name} holds no images: "
+                f"{type(error).__name__}: {str(error)[:200]}",
                 f"Name another as {_SPELLING}. It has {', '.join(self._table.column_names)}.",
             ) from error
 
     def _asked(self, what: Callable[[], Any]) -> Any:
-        """Return what the library gives; what it raises is told with what to do about it."""
+        """Return what the library's call returns; its errors become a UsageError with what to do."""
         try:
             return what()
         except Exception as error:  # a dozen kinds: unknown id, split, format, no network
+            split = f" (split {self.split!r})" if self.split else ""
             raise UsageError(
-                f"the data set {self.path!r}{f' (split {self.split!r})' if self.split else ''} cannot be loaded: "
+                f"the data set {self.path!r}{split} cannot be loaded: "
                 f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
                 self._fix(str(error)),
             ) from error
@@ -165,7 +167,7 @@ class HubDataset:
                 return f"Its configurations: {', '.join(names)}. Write one as hf:{self.path}/{names[0]}."
         return f"Write {_SPELLING}, or a folder's path in place of ID."
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name not in ("_rows", "_table")}
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""What a data set says of its images: the class of each, and attributes such as the place.
+"""Labels of a data set: the class of each image, and attributes such as the place.
 
-From class folders, tables beside the images (`metadata.csv`, CelebA's lists) and columns of the `datasets`
-library. Labels are names; how they stand to a network's classes, `actors.vision.data.class_match` finds out.
+They come from class folders, tables with the images (`metadata.csv`, CelebA's lists) and columns of the
+`datasets` library. Labels are names; `actors.vision.data.class_match` matches them with a network's classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from actors.settings import Settings
 from actors.vision.data.tables import Table, file_column, matched, no_column
 
 _LABELS = (
-    "label", "labels", "y", "class", "class_name", "class_label", "target", "category", "fine_label", "label_name",
+    "label", "labels", "y", "class", "class_name", "class_label", "target", "category", "fine_label",
+    "label_name",
 )  # fmt: skip
 _SPLITS = ("split", "partition", "subset", "fold")
 _TRAINING = ("train", "training")
@@ -41,7 +42,7 @@ class ColumnSettings(Settings):
 
 @dataclass(frozen=True)
 class Column:
-    """A value an image: `values` int64 (n,) are places in `levels`, -1 where nothing is said."""
+    """A value per image: `values` int64 (n,) are indices into `levels`, -1 for an unknown value."""
 
     levels: tuple[str, ...]
     values: np.ndarray
@@ -63,7 +64,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of each image and its attributes; `source` says where they were found.
+    """The class of each image and its attributes; `source` names the column or folders of the classes.
 
     `split` is the column that divides the data set into training and test, None if there is none.
     """
@@ -84,14 +85,11 @@ class Labels:
         return Labels(self.label.take(indices), attributes, self.source, split)
 
     def training(self) -> np.ndarray:
-        """Return which images are said to be of the training part, bool (n,)."""
+        """Return which images are of the training split, bool (n,)."""
         if self.split is None:
             return np.zeros(len(self.label.values), bool)
-        numbered = set(self.split.levels) <= {
-            "0",
-            "1",
-            "2",
-        }  # as WILDS and CelebA write training, validation, test
+        # WILDS and CelebA write 0, 1, 2 for training, validation, test.
+        numbered = set(self.split.levels) <= {"0", "1", "2"}
         wanted = ("0",) if numbered else _TRAINING
         chosen = [index for index, level in enumerate(self.split.levels) if level.lower() in wanted]
         return np.isin(self.split.values, chosen)
@@ -99,7 +97,7 @@ class Labels:
 
 @runtime_checkable
 class LabeledDataset(Protocol):
-    """A data set that says something of its images."""
+    """A data set with labels."""
 
     def labels(self, columns: ColumnSettings) -> Labels:
         """Return the labels.
@@ -110,21 +108,20 @@ class LabeledDataset(Protocol):
 
 
 def labels_of(dataset: Any, columns: ColumnSettings) -> Labels:
-    """Return what a data set says of its images; raises as `LabeledDataset.labels`."""
+    """Return a data set's labels; raises as `LabeledDataset.labels`."""
     if not isinstance(dataset, LabeledDataset):
         raise UsageError(f"the data set {dataset.name!r} has no labels.", HOW)
     return dataset.labels(columns)
 
 
 HOW = (
-    "Give class folders, a table with a column of files (metadata.csv), or a data set with a column of classes "
-    "(docs/data.md)."
+    "Give class folders, a table with a column of files (metadata.csv), or a data set with a column of "
+    "classes (docs/data.md)."
 )
 
 
 def from_files(name: str, images: Sequence[str], tables: Sequence[Table], columns: ColumnSettings) -> Labels:
-    """Return the labels of image files, by their paths relative to the data set's folder, and tables beside
-    them.
+    """Return the labels of image files, given by their paths in the data set's folder, and of its tables.
 
     Raises:
         UsageError: As `LabeledDataset.labels`.
@@ -217,7 +214,7 @@ def _label_column(columns: Sequence[str]) -> str:
 
 
 def _folders(images: Sequence[str]) -> dict[str, list[str | None]]:
-    """Return the folders that images lie in as columns: `folder1` the outermost, without those of splits and
+    """Return the folders of images as columns: `folder1` the outermost, without those of splits and
     tars.
     """
     columns: dict[str, list[str | None]] = {}

@@ -1,8 +1,7 @@
-"""The part of a data set that is kept for confirmation: exploring agents never see it.
+"""The held-out set of a data set, for confirmation: exploring agents never see it.
 
-It is the images whose keys have the smallest hashes, as many as were promised. So there is no list to keep,
-every process draws the same, and when images are added only a few whose hashes are near the limit change
-sides.
+It is the given number of images whose keys have the smallest hashes. So there is no list to keep, every
+process draws the same set, and when images are added only a few whose hashes are near the limit change sides.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 class Reserve:
     """How much of a data set is held back: a fraction, and of a small data set more.
 
-    `at_least` images are held back as far as half of the data set allows. A test on real images needs some of
-    the label among them: a fifth of 200 images leaves one of each of 40 things.
+    `at_least` images are held back as far as half of the data set allows. A test on real images needs some
+    that show the label: a fifth of 200 images has one of each of 40 things.
     """
 
     fraction: float
@@ -58,9 +57,7 @@ SEED = 0
 
 
 def sample(reserved: np.ndarray, count: int) -> np.ndarray:
-    """Return a simple random sample of at most `count` reserved indices, int64, in order; the same one every
-    time.
-    """
+    """Return a simple random sample, with `SEED`, of at most `count` reserved indices, int64, in order."""
     if len(reserved) <= count:
         return reserved
     return np.sort(np.random.default_rng(SEED).choice(reserved, count, replace=False))

@@ -1,4 +1,4 @@
-"""Tables beside images on disk (.csv, .tsv, .jsonl): one row an image, with a column that names its file."""
+"""Tables of image files (.csv, .tsv, .jsonl): one row per image, with a column that names its file."""
 
 from __future__ import annotations
 

@@ -24,10 +24,10 @@ _WEIGHTS = ("sae_weights.safetensors", "sae.safetensors", "ae.pt")
 _ARCHIVE = b"PK\x03\x04"
 """The first bytes of what torch.save writes since version 1.6."""
 _SUFFIXES = (".safetensors", ".pt", ".pth")
-_ASIDE = frozenset(
+_OTHER_FILES = frozenset(
     {"sparsity", "activation_whitening", "activations_store_state", "trainer_state", "optimizer"}
 )
-"""Files that training leaves beside the weights."""
+"""Files that training writes next to the weights."""
 
 
 class Stub:
@@ -171,7 +171,7 @@ def read(path: str) -> tuple[Published, str]:
     return Published(weights, _tensors(root), config, config_path, root), _digest(weights, config_path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -194,7 +194,7 @@ def _weights(path: Path) -> Path:
     for name in _WEIGHTS:
         if (path / name).is_file():
             return path / name
-    files = [f for f in sorted(path.iterdir()) if f.suffix in _SUFFIXES and f.stem not in _ASIDE]
+    files = [f for f in sorted(path.iterdir()) if f.suffix in _SUFFIXES and f.stem not in _OTHER_FILES]
     if len(files) == 1:
         return files[0]
     choices = files or sorted({f.parent for suffix in _SUFFIXES for f in path.glob(f"*/*{suffix}")})
@@ -223,7 +223,7 @@ def _safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise UsageError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def _from_text(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _from_text(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     """Return a configuration that was kept as text in a file's metadata."""
     config: dict[str, Any] = {}
     for key, text in metadata.items():

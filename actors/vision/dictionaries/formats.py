@@ -22,8 +22,8 @@ def load(path: str) -> tuple[Dictionary, str]:
     names = ", ".join(sorted(published.tensors)[:20]) or "no tensors"
     if published.config_path is None and not published.config:
         raise UsageError(
-            f"{published.path} holds {names} and no configuration, without which its codes are not determined.",
-            "Put its cfg.json or config.json beside it. One of your own: W_enc (D, F), b_enc, W_dec, b_dec, "
+            f"{published.path} holds {names} and no configuration, which determines its codes.",
+            "Put its cfg.json or config.json next to it. One of your own: W_enc (D, F), b_enc, W_dec, b_dec, "
             'and {"architecture": "standard", "d_in": D, "d_sae": F} as SAELens writes it.',
         )
     raise UsageError(

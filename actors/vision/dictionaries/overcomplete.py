@@ -1,7 +1,7 @@
 """overcomplete: a whole module (`torch.save(sae)`), or a state dict with a `config.json` of what it is of.
 
 The library keeps no configuration, and `top_k` and `running_threshold` are in no state dict. So one is needed
-beside it: {"class": "TopKSAE", "top_k": 32}; also `running_threshold`, `normalization`, `delta`.
+next to it: {"class": "TopKSAE", "top_k": 32}; also `running_threshold`, `normalization`, `delta`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def _config(files: Published) -> OvercompleteConfig:
         if "class" not in files.config:
             raise UsageError(
                 f"{files.path} is a state dict of overcomplete, which does not say how codes are chosen.",
-                f'Write {files.path.with_name("config.json")} as it was made ({{"class": "TopKSAE", "top_k": 32}}), '
+                f"Write {files.path.with_name('config.json')} as it was made "
+                '({"class": "TopKSAE", "top_k": 32}), '
                 "or save the whole module with torch.save.",
             )
         values = {("sae" if key == "class" else key): value for key, value in files.config.items()}

@@ -48,7 +48,7 @@ def dictionary(files: Published) -> Dictionary:
     config = PrismaConfig.of(_values(files), files.config_name)
     if config.cls_token_only:
         raise UsageError(
-            f"{files.config_name} is of the class token alone (cls_token_only): tokens cannot be selected yet.",
+            f"{files.config_name} is of the class token alone (cls_token_only): tokens cannot be selected.",
             "Name a dictionary of the patches.",
         )
     if extra := [key for key in config.activation_fn_kwargs if key != "k"]:
@@ -89,7 +89,7 @@ def _activation(files: Published, config: PrismaConfig, latents: int) -> Activat
 
 
 def _values(files: Published) -> Mapping[str, Any]:
-    """Return the configuration: the file beside the weights, or the object that was pickled with them."""
+    """Return the configuration: the file next to the weights, or the object that was pickled with them."""
     if files.config or not isinstance(files.root, Mapping):
         return files.config
     pickled = files.root.get("cfg")

@@ -157,25 +157,26 @@ def _config(files: Published) -> SaeLensConfig:
 
 def _normalization(files: Published, config: SaeLensConfig) -> tuple[Normalization, float]:
     """Return how inputs are normalized, and the factor of the training data that is not in the weights."""
-    beside = files.path.with_name(_SCALER)
-    factor = (read_json(beside).get("scaling_factor") if beside.is_file() else None) or None
+    scaler = files.path.with_name(_SCALER)
+    factor = (read_json(scaler).get("scaling_factor") if scaler.is_file() else None) or None
     asked = config.normalize_activations
     if asked == "covariance_whitening":
         raise UsageError(
-            f"{files.config_name} asks for normalize_activations = 'covariance_whitening', which is not folded.",
+            f"{files.config_name} asks for normalize_activations = 'covariance_whitening', which is not "
+            "folded.",
             "Fold it with SAELens (fold_activation_whitening), and save the dictionary again.",
         )
     if asked == "expected_average_only_in" or asked is True:
         if not isinstance(factor, int | float):
             raise UsageError(
-                f"{files.config_name} asks for normalize_activations = {asked!r}, whose factor no file holds.",
-                f'Put {{"scaling_factor": FACTOR}} into {beside}. If the factor is folded into the weights, '
+                f"{files.config_name} asks for normalize_activations = {asked!r}, whose factor no file has.",
+                f'Put {{"scaling_factor": FACTOR}} into {scaler}. If the factor is folded into the weights, '
                 "set normalize_activations to 'none'.",
             )
         return "none", float(factor)
     if factor is not None:
         raise UsageError(
-            f"{beside} holds a factor of {factor}, and {files.config_name} does not ask for it.",
+            f"{scaler} holds a factor of {factor}, and {files.config_name} does not ask for it.",
             "Set normalize_activations to 'expected_average_only_in'; if it is folded, take the file away.",
         )
     return ("none" if asked is None or asked is False else asked), 1.0

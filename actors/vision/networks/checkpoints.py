@@ -36,7 +36,7 @@ _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.
 """What torch.compile, FSDP and activation checkpointing put into names, at any depth."""
 _BOOKKEEPING = ("num_batches_tracked", "total_ops", "total_params", "position_ids", "n_averaged")
 """Buffers that hold no weights."""
-_BESIDE = frozenset(
+_TRAINING_PARTS = frozenset(
     [
         "loss",
         "losses",
@@ -69,15 +69,15 @@ _BESIDE = frozenset(
         "logit_scale",
     ]
 )
-"""What trainers keep beside a network, by the last word of its name: anything else may be a part that the
-network lacks.
+"""Last words of the names of tensors that training stores besides the network's; another name may be that
+of a part which the network lacks.
 """
 _DEPTH = 4
 _MOST_CLASSES_OF_OBJECTS = 200
 
 
 class OtherHeadError(UsageError):
-    """The checkpoint fits but for its classifier, which has `n_classes` classes."""
+    """The checkpoint fits except for its classifier, which has `n_classes` classes."""
 
     def __init__(self, message: str, fix: str, n_classes: int) -> None:
         super().__init__(message, fix)
@@ -94,7 +94,7 @@ class StateDict:
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What was done with a file: in `notes` what is not plain, and whether the network has its classifier.
+    """The result of loading a file: `notes` on what was adapted, and whether the classifier was loaded.
 
     `class_names` are the file's, () if it has none for this head.
     """
@@ -144,11 +144,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Fit:
-    """One state dict beside a network: `prefix` comes before the network's names, less their own prefix
-    `common`.
+    """How a state dict fits a network: `prefix` in the file stands for the prefix `common` of the network's
+    names.
 
-    `tensors` are named as the network names its own; `same` of the network's tensors are there in the same
-    shape, `named` at all.
+    `tensors` have the network's names; `named` of the network's tensors are among them, `same` of these in
+    the same shape.
     """
 
     state: StateDict
@@ -183,9 +183,7 @@ class _Fit:
         )
 
     def ignored(self, module: torch.nn.Module) -> list[str]:
-        """Return the tensors that belong to no part of the network: of losses, heads, and what is kept
-        besides.
-        """
+        """Return the tensors that belong to no part of the network, such as those of losses and heads."""
         own = _own(module)
         parts = {name.partition(".")[0] for name in own}
         buffers = {name for name, _ in module.named_buffers()}
@@ -195,7 +193,7 @@ class _Fit:
             if name in buffers
             or name.endswith(_BOOKKEEPING)
             or "pooler" in name.split(".")
-            or (name.partition(".")[0] not in parts and _beside(name.partition(".")[0]))
+            or (name.partition(".")[0] not in parts and _is_training_part(name.partition(".")[0]))
         )
 
     def check(self, path: Path, module: torch.nn.Module) -> None:
@@ -210,7 +208,7 @@ class _Fit:
             raise OtherHeadError(
                 f"the checkpoint {path} has a head of {pair[1]} classes, and the network one of {pair[0]} "
                 f"({_some(wrong)}).",
-                f"Give a network of {pair[1]} classes: build it so in a factory (python:FILE.py:FACTORY@FILE).",
+                f"Build a network of {pair[1]} classes in a factory (python:FILE.py:FACTORY@FILE).",
                 pair[1],
             )
         shapes = [f"{name} {_form(self.tensors[name])} for {_form(own[name])}" for name in wrong]
@@ -299,15 +297,15 @@ def _rank(words: list[str]) -> int:
 
 
 def _alike(stored: torch.Tensor, own: torch.Tensor) -> bool:
-    """Say whether a tensor can stand for another: integers in place of floats are quantised, and mean
+    """Return whether a tensor can stand for another: integers in place of floats are quantized, and mean
     something else.
     """
     floats = stored.is_floating_point() or stored.is_complex()
     return stored.shape == own.shape and (floats or not own.is_floating_point())
 
 
-def _beside(part: str) -> bool:
-    return part in _BESIDE or part.rpartition("_")[2] in _BESIDE
+def _is_training_part(part: str) -> bool:
+    return part in _TRAINING_PARTS or part.rpartition("_")[2] in _TRAINING_PARTS
 
 
 def _other_head(
@@ -371,7 +369,7 @@ def missing(path: Path) -> UsageError:
     return UsageError(f"there is no checkpoint {str(path)!r}.", "Check the path after @.")
 
 
-def _shards(path: Path) -> dict[str, Any]:
+def _shards(path: Path) -> Mapping[str, Any]:
     try:
         places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(places.values()))
@@ -382,7 +380,7 @@ def _shards(path: Path) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     for file in files:
         if Path(file).name != file:
-            raise UsageError(f"the index {path} names {file!r}, which does not lie beside it.")
+            raise UsageError(f"the index {path} names {file!r}, which is not in its folder.")
         if not (path.parent / file).is_file():
             raise UsageError(f"the index {path} names {file!r}, which is missing.", "Fetch all of its files.")
         tensors |= _file(path.parent / file)
@@ -409,18 +407,19 @@ def _file(path: Path) -> Any:
             ) from error
         if "persistent_load" in str(error):
             raise _whole_module(path, "") from error
-        # Torch advises at length, and says in one line what was wrong.
+        # Of torch's long message, the line with the cause.
         reason = re.search(r"Trying to [^\n]+|Can only [^\n]+", str(error))
         raise UsageError(
-            f"the checkpoint {path} cannot be read: {reason[0] if reason else str(error)[:200] or type(error).__name__}",
+            f"the checkpoint {path} cannot be read: "
+            f"{reason[0] if reason else str(error)[:200] or type(error).__name__}",
             "Save a plain state dict of tensors, best as .safetensors.",
         ) from error
 
 
 def _whole_module(path: Path, kind: str) -> UsageError:
     return UsageError(
-        f"the checkpoint {path} holds a whole pickled module{kind and ' '}{kind}: reading it would run its code.",
-        "Where you trust it, save its state dict alone: torch.save(module.state_dict(), NEW_FILE).",
+        f"the checkpoint {path} holds a whole pickled module{kind and ' '}{kind}, whose code would be run.",
+        "If you trust it, save its state dict alone: torch.save(module.state_dict(), NEW_FILE).",
     )
 
 
@@ -455,7 +454,7 @@ def _unpickled(path: Path) -> Any:
     import torch
 
     kinds: dict[str, str] = {}
-    with contextlib.suppress(Exception):  # an old format tells them one by one
+    with contextlib.suppress(Exception):  # files of an old format name only the first
         kinds = dict.fromkeys(torch.serialization.get_unsafe_globals_in_checkpoint(path), "object")
     for _ in range(_MOST_CLASSES_OF_OBJECTS):
         try:
@@ -505,7 +504,7 @@ _CLASSES = re.compile(
 
 
 def _class_names(content: Any, depth: int = _DEPTH) -> tuple[str, ...]:
-    """Return the names of classes that a file holds beside its weights, () if it holds none."""
+    """Return the class names in a file of weights, () if there are none."""
     if not isinstance(content, Mapping) or not depth:
         return ()
     for key, value in content.items():

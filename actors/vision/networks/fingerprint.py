@@ -1,6 +1,6 @@
 """What a network holds, as bytes: the same for the same content, in whatever process and on whatever device.
 
-The state of most networks is tensors alone; that of quantised ones holds packed weights as well, and any may
+The state of most networks is tensors alone; that of quantized ones holds packed weights as well, and any may
 hold what a module's `get_extra_state` returns. Of a network of TorchScript, packed weights, and all weights
 once it is frozen, are in no state: they are attributes and constants of its graph.
 """
@@ -43,7 +43,7 @@ def update(digest: Digest, name: str, value: Any) -> None:
         digest.update(_pickled(value))
 
 
-def scripted(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+def scripted_values(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the steps of those parts of a network that are TorchScript, each with the constant or attribute
     it reads.
     """

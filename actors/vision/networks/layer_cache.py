@@ -1,23 +1,23 @@
-"""What a network was found to hold when it was last loaded, so that a mistyped layer or class is told at
-once.
+"""A cache of the layers and classes of networks, so that a mistyped layer or class is reported at once.
 
-A network is known by the name that it is asked for. Only names are remembered whose layers follow from the
-library that registers them, at its present version and that of this program, which reads them: what a
-person's own code builds may be another network today.
+The key is the name under which the network was loaded. Only networks whose layers follow from the library
+that registers them, at its version and that of this program, are cached: a person's own code may build
+another network today.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from actors.errors import UsageError
+from actors.files import replacing
 from actors.vision.networks.zoo import RANDOM, parse
 from actors.vision.readout.base import Unit
 from actors.vision.readout.units import parse_unit
@@ -41,7 +41,7 @@ class KnownNetwork:
         """Return a layer's own name.
 
         Raises:
-            UsageError: If there is none of that name; the nearest are told.
+            UsageError: If there is none of that name; the nearest are listed.
         """
         name = self.aliases.get(text, text)
         if name in self.layers:
@@ -60,7 +60,7 @@ class KnownNetwork:
             )
 
     def check(self, layer: str, unit: str) -> None:
-        """Refuse a layer or unit in a command line's words, as far as can be told without the network.
+        """Check the layer and unit of a command line, as far as possible without the network.
 
         Raises:
             UsageError: If there is no such layer, class or number.
@@ -71,24 +71,21 @@ class KnownNetwork:
             self.check_index(parsed, self.layers[name])
 
 
-def remember(folder: Path, asked: str, network: KnownNetwork, settings: VisionSettings) -> None:
-    """Keep in the cache what the network `asked` for holds; a folder that cannot be written costs only time."""
+def save_known(folder: Path, asked: str, network: KnownNetwork, settings: VisionSettings) -> None:
+    """Cache the layers and classes of the network named `asked`; an unwritable folder is ignored."""
     path = _path(folder, asked, settings)
     # The layers and classes of these sources are the same with any weights.
     network = replace(network, name=network.name.removesuffix(RANDOM))
-    if path is None or recall(folder, asked, settings) == network:
+    if path is None or load_known(folder, asked, settings) == network:
         return
-    draft = path.with_name(f".{os.urandom(8).hex()}.tmp")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(json.dumps(asdict(network), ensure_ascii=False), encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        return
+        with replacing(path) as file:
+            file.write(json.dumps(asdict(network), ensure_ascii=False).encode())
 
 
-def recall(folder: Path, asked: str, settings: VisionSettings) -> KnownNetwork | None:
-    """Return what is known of a network, None if it was never loaded or may have changed."""
+def load_known(folder: Path, asked: str, settings: VisionSettings) -> KnownNetwork | None:
+    """Return the cached layers and classes of a network, None if there are none or they may be outdated."""
     path = _path(folder, asked, settings)
     try:
         return None if path is None else KnownNetwork(**json.loads(path.read_text(encoding="utf-8")))

@@ -1,7 +1,7 @@
-"""Whether a network's name can point anywhere, told in milliseconds: nothing is imported, built or fetched.
+"""Checks of networks' names that take milliseconds: nothing is imported, built or downloaded.
 
-What the libraries register is read off their source text, since importing them takes seconds that a mistyped
-name should not cost. What only a loaded network knows (layers, weights on a hub) is the loader's to tell.
+The registered names are read from the libraries' source text, since importing them takes seconds. What only a
+loaded network knows (layers, weights on a hub) is checked when it is loaded.
 """
 
 from __future__ import annotations
@@ -50,14 +50,15 @@ def check_torchvision(name: str) -> None:
 
 
 def unknown_in_torchvision(name: str, known: list[str]) -> UsageError:
-    """Return the error that torchvision has no network `name` for images as a whole; one for another task is
-    told as that.
+    """Return the error that torchvision has no classifier `name`; it says so if the network is for another
+    task.
     """
     for task in ("detection", "segmentation", "video", "optical_flow", "quantization"):
         if name in registered("torchvision", task):
             detects = " with detects=91 for the classes of COCO" if task == "detection" else ""
             return UsageError(
-                f"torchvision's {name!r} is a network for {task.replace('_', ' ')}, which is not loaded by name.",
+                f"torchvision's {name!r} is a network for {task.replace('_', ' ')}, "
+                "which is not loaded by name.",
                 f"Build it in a file of your own{detects}: python:FILE:FUNCTION (docs/own-network.md).",
             )
     return unknown("torchvision", name, known)
@@ -69,7 +70,7 @@ def check_transformers(name: str) -> None:
 
 
 def model_and_module(name: str) -> tuple[str, str]:
-    """Return a model of transformers and, after #, the path of a module inside it; "" stands for the whole."""
+    """Return a model of transformers and the path of a module inside it, given after #; "" is the whole."""
     if "#" not in name or Path(name).expanduser().exists():
         return name, ""
     model, _, module = name.rpartition("#")
@@ -98,7 +99,7 @@ def check_open_clip(name: str) -> None:
 
 
 def check_python(target: str) -> None:
-    """Refuse a missing file or module, a file that is no Python, and a factory that the file never mentions."""
+    """Raise UsageError for a missing file or module, a file that is not Python, or a missing factory."""
     where, _, attribute = target.rpartition(":")
     if not where or not attribute.isidentifier():
         raise UsageError(f"write python:package.module:factory, got 'python:{target}'")
@@ -144,7 +145,7 @@ CHECKS: Mapping[str, Callable[[str], None]] = {
     "open_clip": check_open_clip,
     "python": check_python,
 }
-"""How a name under each prefix is looked at. Each raises UsageError for one that points nowhere."""
+"""The check of a name by prefix. Each raises UsageError for a name that does not exist."""
 
 
 @cache

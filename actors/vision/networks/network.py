@@ -1,4 +1,4 @@
-"""A network under study: a module, how images are fed to it, and what its classes are called."""
+"""A network under study: a module, its preprocessing and its class names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from actors.errors import UsageError
 from actors.vision.networks.detectors import DetectionScores
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Network:
     """One loaded network, in evaluation mode.
 
-    `weights` says in words where its weights come from ("random" is said too). `aliases` are other names of
-    layers, from papers mostly. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is.
-    `prefix_tokens` precede the patch tokens of a token sequence; None finds their number from shapes.
-    `scores` says what the output is; None finds it out (`taps.scores_of`).
+    `weights` names the source of the weights, or "random". `aliases` are other names of layers, mostly from
+    papers. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is. `prefix_tokens` precede
+    the patch tokens of a token sequence; None infers their number from shapes. `scores` is the kind of
+    output; None infers it (`taps.scores_of`).
     """
 
     name: str
@@ -39,36 +39,34 @@ class Network:
     scores: Scores | None = None
 
     def fingerprint(self, dtype: str) -> str:
-        """Return 32 hex digits of the architecture, every weight, the preprocessing, what the output is, and
+        """Return 32 hex digits of the architecture, every weight, the preprocessing, the kind of output and
         `dtype`.
 
         Raises:
-            UsageError: If the network holds something that cannot be told apart from what another would hold.
+            UsageError: If the network's state holds a value that cannot be pickled.
         """
-        from actors.vision.networks.fingerprint import scripted, update
+        from actors.vision.networks.fingerprint import scripted_values, update
 
         digest = hashlib.blake2b(digest_size=16)
         facts: list[Any] = [repr(self.module), self.preprocess.facts(), dtype]
         if self.scores not in (None, "softmax"):
             facts.append(self.scores)
         digest.update(json.dumps(facts).encode())
-        held = chain(
-            sorted(self.module.state_dict().items(), key=lambda item: item[0]), scripted(self.module)
-        )
-        for name, value in held:
+        state = sorted(self.module.state_dict().items(), key=lambda item: item[0])
+        for name, value in chain(state, scripted_values(self.module)):
             try:
                 update(digest, name, value)
-            except Exception as error:  # whatever somebody's class raises when it is to be pickled
+            except Exception as error:  # a class raises anything when it is pickled
                 raise UsageError(
-                    f"{self.name} holds a {type(value).__name__} at {name!r} that cannot be told apart from another: "
+                    f"{self.name} holds a {type(value).__name__} at {name!r} that cannot be fingerprinted: "
                     f"{type(error).__name__}: {str(error)[:200]}",
-                    "Let the module's state hold tensors and values that can be pickled (see get_extra_state).",
+                    "Let the module's state hold tensors and values that pickle (see get_extra_state).",
                 ) from error
         return digest.hexdigest()
 
 
-def seeded(build: Callable[[], Any]) -> Any:
-    """Build with random weights that are the same every time, without touching the global generator."""
+def build_seeded(build: Callable[[], Any]) -> Any:
+    """Return what `build` makes with random weights of a fixed seed; the global generator stays as it is."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -76,20 +74,19 @@ def seeded(build: Callable[[], Any]) -> Any:
         return build()
 
 
-def at_rest(module: torch.nn.Module) -> torch.nn.Module:
-    """Return a module as it is studied: in evaluation mode, without gradients, not compiled and on one
-    device.
+def freeze(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a module for inference: in evaluation mode, without gradients, not compiled and on one device.
 
-    What reads a layer would be compiled too, anew for each reader; what divides a batch among devices gives
-    each layer a part of it.
+    A compiled module would compile the hooks too, anew for each; a module that divides a batch among devices
+    gives each layer a part of it.
     """
-    module = _bare(module).eval()
-    for parameter in module.parameters():  # all at once is nothing that TorchScript knows
+    module = _unwrap(module).eval()
+    for parameter in module.parameters():  # TorchScript has no `requires_grad_` of a module
         parameter.requires_grad_(False)
     return module
 
 
-def _bare(module: torch.nn.Module) -> torch.nn.Module:
+def _unwrap(module: torch.nn.Module) -> torch.nn.Module:
     """Return a module without the wrappers of training around it and its parts."""
     from torch.nn.parallel import DataParallel, DistributedDataParallel
     from torch.optim.swa_utils import AveragedModel
@@ -104,7 +101,7 @@ def _bare(module: torch.nn.Module) -> torch.nn.Module:
     if getattr(module, "_compiled_call_impl", None) is not None:
         module._compiled_call_impl = None
     for name, child in list(module.named_children()):
-        if (plain := _bare(child)) is not child:
+        if (plain := _unwrap(child)) is not child:
             setattr(module, name, plain)
     return module
 
@@ -135,69 +132,93 @@ IMAGENET = {"R": (0.485, 0.229), "G": (0.456, 0.224), "B": (0.406, 0.225), "L": 
 """Mean and standard deviation of ImageNet's images in 0..1, by channel."""
 
 
-def wrap(
-    module: torch.nn.Module,
-    *,
-    name: str = "own network",
-    size: int | tuple[int, int] | None = 224,
-    resize: int | tuple[int, int] | None = None,
-    fit: Fit = "cover",
-    interpolation: str = "bicubic",
-    channels: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    class_names: Sequence[str] = (),
-    aliases: Mapping[str, str] | None = None,
-    prefix_tokens: int | None = None,
-    weights: str = "as given",
-    scores: Scores | None = None,
-    detects: int | None = None,
-) -> Network:
-    """Make a network under study of any module that takes a batch (N, C, h, w) of normalised images.
+class ImageOptions(TypedDict, total=False):
+    """How images are prepared for a network; what is absent has the default that is named."""
 
-    `size` is the input's height and width, None for images at their own size. Images are resized to `resize`
-    (by default `size`) as `fit` says, and their centre is cropped to `size`. `scores` says how the output
-    becomes probabilities: "softmax" over all classes, "sigmoid" of each class by itself, or "probabilities",
-    as it is.
+    size: int | tuple[int, int] | None
+    """Height and width of the input, 224 by default; None for images at their own size."""
+    resize: int | tuple[int, int] | None
+    """The size before the center is cropped to `size`, reached as `fit` says; `size` by default."""
+    fit: Fit
+    """"cover" by default; see `Preprocess`."""
+    interpolation: str
+    """"bicubic" by default."""
+    channels: str | None
+    """What the input's channels are, a letter each: R, G, B, L (luminance), or 0 for one that images do not
+    have. "RGB" by default, "L" if `mean` is one number.
+    """
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    """A number for each channel; those of ImageNet's images by default."""
 
-    `channels` says what the C channels are, "RGB" by default, "L" (luminance) if `mean` is one number: R, G,
-    B, L, or 0 for one that images do not have. `mean` and `std`, a number for each, are by default those of
-    ImageNet's images. `detects` is the number of classes of a detector: its units are then each class's best
-    score in the image. `class_names` are in the order of the output.
+
+class WrapOptions(ImageOptions, total=False):
+    """The options of `wrap`: those of `ImageOptions`, and what the network is called and returns."""
+
+    name: str
+    class_names: Sequence[str]
+    """The classes, in the order of the output."""
+    aliases: Mapping[str, str] | None
+    """Other names of layers."""
+    prefix_tokens: int | None
+    """Tokens before the patch tokens of a sequence; found from shapes by default."""
+    weights: str
+    """Where the weights come from, in words."""
+    scores: Scores | None
+    """What the output holds: logits of classes that exclude each other ("softmax"), of classes each by itself
+    ("sigmoid"), or "probabilities". Found from the output by default.
+    """
+    detects: int | None
+    """The number of classes of a detector: its units are each class's best score in the image."""
+
+
+def wrap(module: torch.nn.Module, **options: Unpack[WrapOptions]) -> Network:
+    """Make a network under study of any module that takes a batch (N, C, h, w) of normalized images.
 
     Raises:
-        UsageError: If `scores` is another word, `class_names` are not texts in a list, or `channels`, `mean`
-            and `std` do not fit each other.
+        UsageError: If there is no such option, `scores` is another word, `class_names` are not texts in a
+            list, or `channels`, `mean` and `std` do not fit each other.
     """
-    if not isinstance(class_names, (list, tuple)) or not all(isinstance(name, str) for name in class_names):
+    if unknown := sorted(options.keys() - WrapOptions.__annotations__.keys()):
         raise UsageError(
-            f"class_names must be a list of texts in the order of the output, got {str(class_names)[:80]!r}"
+            f"wrap has no option {unknown[0]!r}.",
+            f"Its options are {', '.join(WrapOptions.__annotations__)}.",
+        )
+    names, scores = options.get("class_names", ()), options.get("scores")
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            f"class_names must be a list of texts in the order of the output, got {str(names)[:80]!r}"
         )
     if scores is not None and scores not in get_args(Scores):
         raise UsageError(f"scores must be one of {', '.join(get_args(Scores))}, got {scores!r}")
-
-    def pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
-        return (value, value) if isinstance(value, int) else value
-
-    channels = channels or ("L" if mean is not None and len(mean) == 1 else "RGB")
-    preprocess = Preprocess(
-        size=pair(size),
-        resize=pair(resize),
-        fit=fit,
-        interpolation=interpolation,
-        mean=tuple(IMAGENET.get(each, (0.0, 1.0))[0] for each in channels) if mean is None else tuple(mean),
-        std=tuple(IMAGENET.get(each, (0.0, 1.0))[1] for each in channels) if std is None else tuple(std),
-        channels=channels,
-    )
-    module = at_rest(module)
+    module, detects = freeze(module), options.get("detects")
     return Network(
-        name=name,
+        name=options.get("name", "own network"),
         module=module,
-        preprocess=preprocess,
-        weights=weights,
-        class_names=tuple(class_names),
-        aliases=dict(aliases or {}),
+        preprocess=_preprocess(options),
+        weights=options.get("weights", "as given"),
+        class_names=tuple(names),
+        aliases=dict(options.get("aliases") or {}),
         feed=None if detects is None else DetectionScores(module, detects),
-        prefix_tokens=prefix_tokens,
+        prefix_tokens=options.get("prefix_tokens"),
         scores=scores if detects is None else "probabilities",
     )
+
+
+def _preprocess(options: ImageOptions) -> Preprocess:
+    mean, std = options.get("mean"), options.get("std")
+    channels = options.get("channels") or ("L" if mean is not None and len(mean) == 1 else "RGB")
+    usual = [IMAGENET.get(channel, (0.0, 1.0)) for channel in channels]
+    return Preprocess(
+        size=_pair(options.get("size", 224)),
+        resize=_pair(options.get("resize")),
+        fit=options.get("fit", "cover"),
+        interpolation=options.get("interpolation", "bicubic"),
+        mean=tuple(pair[0] for pair in usual) if mean is None else tuple(mean),
+        std=tuple(pair[1] for pair in usual) if std is None else tuple(std),
+        channels=channels,
+    )
+
+
+def _pair(value: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (value, value) if isinstance(value, int) else value

@@ -1,7 +1,7 @@
-"""Whether a network could be had at all on a machine without a connection, told before anything is started.
+"""A check, before anything is started, that a network's weights are cached or can be downloaded.
 
-Only what surely fails is refused: nothing of the kind was ever fetched here, and its host does not answer.
-What the caches hold under which name is the loader's to tell.
+Only what surely fails is refused: nothing from the host was ever downloaded here, and it does not answer.
+Whether a cache holds a certain network is checked when it is loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_weights(
     reachable: Callable[[str], bool] = hub.reachable,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Refuse a published network of which nothing is here, and whose host does not answer.
+    """Check that a published network may be cached, or that its host answers.
 
     Raises:
         UsageError: Naming the host and the ways out.
@@ -68,7 +68,7 @@ def _hub_files(pattern: str) -> bool:
 
 
 def _torch_files(environ: Mapping[str, str]) -> bool:
-    """Say whether torch's cache holds any weights: where it is, is told without importing torch."""
+    """Return whether torch's cache holds any weights: its folder is found without importing torch."""
     cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     home = Path(environ.get("TORCH_HOME") or cache).expanduser()
     return any((home / "hub" / "checkpoints").glob("*"))

@@ -1,7 +1,7 @@
-"""From uint8 images of any size to a network's input batch, as the network's own configuration says.
+"""Preprocessing: from uint8 images of any size to a network's input batch.
 
-Resizing works on uint8 with antialiasing, as Pillow's does (within one grey level), but on batches.
-A network rarely sees the whole image: `view` tells which part, so that a map can be laid over it.
+Resizing works on uint8 with antialiasing, as Pillow's does (within one gray level), but on batches.
+A network rarely sees the whole image: `view` is the part, over which a map is laid.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Fit = Literal["cover", "squash", "contain"]
 Place = Literal["even", "down", "start"]
-"""Where the input lies in the resized image, or that in the input: in the middle, half a pixel rounded to
-even as in torchvision or down as in transformers; or at the top left.
+"""The position of the crop, or of the padding: in the middle, with half a pixel rounded to even as in
+torchvision or down as in transformers; or at the top left.
 """
 View = tuple[float, float, float, float]
 """Top, left, bottom, right as fractions of the image; beyond 0..1 where the input was padded."""
@@ -30,9 +30,7 @@ _LATER = ("place", "channels")
 WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
 _FAR = 4
-"""Of an image much longer than the input, this many times the input's length is resized; the crop lies in its
-middle.
-"""
+"""Of an image much longer than the input, only the middle is resized, to this multiple of its length."""
 
 _CHANNELS = {
     "R": (1.0, 0.0, 0.0),
@@ -49,12 +47,12 @@ _IN_PILLOW = {"nearest": 0, "lanczos": 1, "box": 4, "hamming": 5}
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """Resize to `resize`, crop the centre to `size`, scale to 0..1, subtract `mean`, divide by `std`.
+    """Resize to `resize`, crop the center to `size`, scale to 0..1, subtract `mean`, divide by `std`.
 
     `cover` keeps the aspect ratio and covers the box `resize` (height, width), `contain` keeps it and
     fits inside, `squash` does not keep it. `size` None feeds images at their own size, unresized.
 
-    `channels` says what each channel of the input is: R, G, B, L (luminance, ITU-R 601), or 0 for one that
+    `channels` are the channels of the input: R, G, B, L (luminance, ITU-R 601), or 0 for one that
     images do not have, which is 0 to the network. `mean` and `std` hold a number for each.
     """
 
@@ -76,11 +74,11 @@ class Preprocess:
         n = len(self.channels)
         if len(self.mean) != n or len(self.std) != n or min(self.std) <= 0:
             raise UsageError(
-                f"mean and std must hold {n} numbers, one for each of the channels {self.channels}, std above 0; got "
-                f"{self.mean} and {self.std}"
+                f"mean and std must hold {n} numbers, one per channel of {self.channels}, std above 0; "
+                f"got {self.mean} and {self.std}"
             )
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return plain values for the fingerprint."""
         facts = asdict(self)
         # What most networks are without keeps the caches of earlier versions.
@@ -216,7 +214,7 @@ class Preprocess:
         return by_channel.get("R", gray), by_channel.get("G", gray), by_channel.get("B", gray)
 
     def _cropped(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Return the centre; where it is larger than the image, the rest is the mean colour (0 to the
+        """Return the center; where it is larger than the image, the rest is the mean color (0 to the
         network).
         """
         import torch

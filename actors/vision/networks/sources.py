@@ -1,11 +1,10 @@
-"""The places that networks come from. Each function returns a network with its source's own preprocessing.
+"""The sources of networks. Each function returns a network with its source's own preprocessing.
 
-Libraries are imported inside: only the one that is asked for is paid for.
+Libraries are imported inside the functions, since importing takes seconds.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import importlib.util
 import math
@@ -13,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +21,17 @@ from actors.errors import MaiaError, UsageError
 from actors.packaged import PACKAGED
 from actors.vision.data import class_names
 from actors.vision.networks import names
-from actors.vision.networks.network import Network, at_rest, seeded, wrap
+from actors.vision.networks.network import Network, build_seeded, freeze, wrap
 from actors.vision.networks.preprocess import Fit, Preprocess
-from actors.vision.networks.transforms import rebuilt
+from actors.vision.networks.transforms import infer_preprocess
 
 if TYPE_CHECKING:
     import torch
 
 NO_WEIGHTS = (
-    "Connect once to fetch them, give a state dict with NAME@FILE, or set `vision: {pretrained: false}` in the profile "
-    "for random weights."
+    "Connect once to download them, give a state dict with NAME@FILE, or set `vision: {pretrained: false}` "
+    "in the profile for random weights."
 )
-
-
-def renamed(network: Network, **changes: Any) -> Network:
-    return dataclasses.replace(network, **changes)
 
 
 def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
@@ -56,7 +52,7 @@ def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Netw
     network = _timm(name, f"timm:{name}", pretrained and packaged is None, n_classes)
     if packaged is not None:
         packaged.load_into(network.module)
-        network = renamed(network, weights="pretrained")
+        network = replace(network, weights="pretrained")
     return network
 
 
@@ -65,7 +61,7 @@ def from_timm_hub(name: str, pretrained: bool, n_classes: int | None = None) -> 
     runtime.import_vision_libraries()
     folder = hub.local_folder(name)
     where = f"hf-hub:{name}" if folder is None else f"local-dir:{folder}"
-    return renamed(_timm(where, f"hf-hub:{name}", pretrained, n_classes), name=name)
+    return replace(_timm(where, f"hf-hub:{name}", pretrained, n_classes), name=name)
 
 
 def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Network:
@@ -77,12 +73,12 @@ def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Net
 
     try:
         with hub.translated_errors(asked), hub.quick_when_offline():
-            module = build() if pretrained else seeded(build)
+            module = build() if pretrained else build_seeded(build)
     except hub.HubUnreachableError as error:
         raise hub.HubUnreachableError(error.message, NO_WEIGHTS) from error
     return Network(
         name=name,
-        module=at_rest(module),
+        module=freeze(module),
         preprocess=timm_preprocess(timm.data.resolve_data_config({}, model=module)),
         weights="pretrained" if pretrained else "random",
         class_names=tuple(_timm_class_names(module)) if n_classes is None else (),
@@ -130,13 +126,13 @@ def from_torchvision(name: str, pretrained: bool, n_classes: int | None = None) 
     if pretrained:
         if weights is None:
             raise UsageError(f"torchvision has no pretrained weights for {name!r}.", NO_WEIGHTS)
-        module = _fetched(name, weights)
+        module = _download(name, weights)
     else:
-        # Weights would have told these networks to build no auxiliary head, which is not used here.
+        # Without weights, these networks build an auxiliary head, which is not used, and ask how to start it.
         extra: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         if n_classes is not None:
             extra["num_classes"] = n_classes
-        module = seeded(lambda: zoo.get_model(name, weights=None, **extra))
+        module = build_seeded(lambda: zoo.get_model(name, weights=None, **extra))
     preprocess = Preprocess()
     categories: tuple[str, ...] = ()
     if weights is not None:
@@ -153,14 +149,14 @@ def from_torchvision(name: str, pretrained: bool, n_classes: int | None = None) 
         categories = tuple(weights.meta.get("categories", ())) if n_classes is None else ()
     return Network(
         name=name,
-        module=at_rest(module),
+        module=freeze(module),
         preprocess=preprocess,
         weights="pretrained" if pretrained else "random",
         class_names=categories,
     )
 
 
-def _fetched(name: str, weights: Any) -> torch.nn.Module:
+def _download(name: str, weights: Any) -> torch.nn.Module:
     """Return a network of torchvision with its weights, from torch's cache or their address."""
     import torch
     import torchvision.models as zoo
@@ -194,14 +190,14 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
     stored = name.startswith(names.OPEN_CLIP_FOLDERS)
     architecture, _, tag = (name, "", "") if stored else name.partition(":")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    # A tag may not be a path, which open_clip would read: weights of a file are fitted and told about like
-    # any.
+    # A tag may not be a path, which open_clip would load itself: files of weights are given as @FILE.
     if not stored and (tag or pretrained) and tag not in tags:
         raise UsageError(
             f"open_clip has no weights {tag!r} for {architecture}."
             if tag
             else f"open_clip:{name} does not say which weights.",
-            f"Write open_clip:{architecture}:TAG with one of {', '.join(tags)}, or open_clip:{architecture}@FILE."
+            f"Write open_clip:{architecture}:TAG with one of {', '.join(tags)}, "
+            f"or open_clip:{architecture}@FILE."
             if tags
             else NO_WEIGHTS,
         )
@@ -213,7 +209,7 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
         return made
 
     with hub.translated_errors(f"open_clip:{name}"), hub.quick_when_offline():
-        model: Any = build() if pretrained else seeded(build)
+        model: Any = build() if pretrained else build_seeded(build)
     settings = open_clip.get_model_preprocess_cfg(model)
     config = open_clip.transform.PreprocessCfg(**settings)
     transform = open_clip.transform.image_transform_v2(config, is_train=False)
@@ -223,8 +219,8 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
 
     return Network(
         name=name,
-        module=at_rest(model.visual),
-        preprocess=rebuilt(show, f"open_clip:{name}", config.interpolation),
+        module=freeze(model.visual),
+        preprocess=infer_preprocess(show, f"open_clip:{name}", config.interpolation),
         weights="pretrained" if pretrained else "random",
     )
 
@@ -247,15 +243,15 @@ def from_python(target: str, pretrained: bool, n_classes: int | None = None) -> 
     where, _, attribute = target.rpartition(":")
     if not where or not attribute.isidentifier():
         raise UsageError(f"write python:package.module:factory, got 'python:{target}'")
-    with _failing(target, where):
-        module = _import(where)
+    with _report_factory_errors(target, where):
+        module = _import_module(where)
     factory = getattr(module, attribute, None)
     if not callable(factory):
         has = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise names.no_factory(where, attribute, has)
-    with _failing(target, where):
-        # What is left to chance is the same for every command and replica.
-        made = seeded(factory)
+    with _report_factory_errors(target, where):
+        # Random weights are the same for every command and replica.
+        made = build_seeded(factory)
     if isinstance(made, torch.nn.Module):
         options = getattr(made, "preprocessing", None) or {}
         made = wrap(made, name=target, class_names=getattr(made, "class_names", ()), **options)
@@ -268,8 +264,8 @@ def from_python(target: str, pretrained: bool, n_classes: int | None = None) -> 
 
 
 @contextmanager
-def _failing(target: str, where: str) -> Iterator[None]:
-    """Tell what a person's own code raised, and at which of its lines.
+def _report_factory_errors(target: str, where: str) -> Iterator[None]:
+    """Report the error of a person's own code with its line.
 
     Raises:
         UsageError: In place of any other error.
@@ -281,7 +277,7 @@ def _failing(target: str, where: str) -> Iterator[None]:
     # A script without a guard parses its command line, and may end the process, when it is imported.
     except (Exception, SystemExit) as error:
         file = Path(where).name if where.endswith(".py") else f"{where.rpartition('.')[2]}.py"
-        # The deepest line of the file itself: what it calls inside a library tells less.
+        # The deepest line in the file itself, not in a library that it calls.
         own = [
             frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file
         ]
@@ -291,7 +287,7 @@ def _failing(target: str, where: str) -> Iterator[None]:
         ) from error
 
 
-def _import(where: str) -> Any:
+def _import_module(where: str) -> Any:
     """Import a module by dotted name (also from the current folder) or by the path of its file."""
     if where.endswith(".py"):
         path = Path(where).expanduser().resolve()
@@ -303,7 +299,7 @@ def _import(where: str) -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        # Last, so that what stands beside the file hides nothing.
+        # Last, so that other files in its folder hide no module.
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
         spec.loader.exec_module(module)

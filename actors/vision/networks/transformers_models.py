@@ -15,9 +15,9 @@ from actors import hub, runtime
 from actors.errors import UsageError
 from actors.vision.data import class_names
 from actors.vision.networks import names
-from actors.vision.networks.network import Network, at_rest, seeded
+from actors.vision.networks.network import Network, build_seeded, freeze
 from actors.vision.networks.preprocess import Preprocess
-from actors.vision.networks.transforms import INTERPOLATIONS, NotAnImageError, rebuilt
+from actors.vision.networks.transforms import INTERPOLATIONS, NotAnImageError, infer_preprocess
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +48,9 @@ def from_transformers(name: str, pretrained: bool, n_classes: int | None = None)
         loader = _class(config, transformers)
         path = _tower(_skeleton(loader, config), path, name)
         module = (
-            loader.from_pretrained(model) if pretrained else seeded(lambda: _random(loader, config, path))
+            loader.from_pretrained(model)
+            if pretrained
+            else build_seeded(lambda: _random(loader, config, path))
         )
         module = module.get_submodule(path) if pretrained else module
         processor = _processor(model, transformers)
@@ -58,7 +60,7 @@ def from_transformers(name: str, pretrained: bool, n_classes: int | None = None)
         classes = class_names.named(tuple(str(labels[index]) for index in sorted(labels)))
     return Network(
         name=name,
-        module=at_rest(module),
+        module=freeze(module),
         preprocess=_preprocess(processor, _image_size(module, config), name),
         weights="pretrained" if pretrained else "random",
         class_names=classes,
@@ -86,18 +88,18 @@ def _from_config(loader: Any, config: Any) -> Any:
 
 
 def _skeleton(loader: Any, config: Any) -> Any:
-    """Return a model without memory for its weights: a wrong path is told before gigabytes are loaded."""
+    """Return a model without memory for its weights, to check a path before gigabytes are loaded."""
     import torch
 
     try:
         with torch.device("meta"):
             return _from_config(loader, config)
     except Exception:  # a model may compute with its weights while it is built
-        return seeded(lambda: _from_config(loader, config))
+        return build_seeded(lambda: _from_config(loader, config))
 
 
 def _random(loader: Any, config: Any, path: str) -> Any:
-    """Return the module at `path` with random weights; a tower is built alone, without the model around it."""
+    """Return the module at `path` with random weights; a tower is built alone."""
     from transformers import PreTrainedModel
 
     tower = _skeleton(loader, config).get_submodule(path) if path else None
@@ -141,7 +143,7 @@ def _tower(whole: Any, path: str, name: str) -> str:
 
 
 def _takes_images(module: Any) -> bool:
-    """Say whether images alone are what a model needs."""
+    """Return whether images alone are what a model needs."""
     parameters = inspect.signature(module.forward).parameters
     return module.main_input_name in ("pixel_values", "inputs") and "input_ids" not in parameters
 
@@ -251,15 +253,15 @@ def _preprocess(processor: Any | None, size: tuple[int, int] | None, name: str) 
         return np.asarray(pixels, float)
 
     try:
-        return rebuilt(show, f"hf:{name}", interpolation, size)
+        return infer_preprocess(show, f"hf:{name}", interpolation, size)
     except (NotAnImageError, KeyError) as error:
         log.warning("images_are_squashed", network=name, because=str(error))
         return _stated(processor, size or (224, 224), interpolation or "bilinear")
 
 
 def _stated(processor: Any, size: tuple[int, int], interpolation: str) -> Preprocess:
-    """Return what a processor that makes no images says of itself: its colors. Images are squashed to the
-    network's size.
+    """Return the preprocessing of a processor whose output is no image: its mean and deviation, and images
+    squashed to the network's size.
     """
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)

@@ -1,8 +1,8 @@
-"""What a library's own transform does to images, found by showing it some: processors have too many settings
-to read.
+"""Infers the preprocessing of a library's transform from its outputs on probe images: the settings of
+processors are too many to interpret.
 
-Constant images tell each channel's scale, offset and place; ramps tell how an image is resized and cut; a
-textured one decides between sizes a pixel apart, and tells how near the result comes.
+Constant images give each channel's scale, offset and order; ramps give the resizing and the crop; a textured
+image decides between sizes one pixel apart, and measures the remaining difference.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "b
 
 _SHORT, _LONG = 241, 401
 _SAME = 0.02
-"""Lengths count as equal within this part: a ramp of 256 grey levels tells them to about a thousandth."""
+"""Relative difference of equal lengths: a ramp of 256 gray levels measures them to about a thousandth."""
 _NEAR = 4.0
-"""Mean difference in grey levels up to which a transform counts as rebuilt; resizing alone gives about one.
+"""Mean difference in gray levels up to which a transform counts as rebuilt; resizing alone gives about one.
 """
 
 
@@ -38,7 +38,7 @@ class NotAnImageError(Exception):
 log = structlog.get_logger(__name__)
 
 
-def rebuilt(
+def infer_preprocess(
     transform: Transform,
     name: str,
     interpolation: str | None = None,
@@ -81,14 +81,14 @@ def rebuilt(
         ((_difference(candidate, image, theirs), candidate) for candidate in tried), key=lambda pair: pair[0]
     )
     if difference > _NEAR:
-        log.warning("preprocessing_differs", network=name, mean_grey_levels=round(difference, 1))
+        log.warning("preprocessing_differs", network=name, mean_gray_levels=round(difference, 1))
     return best
 
 
 @dataclass(frozen=True)
 class _ProbedInput:
-    """What became of an image: the input's height and width, and those of the whole image at the input's
-    scale.
+    """The result of probing a transform: the input's height and width, and those of the whole image at the
+    input's scale.
     """
 
     size: tuple[int, int]
@@ -173,6 +173,6 @@ def _textured(rough: Preprocess) -> np.ndarray:
 
 
 def _difference(ours: Preprocess, image: np.ndarray, theirs: np.ndarray) -> float:
-    """Return the mean difference of two inputs in grey levels."""
+    """Return the mean difference of two inputs in gray levels."""
     std = np.array(ours.std)[:, None, None]
     return float((np.abs(ours.batch([image])[0].numpy() - theirs) * std * 255).mean())

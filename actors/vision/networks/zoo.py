@@ -1,4 +1,4 @@
-"""Networks by name: where a name points, and what is said when it points nowhere.
+"""Networks by name.
 
     resnet50, timm:resnet50.a1_in1k         timm, the default
     hf-hub:timm/resnet50.a1_in1k            timm, from the hub or a folder that timm saved
@@ -72,7 +72,7 @@ LAYER_ALIASES: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Address:
-    """What a network's name says: its source and its name there, and the file with its weights.
+    """A parsed network name: its source, its name there, and the file with its weights.
 
     `asked` is the name without the file.
     """
@@ -97,7 +97,7 @@ def load_network(
     number of classes the network is built with that. `class_names` take the place of the source's.
 
     Raises:
-        UsageError: If there is no such network (the nearest names are told), its weights cannot be had,
+        UsageError: If there is no such network (the nearest names are listed), its weights cannot be had,
             or the checkpoint does not fit.
     """
     address = parse(name)
@@ -109,7 +109,7 @@ def load_network(
     else:
         network = _with_checkpoint(address, checkpoints.read(checkpoint))
         label = f"{address.asked}@{checkpoint.name}"
-    return sources.renamed(
+    return replace(
         network,
         name=label,
         aliases={**aliases, **network.aliases},
@@ -132,11 +132,11 @@ def _with_checkpoint(address: Address, stored: checkpoints.Checkpoint) -> Networ
         loaded = replace(loaded, notes=(*loaded.notes, f"built with its {error.n_classes} classes"))
     notes = f" ({'; '.join(loaded.notes)})" if loaded.notes else ""
     names = (loaded.class_names or network.class_names) if loaded.classifies else ()
-    return sources.renamed(network, weights=f"checkpoint {stored.path}{notes}", class_names=names)
+    return replace(network, weights=f"checkpoint {stored.path}{notes}", class_names=names)
 
 
 def check_name(name: str) -> None:
-    """Refuse at once, without a library, what `load_network` would surely refuse later.
+    """Check a network's name without importing a library.
 
     Raises:
         UsageError: If no source has such a network, or a file that the name gives is missing.
@@ -148,7 +148,7 @@ def check_name(name: str) -> None:
 
 
 def parse(name: str) -> Address:
-    """Return what a network's name says.
+    """Parse a network's name.
 
     Raises:
         UsageError: If there is no such source.
@@ -161,7 +161,8 @@ def parse(name: str) -> Address:
     if source not in SOURCES or not rest:
         raise UsageError(
             f"there is no source of networks {source!r} (in {name!r}).",
-            f"Write one of {', '.join(f'{known}:NAME' for known in SOURCES)}, or a timm name alone{_near(asked)}.",
+            f"Write one of {', '.join(f'{known}:NAME' for known in SOURCES)}, "
+            f"or a timm name alone{_near(asked)}.",
         )
     return Address(asked, source, rest, checkpoint)
 

@@ -1,21 +1,17 @@
-"""The stimulus bank: what every image did to every unit of the layers it passed.
+"""The stimulus bank: the activations of all units of the readouts that images were measured for.
 
-An image is paid for once. Its pass leaves the maxima of all units of a readout here, so that a later question
-about any of them, by any agent in any run, costs none. In memory it is bounded in bytes; on disk it is a
-folder of immutable segments, put there if absent, so that several processes may share it.
+An image passes once. The maxima of all units of a readout are kept here, so that a later request for any of
+them, by any agent in any run, needs no pass. In memory the bank is bounded in bytes; on disk it is a folder
+of immutable segments, each written if absent, so that several processes may share it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import logging
-import os
 import threading
-import uuid
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +19,15 @@ from pathlib import Path
 import numpy as np
 
 from actors.errors import UsageError
+from actors.files import write_if_absent
 from actors.images import Provenance
+from actors.serving.lru import LruCache
 
 _log = logging.getLogger(__name__)
 
 _FLUSH_BYTES = 8 << 20
 _ENTRY_OVERHEAD = 200
-"""Bytes that an entry costs beside its array: keys, array header, list node."""
+"""Bytes of an entry beyond its array: keys, array header, list node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +50,9 @@ class StimulusBank:
     """
 
     def __init__(self, fingerprint: str, memory_bytes: int, folder: Path | None = None) -> None:
-        self._limit = memory_bytes
         self._folder = None if folder is None else folder / fingerprint
         self._lock = threading.RLock()
-        self._memory: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
-        self._bytes = 0
+        self._memory: LruCache[np.ndarray] = LruCache(memory_bytes)
         self._disk: dict[str, dict[bytes, tuple[np.ndarray, int]]] = {}
         self._known_segments: set[Path] = set()
         self._pending: dict[str, dict[str, np.ndarray]] = {}
@@ -72,35 +68,27 @@ class StimulusBank:
         self.refresh()
 
     def get(self, readout: str, image_id: str) -> np.ndarray | None:
-        """Return the float32 maxima of all units of the readout on the image, None if they are not known."""
+        """Return the float32 maxima of all units of the readout on the image, None if they are unknown."""
         with self._lock:
             row = self._memory.get((readout, image_id))
-            if row is not None:
-                self._memory.move_to_end((readout, image_id))
-                self._hits += 1
-                return row
-            place = self._disk.get(readout, {}).get(bytes.fromhex(image_id))
-            if place is None:
-                self._misses += 1
-                return None
-            segment, index = place
-            row = np.array(segment["values"][index])
-            self._remember(readout, image_id, row)
-            self._hits += 1
-            self._disk_hits += 1
+            if row is None and (row := self._read(readout, image_id)) is not None:
+                self._remember(readout, image_id, row)
+                self._disk_hits += 1
+            self._hits += row is not None
+            self._misses += row is None
             return row
 
     def put(self, readout: str, image_ids: Sequence[str], values: np.ndarray) -> np.ndarray:
-        """Add float32 (images, units) maxima; what is already known stays as it is. Returns what is known
-        now, alike.
+        """Add float32 (images, units) maxima; known ones stay. Return the values that are known now, alike.
 
-        Which images shared a pass changes the last digits of a sum: an image has the one value that was
-        first.
+        The other images of a pass change the last digits of a sum: the first value of an image is kept.
         """
         kept = np.array(values, dtype=np.float32)
         with self._lock:
             for place, image_id in enumerate(image_ids):
-                known = self._peek(readout, image_id)
+                known = self._memory.get((readout, image_id))
+                if known is None:
+                    known = self._read(readout, image_id)
                 if known is not None:
                     kept[place] = known
                     continue
@@ -112,16 +100,16 @@ class StimulusBank:
                     self._pending_bytes += row.nbytes
         return kept
 
-    def _peek(self, readout: str, image_id: str) -> np.ndarray | None:
-        """Return what is known, without counting the question."""
-        values = self._memory.get((readout, image_id))
-        if values is None and (place := self._disk.get(readout, {}).get(bytes.fromhex(image_id))) is not None:
-            segment, row = place
-            values = np.asarray(segment["values"][row])
-        return values
+    def _read(self, readout: str, image_id: str) -> np.ndarray | None:
+        """Return the maxima in a segment on disk, None if there are none."""
+        place = self._disk.get(readout, {}).get(bytes.fromhex(image_id))
+        if place is None:
+            return None
+        segment, row = place
+        return np.array(segment["values"][row])
 
     def note(self, image_id: str, provenance: Provenance) -> None:
-        """Record where an image came from; the first word on it stays."""
+        """Record where an image came from; the first record stays."""
         with self._lock:
             if image_id not in self._provenance:
                 self._provenance[image_id] = self._pending_provenance[image_id] = provenance
@@ -135,7 +123,7 @@ class StimulusBank:
         return self._pending_bytes >= _FLUSH_BYTES
 
     def flush(self) -> None:
-        """Write what is new to disk, as further segments."""
+        """Write new entries to disk, as further segments."""
         with self._lock:
             pending, self._pending, self._pending_bytes = self._pending, {}, 0
             notes, self._pending_provenance = self._pending_provenance, {}
@@ -153,7 +141,7 @@ class StimulusBank:
             _put_if_absent(self._folder / "provenance", lines.encode(), ".jsonl")
 
     def refresh(self) -> None:
-        """Learn of the segments that other processes have written."""
+        """Read the segments that other processes have written."""
         if self._folder is None:
             return
         with self._lock:
@@ -174,7 +162,7 @@ class StimulusBank:
         with self._lock:
             return BankStatistics(
                 in_memory=len(self._memory),
-                memory_bytes=self._bytes,
+                memory_bytes=self._memory.n_bytes,
                 on_disk=sum(len(rows) for rows in self._disk.values()),
                 hits=self._hits,
                 disk_hits=self._disk_hits,
@@ -184,18 +172,14 @@ class StimulusBank:
 
     def _remember(self, readout: str, image_id: str, row: np.ndarray) -> None:
         row.flags.writeable = False
-        self._memory[readout, image_id] = row
-        self._bytes += row.nbytes + _ENTRY_OVERHEAD
-        while self._bytes > self._limit and self._memory:
-            _, dropped = self._memory.popitem(last=False)
-            self._bytes -= dropped.nbytes + _ENTRY_OVERHEAD
+        self._memory.put((readout, image_id), row, row.nbytes + _ENTRY_OVERHEAD)
 
     def _write_segment(self, readout: str, rows: dict[str, np.ndarray]) -> Path:
         assert self._folder is not None
         folder = self._folder / hashlib.blake2b(readout.encode(), digest_size=8).hexdigest()
         folder.mkdir(exist_ok=True)
         if not (folder / "readout.txt").exists():
-            publish(folder / "readout.txt", readout.encode())
+            write_if_absent(folder / "readout.txt", readout.encode())
         n_units = len(next(iter(rows.values())))
         table = np.empty(len(rows), dtype=[("id", np.uint8, (16,)), ("values", np.float32, (n_units,))])
         for place, (image_id, row) in enumerate(sorted(rows.items())):
@@ -221,23 +205,9 @@ class StimulusBank:
 
 
 def _put_if_absent(folder: Path, data: bytes, suffix: str) -> Path:
-    """Write `data` under its digest: whole or not at all, and once whoever writes it."""
+    """Write `data` under its digest, whole or not at all, and at most once."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (hashlib.blake2b(data, digest_size=16).hexdigest() + suffix)
     if not path.exists():
-        publish(path, data)
+        write_if_absent(path, data)
     return path
-
-
-def publish(path: Path, data: bytes) -> None:
-    """Give `path` its content in one step; if it exists already, it stays."""
-    draft = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

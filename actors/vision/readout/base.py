@@ -1,4 +1,4 @@
-"""The seam of networks under study: which units there are, and how strongly images drive them.
+"""The interface of networks under study: their units, and the units' activations on images.
 
 Shapes: N images; U units of a layer; h x w positions of a layer's activation map.
 A unit's activation on an image is its spatial maximum, in fp32, as in MAIA.
@@ -18,7 +18,7 @@ from actors.serving.backend import Priority
 
 
 class SampleError(BackendError):
-    """A unit's activation is known on no image of a data set's sample."""
+    """No image of a data set's sample has a finite activation of the unit."""
 
 
 UnitKind = str
@@ -27,8 +27,8 @@ UnitKind = str
 LayerKind = Literal["map", "tokens", "vector"]
 
 Scores = Literal["softmax", "sigmoid", "probabilities"]
-"""How a network's output becomes class probabilities: over all classes, each class by itself, or it holds
-them already.
+"""How a network's output becomes class probabilities: by a softmax over all classes, by a sigmoid of each
+class, or as it is.
 """
 
 
@@ -55,7 +55,7 @@ class Unit:
 class LayerInfo:
     """A module whose output can be tapped. `shape` is (h, w) for maps and tokens, () for vectors.
 
-    `scores` is of a classifier's layer "output", None elsewhere.
+    `scores` is None except for a classifier's layer "output".
     """
 
     name: str
@@ -70,8 +70,8 @@ class LayerInfo:
 class UnitResponse:
     """One unit on one image: spatial maximum, and the map float16 (h, w), (1, 1) for vectors.
 
-    The map lies over `view`, the part of the image that the network saw: top, left, bottom, right as
-    fractions of its sides (networks that crop the centre do not see the border).
+    The map covers `view`, the part of the image that the network was given: top, left, bottom, right as
+    fractions of the image's sides (a center crop omits the border).
     """
 
     activation: float
@@ -101,11 +101,11 @@ class Exemplars:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """What a unit does on some images of a data set that agents may see.
+    """A unit's activations on some images of a data set that agents may see.
 
     `indices` int64 (n,) into the data set, ascending; `activations` float32 (n,), finite; `features` float32
     (n, d), by which images are compared: each unit's maximum in the network's last layer before its
-    classifier. None where there is none.
+    classifier, None if there is no such layer.
     """
 
     indices: np.ndarray
@@ -114,8 +114,8 @@ class Scatter:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBack:
-    """A simple random sample of the images that are held back for confirmation, and what they do to a unit.
+class HeldOutActivations:
+    """A simple random sample of the held-out images, and a unit's activations on them.
 
     `indices` int64 (n,) into the data set, in order, and `activations` float32 (n,), all finite. `total`
     images are held back; `seed` is that of the sample.
@@ -129,7 +129,7 @@ class HeldBack:
 
 @dataclass(frozen=True, slots=True)
 class SweepProgress:
-    """How far a pass over a data set is; `skipped` images of this run could not be read."""
+    """The progress of a sweep, in images; `skipped` images of this run could not be read."""
 
     done: int
     total: int
@@ -155,7 +155,7 @@ class ImageDataset(Protocol):
 
 
 class VisionClient(Protocol):
-    """A network under study as its users see it: asynchronous, shared, remote or not."""
+    """The client of a network under study: asynchronous, shared, local or remote."""
 
     name: str
     fingerprint: str
@@ -187,9 +187,9 @@ class VisionClient(Protocol):
         agent: str = "",
         priority: Priority = Priority.INTERACTIVE,
     ) -> np.ndarray:
-        """Return float32 (units, images) without maps: what the stimulus bank knows costs no pass.
+        """Return float32 (units, images) without maps; what the stimulus bank holds needs no pass.
 
-        Not finite where a unit is not: one among many costs the others nothing.
+        Values that are not finite are returned as they are.
         """
 
     async def exemplars(
@@ -202,26 +202,26 @@ class VisionClient(Protocol):
         """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
 
     async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
-        """Return what the unit does on a part of the images that are not reserved, the same ones for every
+        """Return the unit's activations on a sample of the images that are not held out, the same for every
         unit.
 
-        They are loaded and shown once for all units of a layer.
+        The images are loaded and run once for all units of a layer.
 
         Raises:
-            BackendError: If the unit's activation is known on none of them.
+            BackendError: If the unit is finite on none of them.
         """
 
     async def features(self, images: Sequence[Image]) -> np.ndarray | None:
-        """Return what images are compared by, as in `Scatter.features`."""
+        """Return the features of images, as in `Scatter.features`."""
 
     async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
         """Return the unit's activations, float32 (n,), on images at even distances in the data set.
 
-        The same images for every unit, loaded once and shown once for all units of a layer; those that cannot
-        be read, or on which the unit is not finite, are left out.
+        The images are the same for every unit, loaded once and run once for all units of a layer. Those that
+        cannot be read, or on which the unit is not finite, are omitted.
 
         Raises:
-            SampleError: If that leaves none.
+            SampleError: If none remains.
         """
 
     async def winning_logit(self, unit: Unit, dataset: ImageDataset) -> float:
@@ -231,9 +231,9 @@ class VisionClient(Protocol):
             SampleError: If no image can be measured.
         """
 
-    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldBack:
-        """Return what at most `count` of the images that are held back for confirmation do to the unit.
+    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
+        """Return the unit's activations on a sample of at most `count` held-out images.
 
-        The same images for every unit, and shown once for all units of a layer; those that cannot be read, or
-        on which the unit is not finite, are left out.
+        The images are the same for every unit, and run once for all units of a layer. Those that cannot be
+        read, or on which the unit is not finite, are omitted.
         """

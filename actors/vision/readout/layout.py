@@ -1,9 +1,9 @@
-"""How a layer's output is seen as maps over the image: which axis holds its units, and where its positions
+"""How a layer's output is viewed as maps over the image: which axis holds its units, and where its positions
 lie.
 
-The class of a module and the shape of its output leave open what they mean: tokens may be in raster order, in
-that of windows or of a space-filling curve, or be no places at all. What is open is asked of the network
-(`places`).
+The class of a module and the shape of its output do not determine this: tokens may be in raster order, in the
+order of windows or of a space-filling curve, or have no place in the image. Uncertain layouts are tested on
+the network (`gray_codes`).
 
 Shapes: N images; C units of a layer; T positions; h x w cells of a grid.
 """
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from actors.vision.readout.places import PositionEvidence
+from actors.vision.readout.gray_codes import PositionEvidence
 
 if TYPE_CHECKING:
     import torch
@@ -23,26 +23,25 @@ if TYPE_CHECKING:
 Grid = tuple[int, int]
 
 _MAX_PREFIX = 32
-"""More tokens than these before the patches are taken for no patch grid at all."""
+"""Tokens before the patches at most: with more, there is no patch grid."""
 _NEAR = 0.25
 """How far the logarithm of a grid's proportions may be from the image's."""
 _SURE = 0.9
-"""Share of bits from which on an order is taken as found: receptive fields that overlap cost a few."""
+"""Share of correct bits at which an order is accepted: overlapping receptive fields cost a few."""
 _LIKELY = 0.7
-"""Share of bits from which on raster order is believed where nothing else is known; chance gives 0.5."""
+"""Share of correct bits at which raster order is accepted by default; chance gives 0.5."""
 _CLEAR = 0.5
-"""Margin from which on positions that do not agree with an order speak against it."""
+"""Margin at which positions that disagree with an order contradict it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """How an output is seen as maps (N, C, h, w).
+    """How an output is viewed as maps (N, C, h, w).
 
-    `units_last` says which axis holds the units, the last or the first after the images. `tokens` is true
-    where the positions are seen as one sequence: `prefix` of them, then the cells of `grid` in raster order,
-    or as `order`, int64 (h * w,), says. `grid` is None where it is not known which place in the image a
-    position stands for: then all but the `declared` prefix are read. `certain` is true where nothing has to
-    be found out.
+    The units are on the last axis if `units_last`, else on the first after the images. With `tokens` the
+    positions are one sequence: `prefix` tokens, then the cells of `grid` in raster order, or in `order`,
+    int64 (h * w,). `grid` is None if the places of the positions are unknown: then all but the `declared`
+    prefix are read. A layout that is `certain` needs no test.
     """
 
     units_last: bool
@@ -55,11 +54,9 @@ class Layout:
     certain: bool = False
 
     def maps(self, output: torch.Tensor, image_hw: Grid) -> torch.Tensor:
-        """Return an output for images of `image_hw` as a view (N, C, h, w), (N, C, 1, T) where places are not
-        known.
-        """
+        """Return an output for images of `image_hw` as a view (N, C, h, w); (N, C, 1, T) without a grid."""
         if output.ndim <= 2:
-            # A network may return one number an image, (N,).
+            # A network may return one number per image, (N,).
             return (output if output.ndim == 2 else output[:, None])[:, :, None, None]
         units_first = output.movedim(-1, 1) if self.units_last else output
         if not self.tokens:
@@ -72,7 +69,7 @@ class Layout:
         return positions[:, :, prefix:].unflatten(2, grid or (1, -1))
 
     def n_positions(self, shape: Sequence[int]) -> int:
-        """Return h * w of the maps of an output of `shape`, on images of the size that it was recorded with."""
+        """Return h * w of the maps of an output of `shape`, on images of the recorded size."""
         if len(shape) <= 2:
             return 1
         if self.tokens and self.grid is not None:
@@ -87,7 +84,7 @@ class Layout:
         return units_last.flatten(1, -2)
 
     def grid_at(self, n_positions: int, image_hw: Grid) -> Grid | None:
-        """Return the grid of `n_positions` on images of `image_hw`, None if it is not known where they lie."""
+        """Return the grid of `n_positions` on images of `image_hw`, None if it is unknown."""
         if self.grid is None or not self.tokens:
             return self.grid
         if image_hw == self.image_hw:
@@ -104,7 +101,7 @@ class Layout:
         return fitting.pop() if len(fitting) == 1 else None
 
 
-def hypotheses(
+def candidate_layouts(
     module: torch.nn.Module | None,
     shape: Sequence[int],
     image_hw: Grid,
@@ -131,8 +128,8 @@ def hypotheses(
 def relates_tokens(
     module: torch.nn.Module, shape: Sequence[int], n_tokens: int, grids: Sequence[Grid]
 ) -> bool:
-    """Say whether an output (N, a, b, c) has a row and a column for each of `n_tokens`, as attention weights
-    have.
+    """Return whether an output (N, a, b, c) has a row and a column for each of `n_tokens`, as of attention
+    weights.
     """
     if _units_last(module) is False:
         return False
@@ -169,68 +166,65 @@ def _of_four_axes(
     return layouts
 
 
-def speaks_against(layout: Layout, evidence: PositionEvidence) -> bool:
-    """Say whether positions clearly spelled something else than raster order.
+def contradicts_raster(layout: Layout, evidence: PositionEvidence) -> bool:
+    """Return whether the evidence clearly contradicts raster order.
 
-    Axes of rows and columns can only be other axes; windows of attention alone take a few bits from them.
+    Rows and columns on axes of their own may lose a few bits to windows of attention.
     """
-    raster = _raster(layout, evidence)
+    raster = _raster_order(layout, evidence)
     if not layout.tokens and evidence.agreement(raster) >= _LIKELY:
         return False
-    return evidence.margin >= _CLEAR and not _is_sure(evidence, raster)
+    return evidence.margin >= _CLEAR and not _agrees(evidence, raster)
 
 
 @dataclass(frozen=True)
-class Open:
-    """An output (N, ...) whose layout is one of several, the likeliest first, with what its positions spelled
-    for each.
-    """
+class OutputCandidates:
+    """An output (N, ...) and its possible layouts, the likeliest first, with the evidence on each."""
 
     shape: tuple[int, ...]
-    may_be: Sequence[tuple[Layout, PositionEvidence | None]]
+    candidates: Sequence[tuple[Layout, PositionEvidence | None]]
 
-    def spelled(self) -> tuple[Layout, torch.Tensor] | None:
-        """Return the layout whose positions spelled an order for sure and that order, None if there is none."""
-        for layout, evidence in self.may_be:
+    def decoded(self) -> tuple[Layout, torch.Tensor] | None:
+        """Return the layout for which a clear order was decoded, and that order; None if there is none."""
+        for layout, evidence in self.candidates:
             if evidence is None or layout.grid is None:
                 continue
             order = evidence.order() if evidence.margin >= _CLEAR else None
-            raster = _raster(layout, evidence)
-            if order is None and _is_sure(evidence, raster):
+            raster = _raster_order(layout, evidence)
+            if order is None and _agrees(evidence, raster):
                 order = raster
             if order is not None:
                 return layout, order
         return None
 
 
-def decide(outputs: Mapping[str, Open]) -> dict[str, Layout]:
-    """Return the layouts of outputs in the order of the pass; one of which not even the axis of its units is
-    known is left out.
+def resolve_layouts(outputs: Mapping[str, OutputCandidates]) -> dict[str, Layout]:
+    """Return the layouts of outputs in the order of the pass, without those whose unit axis is unknown.
 
-    Deep positions answer to all of the image. They are taken to lie as earlier ones of the same number did if
-    they still agree with that better than by chance, or if later ones spell it again.
+    Deep positions respond to all of the image. They inherit the order of an earlier output of as many
+    positions if they still agree with it better than by chance, or if a later output has it again.
     """
-    spelled = {name: output.spelled() for name, output in outputs.items()}
+    decoded = {name: output.decoded() for name, output in outputs.items()}
     last = {
-        _key(outputs[name].shape, order[0]): place
-        for place, (name, order) in enumerate(spelled.items())
+        _sequence_key(outputs[name].shape, order[0]): place
+        for place, (name, order) in enumerate(decoded.items())
         if order
     }
     known: dict[tuple[int, Grid], torch.Tensor | None] = {}
     layouts: dict[str, Layout] = {}
     for place, (name, output) in enumerate(outputs.items()):
-        default, evidence = output.may_be[0]
+        default, evidence = output.candidates[0]
         if default.certain or default.grid is None:
             layouts[name] = default
-        elif (order_spelled := spelled[name]) is not None:
+        elif (order_spelled := decoded[name]) is not None:
             layout, order = order_spelled
-            known[_key(output.shape, layout)] = order
+            known[_sequence_key(output.shape, layout)] = order
             layouts[name] = _ordered(output.shape, layout, order)
         else:
-            again = place < last.get(_key(output.shape, default), -1)
+            again = place < last.get(_sequence_key(output.shape, default), -1)
             layouts[name] = _inherited(output.shape, default, evidence, known, again)
-        # Of groups that a module of an unknown class gave, the axes are anybody's guess.
-        if len(output.shape) == 4 and len(output.may_be) > 1 and layouts[name].grid is None:
+        # The axes of groups from a module of an unknown class cannot be inferred.
+        if len(output.shape) == 4 and len(output.candidates) > 1 and layouts[name].grid is None:
             del layouts[name]
     return layouts
 
@@ -242,15 +236,15 @@ def _inherited(
     known: dict[tuple[int, Grid], torch.Tensor | None],
     again: bool,
 ) -> Layout:
-    """Return the layout of positions that spelled no order for sure; `again` says that later ones do."""
+    """Return the layout of an output without a clear order; `again`: a later output has the order again."""
     if evidence is None:
         return replace(layout, grid=None) if layout.tokens else layout
-    key = _key(shape, layout)
+    key = _sequence_key(shape, layout)
     inherits = key in known
-    order = known.get(key, _raster(layout, evidence))
+    order = known.get(key, _raster_order(layout, evidence))
     agreement = 0.0 if order is None else evidence.agreement(order)
     # Of few positions, some agree or disagree by chance.
-    by_chance = 1 / math.sqrt(evidence.codes.numel())
+    by_chance = 1 / math.sqrt(evidence.gray_codes.numel())
     # The clearer they are, the more of them must agree.
     if (
         layout.tokens
@@ -264,21 +258,19 @@ def _inherited(
     return _ordered(shape, layout, order)
 
 
-def _is_sure(evidence: PositionEvidence, order: torch.Tensor) -> bool:
-    """Say whether positions agree with an order as well as ones can that are mixed with others as much as
-    these.
-    """
+def _agrees(evidence: PositionEvidence, order: torch.Tensor) -> bool:
+    """Return whether positions agree with an order as well as their `margin` allows."""
     return bool(evidence.varies[order].all()) and evidence.agreement(order) >= max(_SURE, evidence.margin)
 
 
-def _key(shape: Sequence[int], layout: Layout) -> tuple[int, Grid]:
+def _sequence_key(shape: Sequence[int], layout: Layout) -> tuple[int, Grid]:
     assert layout.grid is not None
     return math.prod(shape[1:-1] if layout.units_last else shape[2:]), layout.grid
 
 
-def _raster(layout: Layout, evidence: PositionEvidence | None) -> torch.Tensor:
-    """Return the positions of the grid's cells in raster order: those that any image changes, else those
-    after the prefix.
+def _raster_order(layout: Layout, evidence: PositionEvidence | None) -> torch.Tensor:
+    """Return the positions of the grid's cells in raster order: those that vary, else those after the
+    prefix.
     """
     import torch
 
@@ -292,7 +284,7 @@ def _raster(layout: Layout, evidence: PositionEvidence | None) -> torch.Tensor:
 def _ordered(shape: Sequence[int], layout: Layout, order: torch.Tensor) -> Layout:
     import torch
 
-    n_positions = _key(shape, layout)[0]
+    n_positions = _sequence_key(shape, layout)[0]
     prefix = n_positions - len(order)
     if torch.equal(order, torch.arange(prefix, n_positions)):
         return replace(layout, prefix=prefix)
@@ -300,7 +292,7 @@ def _ordered(shape: Sequence[int], layout: Layout, order: torch.Tensor) -> Layou
 
 
 def _rounded(grid: Grid, image_hw: Grid) -> bool:
-    """Say whether a grid has the image's proportions up to a rounded side."""
+    """Return whether a grid has the image's proportions up to a rounded side."""
     return (
         abs(grid[0] - grid[1] * image_hw[0] / image_hw[1]) < 1
         and abs(grid[1] - grid[0] * image_hw[1] / image_hw[0]) < 1
@@ -312,7 +304,7 @@ def _distance(grid: Grid, image_hw: Grid) -> float:
 
 
 def _units_last(module: torch.nn.Module | None) -> bool | None:
-    """Return whether a module's units are on its output's last axis, None if its class does not tell."""
+    """Return whether a module's units are on its output's last axis, None if its class leaves it open."""
     import torch
 
     nn = torch.nn
@@ -331,9 +323,8 @@ def _patch_grid(
 ) -> tuple[int, Grid | None]:
     """Return the number of prefix tokens and the patches' grid (h, w).
 
-    The network's own word on its prefix tokens comes first; then a convolution's grid (the patch embedding's)
-    with as many tokens before it as are left over; then a grid in exactly the image's proportions, then
-    about.
+    The first that fits is taken: the declared prefix; a convolution's grid (the patch embedding's) after the
+    remaining tokens; a grid of exactly the image's proportions; a grid of about these.
     """
     if declared is not None and declared < n_tokens:
         n = n_tokens - declared
@@ -355,7 +346,7 @@ def _patch_grid(
 
 
 def _grid_of(n: int, image_hw: Grid, tolerance: float) -> Grid | None:
-    """Return (h, w) with h * w = n in the image's proportions (their log-ratio within `tolerance`), or None."""
+    """Return (h, w) with h * w = n whose log-ratio is within `tolerance` of the image's, or None."""
     h = round(math.sqrt(n * image_hw[0] / image_hw[1]))
     if h < 1 or n % h:
         return None

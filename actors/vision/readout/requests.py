@@ -1,19 +1,41 @@
-"""What is asked of a network under study and what it answers: plain values that travel between processes."""
+"""Requests to a network under study and its results: plain values that are passed between processes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 from actors.images import Image
+from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.edits import Edit
 from actors.vision.readout.units import Readout
 
 
+class NetworkDescription(TypedDict):
+    """The network under study as its backend describes it; `head` is a digest of a packaged head, or ""."""
+
+    name: str
+    fingerprint: str
+    head: str
+    weights: str
+    device: str
+    dtype: str
+    preprocess: Mapping[str, object]
+    input_size: tuple[int, int] | None
+    aliases: dict[str, str]
+    unreadable: dict[str, str]
+    class_names: list[str]
+    layers: list[LayerInfo]
+    batch: int
+    batch_invariant: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Some units of one readout; `indices` None means all of them, of which no maps are given."""
+    """A request for some units of one readout; `indices` None requests all, of which no maps are returned."""
 
     readout: Readout
     indices: tuple[int, ...] | None
@@ -22,9 +44,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class VisionRequest:
-    """How strongly one image drives some units. At most one `Ask` a readout.
+    """A request for activations on one image. At most one `Ask` per readout.
 
-    `edits` are made on the way, in order; a unit is read after the edits of its own layer.
+    `edits` are made during the pass, in order; a unit is read after the edits of its own layer.
     """
 
     image: Image
@@ -96,7 +118,7 @@ def _union(first: Ask, second: Ask) -> Ask:
 
 
 def covers(running: VisionRequest, wanted: VisionRequest) -> bool:
-    """Say whether the full result of `running` holds what `wanted` asks."""
+    """Return whether the full result of `running` contains that of `wanted`."""
     asks = {ask.readout: ask for ask in running.asks}
     for ask in wanted.asks:
         other = asks.get(ask.readout)
@@ -108,7 +130,7 @@ def covers(running: VisionRequest, wanted: VisionRequest) -> bool:
 
 
 def narrow(request: VisionRequest, result: VisionResult) -> VisionResult:
-    """Return the part of a full result that `request` asks for."""
+    """Return the part of a full result that `request` is for."""
     readings = []
     for ask in request.asks:
         reading = result.reading(ask.readout)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from actors.vision.dictionaries.dictionary import Dictionary
 
 _FEW = 20
-"""Classes that are all named to whoever asks for another one."""
+"""Classes at most that an error lists in full."""
 
 OUTPUT = "output"
-"""The layer that stands for what the whole network returns: class logits, for a classifier."""
+"""The layer of the network's own output: class logits, for a classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Readout:
 
 @dataclass(frozen=True)
 class UnitReader:
-    """A readout made ready: `read` maps a layer's output (N, C, h, w) to its units (N, U, h, w).
+    """How a readout is computed: `read` maps a layer's output (N, C, h, w) to its units (N, U, h, w).
 
-    `read` None means that the units are the channels themselves. `digest` tells files apart that share a
-    path. `edit` gives a unit other values; None where `read` is None, or where a unit cannot be edited.
+    `read` None means that the units are the channels themselves. `digest` identifies the file's content.
+    `edit` gives a unit other values; None if `read` is None, or if a unit cannot be edited.
     """
 
     n_units: int
@@ -59,22 +59,27 @@ class UnitReader:
     digest: str = ""
     edit: EditUnit | None = None
 
+    def units(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return the units (N, U, h, w) of maps (N, C, h, w)."""
+        return maps if self.read is None else self.read(maps)
+
 
 EditUnit = Callable[
     ["torch.Tensor", int, Callable[["torch.Tensor"], "torch.Tensor"]], tuple[int | slice, "torch.Tensor"]
 ]
-"""Takes an image's maps (C, h, w), the unit's index, and what makes new values (h, w) of its values, float32. Returns
-which channels change, and the values that they then have."""
+"""Takes an image's maps (C, h, w), a unit's index, and the function from its values, float32 (h, w), to new ones.
+Returns the channels that change, and their new values.
+"""
 
 ReaderFactory = Callable[[Readout, LayerInfo], UnitReader]
-"""Makes a readout ready, given its layer. Raises UsageError if the layer or the file does not fit."""
+"""Returns the reader of a readout at its layer; raises UsageError if the layer or the file does not fit."""
 
-_KINDS: dict[str, ReaderFactory] = {}
+_READER_FACTORIES: dict[str, ReaderFactory] = {}
 
 
 def register_kind(name: str, kind: ReaderFactory) -> None:
     """Add a kind of unit; in every process that loads the network (a `python:` factory is a good place)."""
-    _KINDS[name] = kind
+    _READER_FACTORIES[name] = kind
 
 
 def reader(readout: Readout, layer: LayerInfo) -> UnitReader:
@@ -84,10 +89,10 @@ def reader(readout: Readout, layer: LayerInfo) -> UnitReader:
         UsageError: If there is no such kind, or its file does not fit the layer.
     """
     try:
-        kind = _KINDS[readout.kind]
+        kind = _READER_FACTORIES[readout.kind]
     except KeyError:
         raise UsageError(
-            f"there is no kind of unit {readout.kind!r}.", f"The kinds are {', '.join(_KINDS)}."
+            f"there is no kind of unit {readout.kind!r}.", f"The kinds are {', '.join(_READER_FACTORIES)}."
         ) from None
     return kind(readout, layer)
 
@@ -118,12 +123,12 @@ def _require_classifier(readout: Readout, layer: LayerInfo) -> None:
     if layer.kind != "vector":
         raise UsageError(
             f"a {readout.kind} needs a vector of class scores, but {layer.name!r} is a {layer.kind}.",
-            f"Use the layer {OUTPUT!r} of a classifier; where that is a {layer.kind}, name a unit of it by its number.",
+            f"Use the layer {OUTPUT!r} of a classifier; if that is a {layer.kind}, give a unit's number.",
         )
 
 
 def _directions(readout: Readout, layer: LayerInfo) -> UnitReader:
-    """Inner product of each position with saved vectors, as they are (not normalised)."""
+    """Inner product of each position with saved vectors, as they are (not normalized)."""
     import torch
 
     vectors = torch.from_numpy(load_vectors(readout.source))
@@ -149,7 +154,7 @@ def _directions(readout: Readout, layer: LayerInfo) -> UnitReader:
 
 
 def load_vectors(path: str) -> np.ndarray:
-    """Return float32 (K, C) from a .npy file of (C,) or (K, C), or a .safetensors file with one such tensor."""
+    """Return float32 (K, C) from a .npy file of (C,) or (K, C), or the one tensor of a .safetensors file."""
     import numpy as np
 
     file = _existing(path)
@@ -246,7 +251,7 @@ def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ())
         UsageError: If the text has none of these forms, or names no class or more than one.
     """
     head, colon, rest = unit_text.partition(":")
-    if colon and head in _KINDS:
+    if colon and head in _READER_FACTORIES:
         kind = head
     else:
         kind, rest = ("logit" if layer_text == OUTPUT else "channel"), unit_text
@@ -264,7 +269,7 @@ def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ())
 
 def _index(text: str, whole: str) -> int:
     if not text.strip().isdecimal():
-        kinds = ", ".join(f"{kind}:..." for kind in _KINDS if kind != "channel")
+        kinds = ", ".join(f"{kind}:..." for kind in _READER_FACTORIES if kind != "channel")
         raise UsageError(f"a unit is a number from 0, or one of {kinds}; got {whole!r}")
     return int(text)
 
@@ -273,7 +278,7 @@ def class_index(text: str, class_names: Sequence[str]) -> int:
     """Return the index of a class given by number or by any of its comma-separated names.
 
     Raises:
-        UsageError: If no class or several have that name; the nearest names are told.
+        UsageError: If no class or several have that name; the nearest names are listed.
     """
     import difflib
 

@@ -1,8 +1,8 @@
 """One pass over a data set for all units at once: exact top k, quantiles from a sample, moments.
 
-Everything here gives the same answer however the data set is cut into shards, in whatever order they are
-seen and wherever a run is resumed: ties go to the smaller index, and which images and positions are sampled
-is a hash of the image's index. The state does not grow with the data set.
+The results do not depend on the shards of the data set, on their order, or on where a run is resumed: ties go
+to the smaller index, and the sampled images and positions follow from a hash of the image's index. The state
+does not grow with the data set.
 
 Shapes: U units; n images of a chunk; R rows of the reservoir; k exemplars a unit.
 """
@@ -10,17 +10,17 @@ Shapes: U units; n images of a chunk; R rows of the reservoir; k exemplars a uni
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from actors.files import replacing, write_if_absent
 from actors.vision.readout.base import ImageDataset
 from actors.vision.readout.units import Readout
 
@@ -41,7 +41,7 @@ _EMPTY_KEY = -(2**63)
 
 @dataclass(frozen=True)
 class Draw:
-    """Which of some images are sampled, and where: the same for all layers with as many positions."""
+    """The reservoir sample's part of some images: the same for all layers with as many positions."""
 
     images: np.ndarray
     """int64 (m,): places among the images."""
@@ -63,7 +63,7 @@ class Draw:
 
     @cached_property
     def target(self) -> slice | torch.Tensor:
-        """The reservoir's rows, as a slice where they are in one piece: it is copied several times as fast."""
+        """The reservoir's rows, as a slice if they are contiguous: it is copied several times as fast."""
         rows = self.rows()
         first, last = int(rows[0]), int(rows[-1])
         in_order = last - first + 1 == len(rows) and bool((np.diff(self.slots) > 0).all())
@@ -87,7 +87,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep does: which images (`indices` into the data set), for which readouts, in what steps."""
+    """A sweep: its images (`indices` into the data set), its readouts, and its steps of `step` images."""
 
     dataset: ImageDataset
     indices: np.ndarray
@@ -97,14 +97,14 @@ class SweepPlan:
     rows: int = RESERVOIR_ROWS
 
     def save(self, folder: Path) -> None:
-        """Write the plan, and which sweep this is: one that goes on with what is in the folder, or a new one."""
-        if not (id_file := folder / _SWEEP_ID_FILE).exists():
-            _replace(id_file, uuid.uuid4().hex.encode())
-        _replace(folder / "plan.pickle", pickle.dumps(self))
+        """Write the plan, and the sweep's id unless the folder has one, so that a sweep is resumed."""
+        write_if_absent(folder / _SWEEP_ID_FILE, uuid.uuid4().hex.encode())
+        with replacing(folder / "plan.pickle") as file:
+            pickle.dump(self, file)
 
     @staticmethod
     def sweep_id(folder: Path) -> str:
-        """Return which sweep the folder holds: another one if it was removed and made again."""
+        """Return the id of the sweep in the folder, which is new if the folder was removed and made again."""
         return (folder / _SWEEP_ID_FILE).read_text()
 
     @staticmethod
@@ -158,15 +158,15 @@ class SweepPlan:
     def _slots(self) -> dict[int, np.ndarray]:
         return {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
 
 
 def _splitmix(values: np.ndarray) -> np.ndarray:
-    """Return a well-mixed hash of uint64 values (the finaliser of Steele et al.'s SplitMix64)."""
+    """Return a well-mixed hash of uint64 values (the finalizer of Steele et al.'s SplitMix64)."""
     with np.errstate(over="ignore"):
         z = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -195,7 +195,9 @@ def from_keys(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class ReadoutAccumulator:
-    """The running result of one readout: top k, moments of per-image activations, sampled positions."""
+    """The running statistics of one readout: top k and moments of per-image activations, and a reservoir
+    sample of activations at positions.
+    """
 
     def __init__(self, n_units: int, k: int, rows: int, device: torch.device | str = "cpu") -> None:
         import torch
@@ -208,9 +210,7 @@ class ReadoutAccumulator:
         self.reservoir = torch.empty((rows, n_units), dtype=torch.float16, device=device)
         self.filled = torch.zeros(rows, dtype=torch.bool)
         self.never_finite = torch.zeros(n_units, dtype=torch.bool, device=device)
-        """Units that are never finite: they count as 0 here, so that they cost the others no image, and are
-        told apart.
-        """
+        """Units that are never finite: they count as 0, so that no image is skipped because of them."""
         self._chunk = torch.empty((_CHUNK, n_units), dtype=torch.float32, device=device)
         self._chunk_indices = torch.empty(_CHUNK, dtype=torch.int64, device=device)
         self._buffered = 0
@@ -218,7 +218,7 @@ class ReadoutAccumulator:
         self._in_order = True
 
     def add(self, maxima: torch.Tensor, indices: torch.Tensor) -> None:
-        """Take in float32 (n, U) maxima of the images `indices`, int64 (n,)."""
+        """Add float32 (n, U) maxima of the images `indices`, int64 (n,)."""
         for some, their in zip(maxima.split(_CHUNK), indices.split(_CHUNK), strict=True):
             end = self._buffered + len(some)
             if end > _CHUNK:
@@ -229,14 +229,14 @@ class ReadoutAccumulator:
             self._buffered = end
 
     def sample(self, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
-        """Put (m, U) activations at positions into the reservoir's `rows`; what half precision cannot hold is
-        infinite.
+        """Put (m, U) activations at positions into the reservoir's `rows`; beyond half precision's range they
+        are infinite.
         """
         self.reservoir[rows] = values.to(self.reservoir.dtype)
         self.filled[rows] = True
 
     def fold(self) -> None:
-        """Bring what was added since the last fold into the top k and the moments."""
+        """Add the buffered maxima to the top k and the moments."""
 
         if not self._buffered:
             return
@@ -284,7 +284,7 @@ class ReadoutAccumulator:
         self.n_images = total
 
     def merge(self, other: ReadoutAccumulator) -> None:
-        """Take in another accumulator of the same readout over other images."""
+        """Add another accumulator of the same readout over other images."""
         import torch
 
         self.fold()
@@ -304,7 +304,7 @@ class ReadoutAccumulator:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def top(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return float32 values and int64 indices (U, k), best first; index -1 where there were fewer images."""
+        """Return float32 values and int64 indices (U, k), best first; index -1 if there were fewer images."""
         self.fold()
         keys = self.keys.sort(dim=1, descending=True).values
         values, indices = from_keys(keys)
@@ -393,16 +393,9 @@ class SweepPart:
             "readouts": [[r.layer, r.kind, r.source] for r in self.accumulators],
             "skipped": {str(index): reason for index, reason in self.skipped.items()},
         }
-        draft = path.with_name(f".{uuid.uuid4().hex}")
-        try:
-            with draft.open("wb") as file:
-                arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+        with replacing(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> SweepPart:
@@ -427,12 +420,6 @@ class SweepPart:
                 self.accumulators[readout].merge(accumulator)
             else:
                 self.accumulators[readout] = accumulator
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{uuid.uuid4().hex}")
-    draft.write_bytes(data)
-    draft.replace(path)
 
 
 def disjoint_parts(folder: Path) -> tuple[list[Path], set[int]]:

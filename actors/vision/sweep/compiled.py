@@ -1,18 +1,20 @@
-"""A sweep's pass and everything that it reads, as one graph that `torch.compile` has made.
+"""A sweep's forward pass and its readouts as one graph of `torch.compile`.
 
-Reading a layer inside the graph costs less than outside: the maximum is taken while the map is in the
-processor's caches, and what no reading needs is not computed. Compiling takes about a minute, so this is for
-long sweeps.
+Reading a layer inside the graph costs less than in a hook outside: the maximum is taken while the map is in
+the processor's caches, and what no readout needs is not computed. Compiling takes about a minute, so this is
+for long sweeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actors.errors import BackendError
 from actors.hub import is_out_of_memory
-from actors.vision.readout.taps import OutputChangedError, TappedModule
+from actors.vision.readout.tap import OutputChangedError
+from actors.vision.readout.taps import TappedModule
+from actors.vision.readout.units import UnitReader
 
 if TYPE_CHECKING:
     import torch
@@ -29,14 +31,12 @@ class CompiledPass:
     def __init__(
         self,
         tapped: TappedModule,
-        readings: Sequence[tuple[str, Callable[[Any], Any] | None]],
+        readers: Sequence[tuple[str, UnitReader]],
     ) -> None:
-        """`readings` are layers with what makes their units of their maps, None where the units are the
-        maps'.
-        """
+        """`readers` are those of the readouts, each with its layer."""
         import torch
 
-        self._tapped, self._readings = tapped, list(readings)
+        self._tapped, self._readers = tapped, list(readers)
         torch._dynamo.reset()  # a class that was compiled with other hooks would be taken for this one
         self._graph = torch.compile(self._trace, dynamic=False, fullgraph=False)
 
@@ -51,10 +51,10 @@ class CompiledPass:
         try:
             return self._graph(batch, flat)
         except OutputChangedError:
-            raise  # an image's doing, and found out as without a graph
+            raise  # caused by an image, and handled as without a graph
         except Exception as error:
             if is_out_of_memory(error):
-                raise  # no fault of the compiler's
+                raise  # not the compiler's fault
             raise BackendError(
                 f"the network cannot be compiled: {type(error).__name__}: {str(error)[:300]}",
                 "Set `vision.compile` to false; a C++ compiler is needed on a CPU.",
@@ -62,21 +62,20 @@ class CompiledPass:
 
     def _trace(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[ReducedReadout]:
         results: dict[int, ReducedReadout] = {}
-        wanted: dict[str, list[int]] = {}
-        for place, (layer, _) in enumerate(self._readings):
-            wanted.setdefault(layer, []).append(place)
+        by_layer: dict[str, list[tuple[int, UnitReader]]] = {}
+        for index, (layer, reader) in enumerate(self._readers):
+            by_layer.setdefault(layer, []).append((index, reader))
 
-        def take(layer: str) -> Callable[[Any], None]:
-            def read(maps: Any) -> None:
-                for place in wanted[layer]:
-                    made = self._readings[place][1]
-                    units = maps if made is None else made(maps)
-                    results[place] = _reduce(units, flat[units.shape[2] * units.shape[3]])
+        def read(layer: str) -> Callable[[torch.Tensor], None]:
+            def read_layer(maps: torch.Tensor) -> None:
+                for index, reader in by_layer[layer]:
+                    units = reader.units(maps)
+                    results[index] = _reduce(units, flat[units.shape[2] * units.shape[3]])
 
-            return read
+            return read_layer
 
-        self._tapped.run_through(batch, {layer: take(layer) for layer in wanted})
-        return [results[place] for place in range(len(self._readings))]
+        self._tapped.run_through(batch, {layer: read(layer) for layer in by_layer})
+        return [results[index] for index in range(len(self._readers))]
 
 
 def _reduce(units: torch.Tensor, flat: torch.Tensor) -> ReducedReadout:

@@ -23,7 +23,7 @@ import numpy as np
 from actors import runtime
 from actors.errors import BackendError, MaiaError
 from actors.vision.readout.requests import SweepAck, SweepStep
-from actors.vision.readout.taps import spatial_max
+from actors.vision.readout.tap import spatial_max
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import Draw, ReadoutAccumulator, SweepPart, SweepPlan
@@ -42,7 +42,7 @@ _FLUSH_EVERY_S = 30.0
 _PREFETCHED_STEPS = 3
 _MAX_SWEEPS = 4
 _PROBED_IMAGES = 8
-"""Images that tell a unit that is never finite from an image on which units are not."""
+"""Images that distinguish a unit that is never finite from an image on which units are not finite."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class ReadoutBatch:
     sampled: torch.Tensor | None
 
     def accumulate(self, indices: torch.Tensor, which: torch.Tensor) -> None:
-        """Add the images that `which`, bool (n,), selects; `indices`, int64 (n,), are theirs in the data set."""
+        """Add the images that `which`, bool (n,), selects, of the data set's `indices`, int64 (n,)."""
         whole = bool(which.all())
         if self.sampled is not None:
             if whole:
@@ -194,7 +194,7 @@ class SweepDevice:
                     rows = [row for row, other in enumerate(sizes) if other == size]
                     self._run(sweep, step.start, places[rows], [pixels[row] for row in rows])
             except BaseException:
-                # Some of the step may be counted: taken into the same part again, it would count twice.
+                # Some of the step may be accumulated, and would count twice in the same part.
                 sweep.discard_part(self._clock())
                 raise
         sweep.part.done.add(step.start)
@@ -358,7 +358,7 @@ def _finite(batches: Sequence[ReadoutBatch]) -> torch.Tensor:
 
 
 class _Sweep:
-    """One sweep on this replica: the part in progress, and every step that was accumulated since the start."""
+    """One sweep on this replica: the part in progress, and the steps accumulated since the start."""
 
     def __init__(self, plan: SweepPlan, folder: Path, sweep_id: str, now: float) -> None:
         self.plan, self.sweep_id = plan, sweep_id

@@ -46,7 +46,8 @@ async def run_sweep(
     """
     if not len(plan.indices):
         raise UsageError(
-            f"all {len(plan.dataset)} images of the data set {plan.dataset.name!r} are held back for confirmation.",
+            f"all {len(plan.dataset)} images of the data set {plan.dataset.name!r} are held back for "
+            "confirmation.",
             "Give it more images, or lower vision.reserve.",
         )
     folder = store.sweep_folder(plan.readouts, plan.k, plan.step)
@@ -89,7 +90,7 @@ class _SweepDriver:
             n_done = sum(stop - start for start, stop in steps if start in done)
             await self._send_round(missing, n_done, flush_each=attempt > 0)
         raise BackendError(
-            f"the sweep over {self.plan.dataset.name!r} lost steps {_MAX_ROUNDS} times: its replicas keep dying.",
+            f"the sweep over {self.plan.dataset.name!r} lost steps {_MAX_ROUNDS} times: replicas keep dying.",
             "Read their logs; run again to resume.",
         )
 

@@ -1,4 +1,4 @@
-"""Exemplars on disk: what a sweep found, one file a readout, by network and data set.
+"""Exemplars on disk: the results of sweeps, one file per readout, by network and data set.
 
 Images are not copied: an exemplar is an index into the data set. A file is written once, whole.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from actors.errors import UsageError
+from actors.files import write_if_absent
 from actors.vision.data.reserve import Reserve
-from actors.vision.readout.bank import publish
 from actors.vision.readout.base import Exemplars, Unit
 from actors.vision.readout.units import Readout
 
@@ -77,7 +77,7 @@ class LayerExemplars:
             mean=self.mean,
             std=self.std,
         )
-        publish(path, buffer.getvalue())
+        write_if_absent(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> LayerExemplars:
@@ -117,17 +117,15 @@ class ExemplarStore:
         return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
 
     def get(self, readout: Readout, k: int) -> LayerExemplars | None:
-        """Return what is known of a readout, None if it is unknown, of no image, or with fewer than `k`
-        exemplars.
-        """
+        """Return a readout's exemplars, None if there are none, or fewer than `k` per unit."""
         path = self.path(readout)
         if not path.exists():
             return None
         try:
             stored = LayerExemplars.load(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            # A cache that is damaged costs a pass, not the run.
-            _log.warning("the exemplars in %s are damaged and are found again: %s", path, error)
+            # A damaged cache costs a sweep, not the run.
+            _log.warning("the exemplars in %s are damaged and are computed again: %s", path, error)
             return None
         return stored if stored.indices.shape[1] >= k and stored.n_images else None
 
@@ -154,8 +152,8 @@ def _state(source: str) -> list[str]:
     path = Path(source).expanduser()
     if not source or not path.exists():
         return []
-    beside = (path.with_name(name) for name in ("cfg.json", "config.json"))
-    files = sorted(path.iterdir()) if path.is_dir() else [path, *beside]
+    configs = (path.with_name(name) for name in ("cfg.json", "config.json"))
+    files = sorted(path.iterdir()) if path.is_dir() else [path, *configs]
     states = [(file.name, file.stat()) for file in files if file.is_file()]
     return [f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states]
 
@@ -174,8 +172,9 @@ def finish_sweep(folder: Path, store: Path) -> int:
         dataset = SweepPlan.load(folder).dataset
         reason = whole.skipped[min(whole.skipped)]
         raise UsageError(
-            f"no image of the data set {dataset.name!r} could be used ({len(whole.skipped)} tried). The first: {reason}.",
-            "Look at that image, or at the network: its input size, its weights, and vision.dtype.",
+            f"no image of the data set {dataset.name!r} could be used ({len(whole.skipped)} tried). "
+            f"The first: {reason}.",
+            "Check that image, and the network: its input size, its weights, and vision.dtype.",
         )
     for readout, accumulator in whole.accumulators.items():
         activations, indices = accumulator.top()

@@ -15,7 +15,7 @@ from actors.errors import MaiaError
 from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.data.reserve import SEED, Reserve, sample, split
-from actors.vision.readout.base import HeldBack, ImageDataset
+from actors.vision.readout.base import HeldOutActivations, ImageDataset
 from experiments.paper.gym.neurons import GymUnit, UnitKind
 from tools.subject import ActivationStatistics, DatasetImage, Progress, Response, Subject
 from tools.synthetic import ConceptDetector, ConceptTable, SyntheticNeuron
@@ -105,12 +105,12 @@ class NuisanceUnit:
             float(values.mean()), float(values.std()), float(values.max()), len(values), 0.0
         )
 
-    async def held_back(self, count: int) -> HeldBack:
+    async def held_back(self, count: int) -> HeldOutActivations:
         reserved = np.setdiff1d(np.arange(len(self._dataset)), self._explored)
         chosen = sample(reserved, count)
         images = await self.held_back_images(chosen.tolist())
         values = np.array([self.activation(image.id) for image in images], np.float32)
-        return HeldBack(chosen, values, len(reserved), SEED)
+        return HeldOutActivations(chosen, values, len(reserved), SEED)
 
     async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
         return await asyncio.to_thread(lambda: [self._dataset.load(int(index)) for index in indices])

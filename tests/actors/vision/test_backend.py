@@ -145,7 +145,7 @@ async def test_an_image_has_the_activation_that_it_had_first_whatever_it_is_run_
     assert 2 in found[-1].readings[0].maps
 
 
-async def test_what_was_asked_before_is_read_along_by_later_passes(backend: VisionBackend) -> None:
+async def test_earlier_readouts_are_read_by_later_passes(backend: VisionBackend) -> None:
     first, second = photos(2)
     await results(backend, want(first, STEM))
     await results(backend, want(second, DEEP))
@@ -240,7 +240,7 @@ async def test_activations_that_are_not_finite_are_a_typed_failure() -> None:
     await made.close()
 
 
-async def test_a_unit_that_is_never_finite_costs_its_neighbours_nothing() -> None:
+async def test_a_unit_that_is_never_finite_costs_its_neighbors_nothing() -> None:
     """Neither those who ask for them on the same image at the same time, nor the bank, nor whoever asks for
     all.
     """
@@ -402,7 +402,7 @@ async def test_a_network_whose_output_changes_shape_gives_no_image_anothers_valu
     await made.close()
 
 
-async def test_an_image_on_which_the_network_fails_does_not_fail_its_neighbours() -> None:
+async def test_an_image_on_which_the_network_fails_does_not_fail_its_neighbors() -> None:
     class Fussy(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if x.std() > 0 and (x.mean((1, 2, 3)) > 1).any():
@@ -419,7 +419,7 @@ async def test_an_image_on_which_the_network_fails_does_not_fail_its_neighbours(
     await made.close()
 
 
-async def test_what_another_asked_for_and_cannot_be_read_fails_nobody_else(backend: VisionBackend) -> None:
+async def test_an_unreadable_readout_fails_only_its_own_request(backend: VisionBackend) -> None:
     def unreadable(maps: torch.Tensor) -> torch.Tensor:
         raise ValueError("not this one")
 
@@ -430,7 +430,7 @@ async def test_what_another_asked_for_and_cannot_be_read_fails_nobody_else(backe
     assert not any(isinstance(answer, BackendError) for answer in answers)
 
 
-async def test_too_little_memory_halves_the_batch_and_goes_on(backend: VisionBackend) -> None:
+async def test_too_little_memory_halves_the_batch(backend: VisionBackend) -> None:
     module = backend.network.module
     sizes: list[int] = []
 
@@ -506,7 +506,7 @@ async def test_a_network_with_weights_over_time_as_well_is_read(tmp_path: Path) 
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
-@pytest.mark.parametrize("made", ["scripted", "quantised", "compiled", "compiled in place"])
+@pytest.mark.parametrize("made", ["scripted", "quantized", "compiled", "compiled in place"])
 async def test_a_network_in_another_form_is_measured_as_the_plain_one(made: str) -> None:
     def plain() -> torch.nn.Module:
         torch.manual_seed(0)
@@ -518,7 +518,7 @@ async def test_a_network_in_another_form_is_measured_as_the_plain_one(made: str)
     match made:
         case "scripted":
             module = torch.jit.script(module)
-        case "quantised":
+        case "quantized":
             module = torch.ao.quantization.quantize_dynamic(module, {torch.nn.Linear})
         case "compiled":
             module = torch.compile(module)
@@ -535,7 +535,7 @@ async def test_a_network_in_another_form_is_measured_as_the_plain_one(made: str)
             found[name] = [float(answer.readings[0].activations[0]) for answer in answers]
         finally:
             await other.close()
-    assert found[made] == pytest.approx(found["plain"], abs=0.02 if made == "quantised" else 1e-5)
+    assert found[made] == pytest.approx(found["plain"], abs=0.02 if made == "quantized" else 1e-5)
 
 
 @pytest.mark.parametrize("names", [["dog"], [f"class {number}" for number in range(1001)]])

@@ -164,7 +164,7 @@ class Interrupted(Exception):
     pass
 
 
-async def test_a_sweep_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_an_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
     dataset = Numbered(100)
     readout = Readout("deep")
     async with LocalPool(make_backend(batch=4)) as pool:
@@ -251,7 +251,7 @@ async def test_a_sweep_over_two_replicas_equals_the_whole_even_if_one_is_lost(
             assert np.allclose(found[readout].std, expected[readout].std, rtol=1e-5)
 
 
-async def test_agents_are_answered_before_a_sweep_goes_on(
+async def test_agents_are_answered_before_a_sweep_continues(
     client: PoolVisionClient, pool: LocalPool[Any, Any]
 ) -> None:
     order: list[str] = []
@@ -329,6 +329,9 @@ async def test_layers_are_also_known_by_the_papers_names(client: PoolVisionClien
     (second,) = await client.measure(Unit("deep", 2), [image])
     assert first.activation == second.activation
     assert await client.unit(Unit("paper", 2)) == Unit("deep", 2)
+    dataset = Numbered(20)
+    scatter, same = [await client.scatter(Unit(layer, 2), dataset) for layer in ("paper", "deep")]
+    assert np.array_equal(scatter.activations, same.activations)
     assert await client.unit("dog") == Unit(OUTPUT, 3, "logit")
 
 
@@ -378,7 +381,7 @@ def parts_below(folder: Path) -> list[Path]:
 
 
 class Fails(torch.nn.Module):
-    """Passes its input on; raises where an image's mean is above `limit`, or a batch is larger than `most`."""
+    """Returns its input; raises if an image's mean is above `limit`, or a batch is larger than `most`."""
 
     def __init__(self, limit: float, most: int = 64, broken: bool = False) -> None:
         super().__init__()
@@ -449,7 +452,7 @@ async def test_a_data_set_that_is_held_back_as_a_whole_is_refused_in_words(tmp_p
             await client.layer_exemplars([Readout("2")], Numbered(2))
 
 
-async def test_an_image_that_takes_all_memory_is_left_out_of_a_sweep(tmp_path: Path) -> None:
+async def test_a_sweep_omits_an_image_that_takes_all_memory(tmp_path: Path) -> None:
     dataset = Numbered(20)
     backend = fussy(limit=1e9)
     seen = means(backend.network.module, dataset)
@@ -468,7 +471,7 @@ async def test_an_image_that_takes_all_memory_is_left_out_of_a_sweep(tmp_path: P
         assert all("out of memory" in reason for reason in found.skipped.values())
 
 
-async def test_what_could_not_be_counted_whole_is_not_counted_twice(
+async def test_a_step_that_failed_half_way_is_not_counted_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One readout's accumulator has the images of a step, the other's has not: the part is done again."""
@@ -507,7 +510,7 @@ async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp
             await client.sample(Unit("2", 1), Numbered(9))
 
 
-async def test_what_was_counted_before_a_device_was_lost_is_not_counted_twice_when_it_works_again(
+async def test_images_counted_before_a_device_was_lost_are_not_counted_twice(
     tmp_path: Path,
 ) -> None:
     """In a process that lives on, the step that was half counted is run again."""
@@ -563,7 +566,7 @@ class Poisoned(torch.nn.Module):
         return maps
 
 
-async def test_a_unit_that_is_never_finite_is_told_and_costs_the_others_nothing(tmp_path: Path) -> None:
+async def test_a_unit_that_is_never_finite_is_marked_and_omits_no_image(tmp_path: Path) -> None:
     dataset, readout = Numbered(60), Readout("1")
 
     async def swept(name: str, *after: torch.nn.Module) -> LayerExemplars:
@@ -619,7 +622,7 @@ async def test_images_that_are_held_back_are_shown_once_for_all_units_of_a_layer
     assert len(dataset.loaded) == 30
 
 
-async def test_without_a_readable_image_that_is_held_back_there_is_none(
+async def test_without_a_readable_held_out_image_there_is_none(
     pool: LocalPool[Any, Any], tmp_path: Path
 ) -> None:
     whole = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0))

@@ -124,7 +124,7 @@ REAL = RealSection(
     dataset="birds",
     source="column 'y' of metadata.csv",
     matches=[
-        MatchedClass("1", 4, "kite", "as told", (), 60),
+        MatchedClass("1", 4, "kite", "as assigned", (), 60),
         MatchedClass("9", None, "", "", (), 2),
     ],
     images={"kite": 60},

@@ -63,7 +63,7 @@ def test_the_table_of_classes_says_what_matched_and_how_and_what_did_not():
     table = match_table(match(said, NAMES, {"7": "owl"}), {1: "waterbird", 2: "owl"})
     assert table.splitlines() == [
         "2 of the data set's 4 classes are audited:",
-        "  7 = owl (as told): 1 image",
+        "  7 = owl (as assigned): 1 image",
         "  waterbird = waterbird (by name): 1 image",
         "  Land_bird: no class of the network has this name; the nearest: landbird",
         "  waterbrid: no class of the network has this name; the nearest: waterbird",

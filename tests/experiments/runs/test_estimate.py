@@ -14,7 +14,7 @@ from actors.chat.settings import OpenAIChat
 from actors.errors import UsageError
 from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import distinct
-from actors.vision.networks.layer_cache import KnownNetwork, remember
+from actors.vision.networks.layer_cache import KnownNetwork, save_known
 from actors.vision.settings import VisionSettings
 from agents.critic.assessor import witness_questions
 from agents.records.journal import slug
@@ -442,7 +442,7 @@ async def test_of_a_network_that_was_loaded_before_no_more_units_are_predicted_t
         return await count_units(Selection(), "resnet18", layers, units)
 
     assert await count(["layer3"], "sample:9999") == 9999, "nothing is known yet"
-    remember(tmp_path, "resnet18", known, VisionSettings())
+    save_known(tmp_path, "resnet18", known, VisionSettings())
     assert await count(["layer3"], "sample:9999") == 256
     assert await count(["layer3", "output"], "all") == 1256
     assert await count(["output"], "3,goldfish") == 2

@@ -17,8 +17,15 @@ def found(names: list[str], class_names: list[str] = NAMES) -> list[tuple[int | 
 
 @pytest.mark.parametrize(
     ("name", "index"),
-    [("Tabby cat", 0), ("tabby", 0), ("tabby, tabby cat", 0), ("Golden_Retriever", 1), ("012.Waterbird", 5), ("sport-car", 4)],
-)  # fmt: skip
+    [
+        ("Tabby cat", 0),
+        ("tabby", 0),
+        ("tabby, tabby cat", 0),
+        ("Golden_Retriever", 1),
+        ("012.Waterbird", 5),
+        ("sport-car", 4),
+    ],
+)
 def test_a_class_is_known_by_any_of_its_names_however_they_are_written(name, index):
     assert found([name]) == [(index, "name")]
 
@@ -26,10 +33,10 @@ def test_a_class_is_known_by_any_of_its_names_however_they_are_written(name, ind
 def test_labels_that_are_numbers_are_never_taken_for_places_in_the_networks_list():
     assert found(["0", "1", "-1"]) == [(None, "")] * 3
     matches = match_classes(["0", "1"], NAMES, read_pairs("0=tabby cat,1=3"))
-    assert [(match.index, match.how) for match in matches] == [(0, "as told"), (3, "as told")]
+    assert [(match.index, match.how) for match in matches] == [(0, "as assigned"), (3, "as assigned")]
 
 
-def test_a_name_that_several_classes_have_is_matched_with_none_and_told_with_their_numbers():
+def test_a_name_of_several_classes_matches_none_and_lists_their_numbers():
     (match,) = match_classes(["crane"], NAMES)
     assert match.index is None
     assert match.near == ("2 (crane)", "3 (crane)")
@@ -60,7 +67,7 @@ def test_pairs_that_say_nothing_are_refused(text):
 
 
 @pytest.mark.parametrize("pairs", [{"lion": "crane"}, {"cat": "zebra"}, {"cat": "77"}])
-def test_what_is_told_must_name_classes_of_both_sides(pairs):
+def test_assigned_pairs_must_name_classes_of_both_sides(pairs):
     with pytest.raises(UsageError):
         match_classes(["cat"], NAMES, pairs)
 

@@ -25,7 +25,8 @@ NAMES = ("ant", "bee, honey", "cat")
         ("config.json", '{"model_type": "vit", "id2label": {"0": "ant", "1": "bee, honey", "2": "cat"}}'),
         (
             "coco.json",
-            '{"categories": [{"id": 0, "name": "ant"}, {"name": "bee, honey", "id": 1}, {"id": 2, "name": "cat"}]}',
+            '{"categories": [{"id": 0, "name": "ant"}, {"name": "bee, honey", "id": 1}, '
+            '{"id": 2, "name": "cat"}]}',
         ),
         ("yolo.yaml", "names:\n  0: ant\n  1: bee, honey\n  2: cat\n"),
         ("a.csv", 'ant\n"bee, honey"\ncat\n'),
@@ -40,7 +41,7 @@ def test_the_forms_of_others_give_the_same_names(file: str, text: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "told"),
+    ("file", "text", "message"),
     [
         ("a.json", '{"0": "ant", "2": "cat"}', "each class from 0 on needs one name"),
         ("b.json", "{", "cannot be read"),
@@ -53,10 +54,10 @@ def test_the_forms_of_others_give_the_same_names(file: str, text: str, tmp_path:
     ],
 )
 def test_a_file_that_does_not_name_every_class_is_refused(
-    file: str, text: str, told: str, tmp_path: Path
+    file: str, text: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / file).write_text(text)
-    with pytest.raises(UsageError, match=told) as error:
+    with pytest.raises(UsageError, match=message) as error:
         class_names.read(tmp_path / file)
     assert "one name a line" in error.value.fix
     with pytest.raises(UsageError, match="no file of class names"):

@@ -177,7 +177,7 @@ def test_a_pipe_is_no_image_and_is_not_waited_for(tmp_path: Path) -> None:
     assert len(FolderDataset(tmp_path)) == 1
 
 
-def test_a_name_that_is_no_text_is_told_in_characters_that_can_be_stored(tmp_path: Path) -> None:
+def test_a_file_name_that_is_no_text_is_escaped(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     path.write_bytes(b"no image")
     dataset = FolderDataset(tmp_path)
@@ -187,16 +187,16 @@ def test_a_name_that_is_no_text_is_told_in_characters_that_can_be_stored(tmp_pat
     caught.value.message.encode()
 
 
-def test_what_is_no_image_is_told_in_the_same_words_each_time(tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_has_the_same_message_each_time(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello")
     dataset = FolderDataset(tmp_path)
-    told = set()
+    messages = set()
     for _ in range(2):
         with pytest.raises(ImageDecodeError) as caught:
             dataset.load(0)
-        told.add(caught.value.message)
-    assert len(told) == 1
-    assert "0x" not in told.pop()
+        messages.add(caught.value.message)
+    assert len(messages) == 1
+    assert "0x" not in messages.pop()
 
 
 def test_a_path_is_the_same_data_set_however_it_is_written(
@@ -212,6 +212,6 @@ def test_an_image_that_has_gone_is_named_once(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 0)
     dataset = FolderDataset(tmp_path)
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ImageDecodeError) as told:
+    with pytest.raises(ImageDecodeError) as message:
         dataset.load(0)
-    assert str(told.value) == f"{tmp_path / 'a.png'}: No such file or directory"
+    assert str(message.value) == f"{tmp_path / 'a.png'}: No such file or directory"

@@ -12,7 +12,7 @@ import pytest
 from actors.errors import UsageError
 from actors.images import Image, Preview, preview
 from actors.vision.data.datasets import ArrayDataset
-from actors.vision.data.distinct import DistinctDataset, distinct, name_of, take_census
+from actors.vision.data.distinct import DistinctDataset, distinct, image_name, take_census
 from actors.vision.data.folder import FolderDataset
 from actors.vision.data.reserve import Reserve, split
 from tests.actors.vision.pictures import encoded, folder_of, photographs
@@ -74,7 +74,7 @@ class Patterns:
         raise AssertionError("nothing is wrong with them")
 
 
-def test_patterns_with_the_same_thumbnail_are_told_apart() -> None:
+def test_patterns_with_the_same_thumbnail_are_distinct() -> None:
     """A close look decides where the thumbnails cannot."""
     assert take_census(Patterns()).leaders.tolist() == [0, 1]  # type: ignore[arg-type]
 
@@ -87,7 +87,7 @@ def test_plain_images_of_different_color_are_distinct(tmp_path: Path) -> None:
     assert census.leaders.tolist() == [*range(20), 0, 1, 2]
 
 
-def test_what_cannot_be_read_is_left_out_and_named(tmp_path: Path) -> None:
+def test_unreadable_images_are_omitted_and_named(tmp_path: Path) -> None:
     """It is not among the images, and its reason is kept with its name."""
     folder = folder_of(tmp_path / "data", 4)
     (folder / "0001.png").write_bytes(b"no image")
@@ -106,7 +106,7 @@ def test_a_folder_without_a_readable_image_is_refused(tmp_path: Path) -> None:
         distinct(FolderDataset(tmp_path), tmp_path / "cache")
 
 
-def test_what_was_seen_is_kept_and_damage_costs_a_look(tmp_path: Path) -> None:
+def test_a_census_is_kept_and_a_damaged_one_is_made_again(tmp_path: Path) -> None:
     """The second time nothing is decoded; a damaged record is made again."""
     dataset = FolderDataset(folder_of(tmp_path / "data", 5))
     first = distinct(dataset, tmp_path / "cache")
@@ -183,11 +183,11 @@ def _paths(dataset: DistinctDataset) -> set[str]:
     return {str(dataset.provenance(int(index)).recipe["path"]) for index in split(dataset, Reserve(0.2))[1]}
 
 
-def test_a_row_of_an_array_keeps_its_number_beside_copies(tmp_path: Path) -> None:
+def test_a_row_of_an_array_keeps_its_number_among_copies(tmp_path: Path) -> None:
     """Names and indices that are written down are those of the file."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / "x.npy", pixels[[0, 0, 0, 1, 2]])
     dataset = distinct(ArrayDataset(tmp_path / "x.npy"), tmp_path)
     assert isinstance(dataset, DistinctDataset)
     assert dataset.firsts.tolist() == [0, 3, 4]
-    assert [name_of(dataset, index) for index in range(3)] == ["x[0]", "x[3]", "x[4]"]
+    assert [image_name(dataset, index) for index in range(3)] == ["x[0]", "x[3]", "x[4]"]

@@ -58,15 +58,15 @@ def test_a_file_without_a_suffix_is_known_by_its_content(tmp_path: Path) -> None
     (tmp_path / "LICENSE").write_text("free")
     dataset = FolderDataset(tmp_path)
     assert paths(dataset) == ["0a1b2c", "frame.0001", "photo.jpg_2"]
-    assert dict(dataset.passed_over) == {"without an image's suffix": 1}
+    assert dict(dataset.skipped_files) == {"without an image's suffix": 1}
 
 
-def test_what_is_passed_over_is_counted_with_what_to_do(tmp_path: Path) -> None:
+def test_skipped_files_are_counted_with_what_to_do(tmp_path: Path) -> None:
     """Nothing that might be meant as data is passed over without a word."""
     (tmp_path / "a.png").write_bytes(encoded(some(1)))
     for name in ("b.svg", "c.SVG", "d.zip", "e.mp4", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
-    assert FolderDataset(tmp_path).passed_over == {".svg": 2, ".zip (unpack them)": 1, ".mp4": 1}
+    assert FolderDataset(tmp_path).skipped_files == {".svg": 2, ".zip (unpack them)": 1, ".mp4": 1}
     (tmp_path / "a.png").unlink()
     with pytest.raises(UsageError, match=r"2 \.svg, .*\.zip \(unpack them\)"):
         FolderDataset(tmp_path)
@@ -83,8 +83,8 @@ def test_a_folder_of_tars_is_read_where_it_lies(tmp_path: Path) -> None:
     assert paths(open_dataset(str(tmp_path / "1.tar"))) == ["1.tar/003.png", "1.tar/004.png", "1.tar/005.png"]
     for index in (5, 0, 3):
         assert np.array_equal(dataset.load(index).pixels, np.asarray(some(index)))
-    assert dataset.passed_over[".cls"] == 6
-    assert any("torn.tar" in why for why in dataset.passed_over)
+    assert dataset.skipped_files[".cls"] == 6
+    assert any("torn.tar" in why for why in dataset.skipped_files)
 
 
 def test_images_of_earlier_runs_are_not_data(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_images_of_earlier_runs_are_not_data(tmp_path: Path) -> None:
     (tmp_path / "runs" / "one" / "manifest.json").write_text("{}")
     dataset = FolderDataset(tmp_path)
     assert paths(dataset) == ["0000.png", "0001.png"]
-    assert dict(dataset.passed_over) == {"folders of earlier runs": 1}
+    assert dict(dataset.skipped_files) == {"folders of earlier runs": 1}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_list_of_paths_is_a_data_set_in_its_order(tmp_path: Path, name: str, t
     (tmp_path / name).write_text(text)
     dataset = open_dataset(str(tmp_path / name))
     assert paths(dataset) == ["sub/0001.png", "sub/0000.png"]
-    assert dataset.passed_over == {"named, but not there": 1}  # type: ignore[attr-defined]
+    assert dataset.skipped_files == {"named, but not there": 1}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def assert_holds(dataset: object, n: int = 4) -> None:
         assert dataset.preview(index).thumbnail.shape == (16, 16, 3)
 
 
-def test_what_save_to_disk_wrote_is_read_with_or_without_the_prefix(tmp_path: Path) -> None:
+def test_a_folder_of_save_to_disk_is_read_with_or_without_the_prefix(tmp_path: Path) -> None:
     """Its column of images is found by its type, whatever it is called."""
     table().save_to_disk(tmp_path / "saved")  # type: ignore[attr-defined]
     for text in (f"{tmp_path}/saved", f"hf:{tmp_path}/saved"):

@@ -95,10 +95,13 @@ def test_numbered_folds_of_a_cross_validation_are_no_training_set(tmp_path, valu
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_imagefolder_metadata_lies_beside_the_images_of_each_split(tmp_path, suffix):
+def test_imagefolder_metadata_is_read_for_the_images_of_each_split(tmp_path, suffix):
     write_images(tmp_path, ["train/1.png", "train/2.png", "test/1.png"])
-    rows = {"csv": "file_name,label\n1.png,cat\n2.png,dog\n",
-            "jsonl": '{"file_name": "1.png", "label": "cat"}\n{"file_name": "2.png", "label": "dog", "boxes": [1]}\n'}  # fmt: skip
+    rows = {
+        "csv": "file_name,label\n1.png,cat\n2.png,dog\n",
+        "jsonl": '{"file_name": "1.png", "label": "cat"}\n'
+        '{"file_name": "2.png", "label": "dog", "boxes": [1]}\n',
+    }
     (tmp_path / "train" / f"metadata.{suffix}").write_text(rows[suffix])
     assert named(read(tmp_path)) == ["", "cat", "dog"]
 
@@ -118,8 +121,12 @@ def test_a_list_of_training_code_has_the_class_after_the_path(tmp_path):
 
 @pytest.mark.parametrize(
     ("columns", "option"),
-    [({"label": "kind"}, "--label-column"), ({"attributes": ("kind",)}, "--attributes"), ({"image": "kind"}, "--image-column")],
-)  # fmt: skip
+    [
+        ({"label": "kind"}, "--label-column"),
+        ({"attributes": ("kind",)}, "--attributes"),
+        ({"image": "kind"}, "--image-column"),
+    ],
+)
 def test_a_column_that_is_not_there_is_refused_with_those_that_are(tmp_path, columns, option):
     write_images(tmp_path, ["1.png", "2.png"])
     (tmp_path / "metadata.csv").write_text("file_name,species,place\n1.png,a,x\n2.png,b,y\n")
@@ -142,8 +149,12 @@ def test_a_data_set_of_the_datasets_library_has_the_names_of_its_classes(tmp_pat
     datasets = pytest.importorskip("datasets")
     pictures = [PIL.Image.new("RGB", (8, 8), (n * 60, 0, 0)) for n in range(4)]
     features = datasets.Features(
-        {"image": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"]), "place": datasets.Value("string")}
-    )  # fmt: skip
+        {
+            "image": datasets.Image(),
+            "kind": datasets.ClassLabel(names=["cat", "dog"]),
+            "place": datasets.Value("string"),
+        }
+    )
     rows = {"image": pictures, "kind": [1, 0, -1, 1], "place": ["sea", "sea", "land", "land"]}
     datasets.Dataset.from_dict(rows, features).save_to_disk(str(tmp_path / "set"))
     labels = read(tmp_path / "set")
@@ -170,7 +181,7 @@ def test_only_the_columns_that_were_asked_for_are_read_from_a_table():
     assert set(table.read) == {"kind", "place"}
 
 
-def test_a_table_that_csv_cannot_read_is_passed_over_like_other_notes(tmp_path):
+def test_a_table_that_csv_cannot_read_is_skipped(tmp_path):
     write_images(tmp_path, ["cat/1.png", "dog/2.png"])
     (tmp_path / "notes.csv").write_text("file_name,label\n1.png," + "x" * 200_000)
     assert named(read(tmp_path)) == ["cat", "dog"]

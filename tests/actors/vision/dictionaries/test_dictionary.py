@@ -87,7 +87,7 @@ def test_half_precision_weights_and_inputs_are_computed_in_single(tmp_path: Path
     assert torch.equal(a.on(torch.device("cpu")).encode(x), b.encode(x.float()))
 
 
-def test_what_encodes_is_copied_from_the_file_and_the_decoder_is_not(tmp_path: Path) -> None:
+def test_the_encoder_is_copied_from_the_file_and_the_decoder_is_not(tmp_path: Path) -> None:
     """A file that is written anew while a network is studied does not change what is read."""
     mapped, _ = load(str(published.sae_lens(tmp_path)))
     copied = mapped.on(torch.device("cpu"))
@@ -106,7 +106,7 @@ def test_the_digest_is_of_weights_and_configuration(tmp_path: Path) -> None:
     assert len(digests) == 3
 
 
-def test_exemplars_of_a_dictionary_that_was_written_anew_are_found_again(tmp_path: Path) -> None:
+def test_exemplars_of_a_rewritten_dictionary_are_computed_again(tmp_path: Path) -> None:
     """The store is named after paths, and the same path may hold another dictionary tomorrow."""
     folder, store = published.sae_lens(tmp_path / "sae"), ExemplarStore(tmp_path / "store")
     readouts = [Readout("deep", "latent", str(path)) for path in (folder, folder / "sae_weights.safetensors")]

@@ -96,7 +96,7 @@ def test_top_k_of_sae_lens_chooses_after_the_rescaling(
     check(path, t, expected)
 
 
-def test_the_factor_of_the_training_data_is_read_beside_the_weights(tmp_path: Path) -> None:
+def test_the_factor_of_the_training_data_is_read_from_its_own_file(tmp_path: Path) -> None:
     """expected_average_only_in multiplies the input, in files of today and of when it was called true."""
     t = published.encoder()
     for asked in ("expected_average_only_in", True):
@@ -191,7 +191,7 @@ def dictionary_learning(folder: Path, name: str, tensors: dict[str, Any], **trai
 
 
 def test_numbers_that_dictionary_learning_saves_as_tensors_are_numbers(tmp_path: Path) -> None:
-    """A top-k holds a threshold that its encoder does not use; a batch top-k has the same names, and uses it."""
+    """A top-k holds a threshold that its encoder does not use; a batch top-k of the same names uses it."""
     t = published.encoder()
     linear = {"encoder.weight": t["W_enc"].T.contiguous(), "encoder.bias": t["b_enc"], "b_dec": t["b_dec"]}
     linear |= {
@@ -235,7 +235,7 @@ def test_a_backup_of_dictionary_learning_is_scaled_as_its_final_save(tmp_path: P
     check(path, t, expected)
 
 
-def test_a_state_dict_of_overcomplete_needs_to_be_told_what_it_is_of(tmp_path: Path) -> None:
+def test_a_state_dict_of_overcomplete_needs_a_configuration(tmp_path: Path) -> None:
     """The same tensors are a TopKSAE or a BatchTopKSAE by their configuration."""
     t = published.drawn(W_enc=(D, F), b_enc=(F,), atoms=(F, D))
     state = {

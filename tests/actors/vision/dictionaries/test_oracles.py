@@ -97,7 +97,7 @@ def test_sae_lens(tmp_path: Path, kind: str, offset: bool, normalization: str) -
 @pytest.mark.parametrize("rescaled", [True, False])
 @pytest.mark.parametrize("factor", [None, 0.25])
 def test_sae_lens_batch_top_k(tmp_path: Path, kind: str, rescaled: bool, factor: float | None) -> None:
-    """A file of training, with the factor of its data beside it, and the published one give the same codes."""
+    """A training file with its data's factor in another file, and the published one, give the same codes."""
     saes = library("sae_lens")
     more = {"matryoshka_widths": [8, F]} if kind.startswith("M") else {}
     asked = "none" if factor is None else "expected_average_only_in"

@@ -36,7 +36,7 @@ def refusal(path: Path) -> str:
         ({"architecture": "batchtopk", "k": 4}, "'topk_threshold'"),
         ({"normalize_activations": "batch_norm"}, "normalize_activations = 'batch_norm'"),
         ({"normalize_activations": "covariance_whitening"}, "fold_activation_whitening"),
-        ({"normalize_activations": "expected_average_only_in"}, "whose factor no file holds"),
+        ({"normalize_activations": "expected_average_only_in"}, "whose factor no file has"),
         ({"normalize_activations": True}, "normalize_activations = True"),
         ({"activation_fn": "gelu"}, "activation_fn = 'gelu'"),
         ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 3, "signed": True}}, "signed"),
@@ -49,7 +49,7 @@ def refusal(path: Path) -> str:
         ({"d_sae": 2 * F}, "needs floating point of shape (6, 20)"),
     ],
 )
-def test_what_a_configuration_of_sae_lens_asks_for_is_refused_by_name(
+def test_sae_lens_configurations_with_unknown_demands_are_refused_by_name(
     tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
     """Every value that is not computed, and every key that could change codes."""
@@ -70,7 +70,7 @@ def test_what_a_configuration_of_sae_lens_asks_for_is_refused_by_name(
         ({"rotate": True}, "rotate = True, which is not known"),
     ],
 )
-def test_what_a_configuration_of_prisma_asks_for_is_refused_by_name(
+def test_prisma_configurations_with_unknown_demands_are_refused_by_name(
     tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
     """Tokens and heads that cannot be selected, and what its library does not compute either."""
@@ -87,7 +87,7 @@ def test_what_a_configuration_of_prisma_asks_for_is_refused_by_name(
         ({"k": 0}, "from 1 to 10"),
     ],
 )
-def test_what_a_configuration_of_sparsify_asks_for_is_refused_by_name(
+def test_sparsify_configurations_with_unknown_demands_are_refused_by_name(
     tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
     """Transcoders, signed codes and groups that do not come out even."""
@@ -107,7 +107,7 @@ def test_dictionary_learning_is_refused_where_files_contradict(tmp_path: Path) -
 
 
 def test_a_file_whose_configuration_is_missing_is_refused_with_what_to_write(tmp_path: Path) -> None:
-    """The names of tensors do not say how codes are chosen; a configuration in the file's own metadata does."""
+    """Tensor names do not say how codes are chosen; a configuration in the file's metadata does."""
     save_file(encoder(), tmp_path / "sae.safetensors")
     assert '"architecture": "standard"' in refusal(tmp_path)
     config = {"architecture": "standard", "d_in": str(D), "d_sae": str(F), "apply_b_dec_to_input": "false"}

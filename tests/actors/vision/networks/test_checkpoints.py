@@ -1,4 +1,4 @@
-"""Weights are taken out of whatever a trainer writes, or refused with what to do; no code of a file is run."""
+"""Weights are found in the files that trainers write, or refused with what to do; no code in them is run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prefixed(prefix: str, state: State | None = None) -> State:
 
 
 def load(content: Any, folder: pathlib.Path, module: nn.Module | None = None) -> checkpoints.LoadedWeights:
-    """Save `content` as torch does, load it into a tiny network and check that the trained weights arrived."""
+    """Save `content` with torch, load it into a tiny network and check that it has the trained weights."""
     torch.save(content, folder / "saved.ckpt")
     module = module or networks.tiny_conv()
     loaded = checkpoints.read(folder / "saved.ckpt").load_into(module)
@@ -80,9 +80,9 @@ FORMS: dict[str, Callable[[], Any]] = {
         | {"module.queue": torch.ones(4, 9)}
     },
     "an averaged model": lambda: prefixed("module.") | {"n_averaged": torch.tensor(7)},
-    "behind a normalisation": lambda: {"net": prefixed("1.") | {"0.mean": torch.ones(3)}},
+    "behind a normalization": lambda: {"net": prefixed("1.") | {"0.mean": torch.ones(3)}},
     "a loss with weights": lambda: {"state_dict": prefixed("model.") | {"criterion.weight": torch.ones(4)}},
-    "a loss beside the network": lambda: trained() | {"criterion.weight": torch.ones(4)},
+    "a loss next to the network": lambda: trained() | {"criterion.weight": torch.ones(4)},
     "a profiler's counts": lambda: (
         trained() | {"stem.total_ops": torch.ones(1), "total_params": torch.ones(1)}
     ),
@@ -91,11 +91,11 @@ FORMS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_trained_weights_are_found_in_what_a_trainer_writes(form: str, tmp_path: pathlib.Path) -> None:
-    load(FORMS[form](), tmp_path)
+def test_trained_weights_are_found_in_the_files_of_trainers(form: str, tmp_path: pathlib.Path) -> None:
+    assert load(FORMS[form](), tmp_path).classifies
 
 
-def test_what_was_taken_and_what_was_left_is_told(tmp_path: pathlib.Path) -> None:
+def test_notes_say_what_was_taken_and_what_was_ignored(tmp_path: pathlib.Path) -> None:
     notes = "; ".join(load(FORMS["timm's averaged weights"](), tmp_path).notes)
     assert "taken from 'state_dict_ema', not state_dict" in notes
     assert "prefix 'module.' removed" in notes
@@ -106,14 +106,14 @@ def test_what_was_taken_and_what_was_left_is_told(tmp_path: pathlib.Path) -> Non
 
 def test_a_network_inside_a_wrapper_takes_the_weights_of_the_bare_one(tmp_path: pathlib.Path) -> None:
     wrapper = nn.ModuleDict({"net": networks.tiny_conv()})
-    load(prefixed("module."), tmp_path, wrapper)
+    assert load(prefixed("module."), tmp_path, wrapper).classifies
 
 
 class Box(dict[str, Any]):
     """A dictionary of somebody's own, as configurations often are."""
 
 
-def test_objects_beside_the_weights_are_not_run_and_do_no_harm(tmp_path: pathlib.Path) -> None:
+def test_objects_stored_with_the_weights_are_not_run(tmp_path: pathlib.Path) -> None:
     others = {
         "args": argparse.Namespace(lr=0.1, folder=pathlib.PurePosixPath("x")),
         "best": np.float64(0.9),
@@ -166,7 +166,7 @@ def test_a_program_of_torchscript_is_refused_with_the_fix(tmp_path: pathlib.Path
         checkpoints.read(tmp_path / "program.pt")
 
 
-def test_a_head_of_another_size_is_told_as_that(tmp_path: pathlib.Path) -> None:
+def test_a_head_of_another_size_is_reported_as_such(tmp_path: pathlib.Path) -> None:
     state = trained() | {"head.weight": torch.ones(9, 7), "head.bias": torch.ones(9)}
     with pytest.raises(OtherHeadError, match="a head of 9 classes, and the network one of 4") as error:
         load({"state_dict": prefixed("model.", state)}, tmp_path)
@@ -184,7 +184,7 @@ def test_a_backbone_without_a_classifier_gives_what_that_would_be_given(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"stem.weight": None}, r"1 missing \(stem.weight\)"),
         ({"deep.1.weight": torch.ones(2)}, r"1 unexpected \(deep.1.weight\)"),
@@ -196,10 +196,10 @@ def test_a_backbone_without_a_classifier_gives_what_that_would_be_given(tmp_path
     ],
 )
 def test_another_networks_weights_are_refused(
-    change: dict[str, Any], told: str, tmp_path: pathlib.Path
+    change: dict[str, Any], message: str, tmp_path: pathlib.Path
 ) -> None:
     state = {name: value for name, value in (trained() | change).items() if value is not None}
-    with pytest.raises(UsageError, match=f"made for another network.*{told}"):
+    with pytest.raises(UsageError, match=f"made for another network.*{message}"):
         load(state, tmp_path)
 
 
@@ -258,16 +258,16 @@ def test_an_index_leads_to_its_files(suffix: str, tmp_path: pathlib.Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "is damaged"),
         ('{"weight_map": [1]}', "is damaged"),
-        ('{"weight_map": {"a": "../../etc/passwd"}}', "does not lie beside it"),
+        ('{"weight_map": {"a": "../../etc/passwd"}}', "is not in its folder"),
     ],
 )
-def test_an_index_that_is_wrong_is_refused(content: str, told: str, tmp_path: pathlib.Path) -> None:
+def test_an_index_that_is_wrong_is_refused(content: str, message: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         checkpoints.read(tmp_path / "model.safetensors.index.json")
 
 

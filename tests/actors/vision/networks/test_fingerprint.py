@@ -33,13 +33,13 @@ def plain(factor: float = 1.0, stride: int = 1) -> nn.Module:
     ).eval()
 
 
-def quantised(factor: float = 1.0) -> nn.Module:
+def quantized(factor: float = 1.0) -> nn.Module:
     """Of another `factor` (a power of two), the whole numbers are the same, and the scale is not."""
     made: nn.Module = torch.ao.quantization.quantize_dynamic(plain(factor), {nn.Linear})
     return made
 
 
-def quantised_lstm(factor: float = 1.0) -> nn.Module:
+def quantized_lstm(factor: float = 1.0) -> nn.Module:
     torch.manual_seed(0)
     lstm = nn.LSTM(4, 3)
     lstm.weight_ih_l0.data *= factor
@@ -95,14 +95,14 @@ WORDS = ["ant", "bee", "cat", "dog", "eel", "fox"]
     ("one", "other"),
     [
         (plain, lambda: plain(2)),
-        (quantised, lambda: quantised(2)),
-        (quantised_lstm, lambda: quantised_lstm(2)),
+        (quantized, lambda: quantized(2)),
+        (quantized_lstm, lambda: quantized_lstm(2)),
         (lambda: script(plain()), lambda: script(plain(2))),
         (lambda: script(plain()), lambda: script(plain(stride=2))),
         (lambda: freeze(script(plain())), lambda: freeze(script(plain(2)))),
-        (lambda: script(quantised()), lambda: script(quantised(2))),
-        (lambda: freeze(script(quantised())), lambda: freeze(script(quantised(2)))),
-        (lambda: Within(script(quantised())), lambda: Within(script(quantised(2)))),
+        (lambda: script(quantized()), lambda: script(quantized(2))),
+        (lambda: freeze(script(quantized())), lambda: freeze(script(quantized(2)))),
+        (lambda: Within(script(quantized())), lambda: Within(script(quantized(2)))),
         (lambda: script(Free()), lambda: script(Free(2))),
         (lambda: Extra({"level": 1}), lambda: Extra({"level": 2})),
         (lambda: Extra({"a": [torch.ones(2)]}), lambda: Extra({"a": [torch.zeros(2)]})),
@@ -112,13 +112,13 @@ WORDS = ["ant", "bee", "cat", "dog", "eel", "fox"]
     ],
     ids=[
         "plain",
-        "quantised",
-        "quantised LSTM",
+        "quantized",
+        "quantized LSTM",
         "scripted",
         "scripted strides",
         "frozen",
-        "scripted quantised",
-        "frozen quantised",
+        "scripted quantized",
+        "frozen quantized",
         "scripted part",
         "scripted attribute",
         "extra state",
@@ -128,7 +128,7 @@ WORDS = ["ant", "bee", "cat", "dog", "eel", "fox"]
         "nothing",
     ],
 )
-def test_networks_that_differ_in_what_they_hold_are_told_apart(
+def test_networks_with_different_content_have_different_fingerprints(
     one: Callable[[], nn.Module], other: Callable[[], nn.Module]
 ) -> None:
     module = one()
@@ -141,10 +141,11 @@ def test_the_same_content_has_the_same_fingerprint_in_another_process() -> None:
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "from tests.actors.vision.networks.test_fingerprint import *\n"
-        "script(plain(3)), script(quantised(3))\n"  # so that the compiler calls the next ones otherwise
-        "print(fingerprint(Extra(set(WORDS))), fingerprint(script(quantised())), fingerprint(quantised_lstm()))"
+        "script(plain(3)), script(quantized(3))\n"  # so that the compiler calls the next ones otherwise
+        "made = Extra(set(WORDS)), script(quantized()), quantized_lstm()\n"
+        "print(*map(fingerprint, made))"
     )
-    here = [fingerprint(each) for each in (Extra(set(WORDS)), script(quantised()), quantised_lstm())]
+    here = [fingerprint(each) for each in (Extra(set(WORDS)), script(quantized()), quantized_lstm())]
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -155,7 +156,7 @@ def test_the_same_content_has_the_same_fingerprint_in_another_process() -> None:
     assert done.stdout.split() == here
 
 
-def test_of_a_network_with_nothing_but_tensors_they_alone_are_told() -> None:
+def test_a_network_of_tensors_alone_keeps_its_former_fingerprint() -> None:
     """What is kept of such a network is found again by whatever program knew no other."""
     network = wrap(networks.tiny_conv(), size=(18, 12))
     digest = hashlib.blake2b(digest_size=16)
@@ -175,6 +176,6 @@ def cyclic() -> list[Any]:
 @pytest.mark.parametrize(
     "state", [{"how": lambda x: x}, {"where": torch.ones(2).untyped_storage()}, {"round": cyclic()}]
 )
-def test_what_cannot_be_told_apart_is_refused_by_name(state: Any) -> None:
+def test_state_that_cannot_be_fingerprinted_is_refused_by_name(state: Any) -> None:
     with pytest.raises(UsageError, match=r"holds a dict at '_extra_state' .* get_extra_state"):
         fingerprint(Extra(state))

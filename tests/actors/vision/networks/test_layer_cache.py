@@ -21,70 +21,70 @@ FOUND = KnownNetwork(
 )
 
 
-def recall(folder, asked, settings=None):
-    return known.recall(folder, asked, settings or VisionSettings())
+def load_known(folder, asked, settings=None):
+    return known.load_known(folder, asked, settings or VisionSettings())
 
 
-def remember(folder, asked, found, settings=None):
-    known.remember(folder, asked, found, settings or VisionSettings())
+def save_known(folder, asked, found, settings=None):
+    known.save_known(folder, asked, found, settings or VisionSettings())
 
 
-def test_what_was_found_is_recalled_for_the_same_name_and_no_other(tmp_path):
-    assert recall(tmp_path, "resnet18") is None
-    remember(tmp_path, "resnet18", FOUND)
-    assert recall(tmp_path, "resnet18") == FOUND
-    assert recall(tmp_path, "resnet50") is None
+def test_a_cached_network_is_loaded_for_its_own_name_only(tmp_path):
+    assert load_known(tmp_path, "resnet18") is None
+    save_known(tmp_path, "resnet18", FOUND)
+    assert load_known(tmp_path, "resnet18") == FOUND
+    assert load_known(tmp_path, "resnet50") is None
     assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tmp"]
 
 
 @pytest.mark.parametrize("name", ["python:net.py:build", "hf:owner/name", "concept-net"])
-def test_what_may_be_another_network_today_is_not_remembered(tmp_path, name):
-    remember(tmp_path, name, FOUND)
-    assert recall(tmp_path, name) is None
+def test_networks_of_a_persons_own_code_are_not_cached(tmp_path, name):
+    save_known(tmp_path, name, FOUND)
+    assert load_known(tmp_path, name) is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_class_names_or_another_checkpoint_make_another_network(tmp_path):
     named = VisionSettings(class_names=("ant", "bee", "cat"))
-    remember(tmp_path, "resnet18", FOUND, named)
-    assert recall(tmp_path, "resnet18") is None
-    assert recall(tmp_path, "resnet18", named) == FOUND
+    save_known(tmp_path, "resnet18", FOUND, named)
+    assert load_known(tmp_path, "resnet18") is None
+    assert load_known(tmp_path, "resnet18", named) == FOUND
     weights = tmp_path / "w.pth"
     weights.write_bytes(b"3 classes")
-    remember(tmp_path, f"resnet18@{weights}", FOUND)
-    assert recall(tmp_path, f"resnet18@{weights}") == FOUND
+    save_known(tmp_path, f"resnet18@{weights}", FOUND)
+    assert load_known(tmp_path, f"resnet18@{weights}") == FOUND
     weights.write_bytes(b"no longer 3 classes")
-    assert recall(tmp_path, f"resnet18@{weights}") is None
+    assert load_known(tmp_path, f"resnet18@{weights}") is None
 
 
-def test_what_was_found_with_random_weights_is_what_any_weights_have(tmp_path):
-    remember(tmp_path, "resnet18", replace(FOUND, name="resnet18 (random weights)"))
-    assert recall(tmp_path, "resnet18", VisionSettings(pretrained=False)) == FOUND
+def test_random_weights_share_the_cache_with_any_weights(tmp_path):
+    save_known(tmp_path, "resnet18", replace(FOUND, name="resnet18 (random weights)"))
+    assert load_known(tmp_path, "resnet18", VisionSettings(pretrained=False)) == FOUND
 
 
 @pytest.mark.parametrize("changed", ["timm", "maia"])
 def test_another_version_may_build_or_read_another_network(tmp_path, monkeypatch, changed):
-    remember(tmp_path, "resnet18", FOUND)
+    save_known(tmp_path, "resnet18", FOUND)
     present = known.version
     monkeypatch.setattr(known, "version", lambda name: "0.0.1" if name == changed else present(name))
-    assert recall(tmp_path, "resnet18") is None
+    assert load_known(tmp_path, "resnet18") is None
 
 
 def test_a_damaged_or_unwritable_memory_is_none(tmp_path):
-    remember(tmp_path, "resnet18", FOUND)
+    save_known(tmp_path, "resnet18", FOUND)
     (path,) = (tmp_path / "networks").iterdir()
     path.write_text('{"name": "resnet18"')
-    assert recall(tmp_path, "resnet18") is None
+    assert load_known(tmp_path, "resnet18") is None
     path.write_text('{"another": "form"}')
-    assert recall(tmp_path, "resnet18") is None
-    remember(tmp_path, "resnet18", FOUND)
-    assert recall(tmp_path, "resnet18") == FOUND, "and is made again"
+    assert load_known(tmp_path, "resnet18") is None
+    save_known(tmp_path, "resnet18", FOUND)
+    assert load_known(tmp_path, "resnet18") == FOUND, "and is made again"
     (tmp_path / "file").write_text("")
-    remember(tmp_path / "file", "resnet18", FOUND)
+    save_known(tmp_path / "file", "resnet18", FOUND)
 
 
 @pytest.mark.parametrize(
-    ("layer", "unit", "told"),
+    ("layer", "unit", "message"),
     [
         ("layer3", "0", "nearest are layer"),
         ("odd", "0", "cannot be read: it returns a str"),
@@ -95,10 +95,10 @@ def test_a_damaged_or_unwritable_memory_is_none(tmp_path):
         ("output", "probability:7", "numbered 0 to 2"),
     ],
 )
-def test_what_is_not_there_is_refused(layer, unit, told):
+def test_unknown_layers_classes_and_numbers_are_refused(layer, unit, message):
     with pytest.raises(UsageError) as refusal:
         FOUND.check(layer, unit)
-    assert told in f"{refusal.value.message} {refusal.value.fix}"
+    assert message in f"{refusal.value.message} {refusal.value.fix}"
 
 
 @pytest.mark.parametrize(
@@ -111,5 +111,5 @@ def test_what_is_not_there_is_refused(layer, unit, told):
         ("anything", "probability:goldfish"),
     ],
 )
-def test_what_is_there_or_only_the_network_can_tell_passes(layer, unit):
+def test_known_units_and_units_that_need_the_network_pass(layer, unit):
     assert refusal(FOUND.check, layer, unit) == ""

@@ -41,7 +41,7 @@ def test_a_name_that_may_point_somewhere_passes(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("resnet5O", "nearest are.*resnet50"),
         ("resnet50.a1_in2k", "nearest are.*resnet50.a1_in1k"),
@@ -56,8 +56,8 @@ def test_a_name_that_may_point_somewhere_passes(name):
         ("resnet50@nowhere.pth", "no checkpoint 'nowhere.pth'"),
     ],
 )
-def test_a_name_that_points_nowhere_is_refused_with_the_nearest(name, told):
-    with pytest.raises(UsageError, match=told):
+def test_a_name_that_points_nowhere_is_refused_with_the_nearest(name, message):
+    with pytest.raises(UsageError, match=message):
         check_name(name)
 
 
@@ -88,11 +88,12 @@ def test_a_package_that_is_installed_editable_passes(tmp_path: Path, monkeypatch
     assert refusal(check_name, "python:my_editable_package.net:build") == ""
 
 
-def test_looking_at_a_name_imports_no_library():
+def test_checking_a_name_imports_no_library():
     code = (
         "import sys; from actors.vision.networks.zoo import check_name; check_name('resnet50'); "
-        "check_name('torchvision:resnet18'); check_name('python:actors.embedded.concept_net.concept_net:build_network'); "
-        "print([m for m in ('torch', 'timm', 'torchvision', 'actors.embedded.concept_net.concept_net') if m in sys.modules])"
+        "module = 'actors.embedded.concept_net.concept_net'; "
+        "check_name('torchvision:resnet18'); check_name(f'python:{module}:build_network'); "
+        "print([m for m in ('torch', 'timm', 'torchvision', module) if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

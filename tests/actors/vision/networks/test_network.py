@@ -16,7 +16,7 @@ from actors.errors import UsageError
 from actors.images import Image
 from actors.vision.backend import VisionBackend
 from actors.vision.networks.detectors import DetectionScores
-from actors.vision.networks.network import at_rest, convert, wrap
+from actors.vision.networks.network import convert, freeze, wrap
 from actors.vision.readout.units import OUTPUT, Readout
 from tests.actors.vision import tiny_networks as networks
 from tests.actors.vision.test_backend import photos, results, settings, want
@@ -42,7 +42,7 @@ def body(n_in: int = 3) -> nn.Sequential:
 )
 def test_wrappers_of_training_are_taken_off(wrapped: Any) -> None:
     """Layers go by their own names, and each gives all of a batch."""
-    assert [name for name, _ in at_rest(wrapped(body())).named_children()] == ["0", "1", "2", "3", "4"]
+    assert [name for name, _ in freeze(wrapped(body())).named_children()] == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.slow  # the compiler takes seconds to import
@@ -50,13 +50,13 @@ def test_wrappers_of_training_are_taken_off(wrapped: Any) -> None:
 def test_compiled_networks_are_unwrapped_on_either_side_of_data_parallel() -> None:
     """What was compiled before or after it was divided among devices is read as it was before both."""
     for wrapped in (torch.compile(nn.DataParallel(body())), nn.DataParallel(torch.compile(body()))):
-        assert [name for name, _ in at_rest(wrapped).named_children()] == ["0", "1", "2", "3", "4"]
+        assert [name for name, _ in freeze(wrapped).named_children()] == ["0", "1", "2", "3", "4"]
 
 
 def test_a_part_that_is_divided_among_devices_is_unwrapped_too() -> None:
     """A backbone in DataParallel inside a plain network is read as the backbone itself."""
     outer = nn.Sequential(nn.DataParallel(nn.Conv2d(3, 6, 5)), nn.ReLU())
-    assert isinstance(at_rest(outer)[0], nn.Conv2d)
+    assert isinstance(freeze(outer)[0], nn.Conv2d)
 
 
 def test_distributed_training_is_unwrapped(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_distributed_training_is_unwrapped(tmp_path: Path) -> None:
     )
     try:
         inner = body()
-        assert at_rest(nn.parallel.DistributedDataParallel(inner)) is inner
+        assert freeze(nn.parallel.DistributedDataParallel(inner)) is inner
     finally:
         torch.distributed.destroy_process_group()
 

@@ -26,7 +26,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.mark.parametrize(
     "name", ["resnet50", "torchvision:resnet18", "hf:owner/name", "hf-hub:timm/resnet18.a1_in1k"]
 )
-def test_a_new_machine_without_a_connection_is_told_at_once(name: str, empty: dict[str, str]) -> None:
+def test_a_new_machine_without_a_connection_is_refused_at_once(name: str, empty: dict[str, str]) -> None:
     asked: list[str] = []
     with pytest.raises(UsageError, match=r"not on this machine, and https://.* does not answer") as refused:
         check_weights(name, ONLINE, reachable=lambda url: bool(asked.append(url)), environ=empty)
@@ -45,15 +45,13 @@ def test_a_new_machine_without_a_connection_is_told_at_once(name: str, empty: di
         ("concept-net", ONLINE),
     ],
 )
-def test_what_needs_nothing_from_elsewhere_asks_nobody(
-    name: str, settings: VisionSettings, empty: dict[str, str]
-) -> None:
+def test_local_networks_ask_no_host(name: str, settings: VisionSettings, empty: dict[str, str]) -> None:
     asked: list[str] = []
     check_weights(name, settings, reachable=lambda url: bool(asked.append(url)), environ=empty)
     assert asked == []
 
 
-def test_what_was_fetched_before_is_left_to_the_loader(tmp_path: Path, empty: dict[str, str]) -> None:
+def test_cached_weights_are_left_to_the_loader(tmp_path: Path, empty: dict[str, str]) -> None:
     """Only the loader knows under which name a cache keeps what it needs."""
     (tmp_path / "hub" / "models--owner--name").mkdir(parents=True)
     check_weights("hf:owner/name", ONLINE, reachable=lambda _: False, environ=empty)

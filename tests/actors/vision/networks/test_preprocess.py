@@ -46,17 +46,17 @@ def reference(image: np.ndarray, preprocess: Preprocess, interpolation: str) -> 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest"])
 @pytest.mark.parametrize("shape", [(50, 70), (70, 50), (20, 23), (32, 32), (90, 31)])
-def test_a_batch_equals_the_usual_transforms_within_a_grey_level(
+def test_a_batch_equals_the_usual_transforms_within_a_gray_level(
     interpolation: str, shape: tuple[int, int]
 ) -> None:
     preprocess = Preprocess((28, 28), (32, 32), "cover", interpolation, MEAN, STD)
     image = photo(*shape)
     ours = preprocess.batch([image])[0]
     theirs = reference(image, preprocess, interpolation)
-    grey_levels = ((ours - theirs) * 255 * torch.tensor(STD).view(3, 1, 1)).abs()
+    gray_levels = ((ours - theirs) * 255 * torch.tensor(STD).view(3, 1, 1)).abs()
     assert ours.shape == (3, 28, 28)
-    assert grey_levels.max() <= 2.01
-    assert grey_levels.mean() < 0.3
+    assert gray_levels.max() <= 2.01
+    assert gray_levels.mean() < 0.3
 
 
 def test_squash_ignores_the_aspect_ratio() -> None:

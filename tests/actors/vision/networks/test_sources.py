@@ -143,10 +143,15 @@ def test_the_patches_of_siglip_2_are_those_of_its_processor(tmp_path: Path) -> N
 
 def test_a_tower_whose_inputs_do_not_follow_from_images_is_refused_in_a_sentence(tmp_path: Path) -> None:
     vision = {"depth": 1, "embed_dim": 8, "num_heads": 2, "hidden_size": 8, "patch_size": 4}
+    rope = {"type": "mrope", "mrope_section": [1, 1]}
     config = transformers.Qwen2VLConfig(
-        vision_config=vision, text_config=TEXT | {"num_key_value_heads": 2, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1]}},
-        image_token_id=27, video_token_id=28, vision_start_token_id=25, vision_end_token_id=26,
-    )  # fmt: skip
+        vision_config=vision,
+        text_config=TEXT | {"num_key_value_heads": 2, "rope_scaling": rope},
+        image_token_id=27,
+        video_token_id=28,
+        vision_start_token_id=25,
+        vision_end_token_id=26,
+    )
     folder = save(built(transformers.Qwen2VLForConditionalGeneration, config), None, tmp_path)
     with pytest.raises(UsageError, match=r"takes hidden_states, grid_thw, and not images alone.*factory"):
         load_network(f"hf:{folder}#visual")
@@ -186,8 +191,14 @@ def timm_wrapper(folder: Path) -> Any:
         architecture="resnet10t",
         id2label=labels,
         label2id={value: key for key, value in labels.items()},
-        pretrained_cfg={"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3},
-    )  # fmt: skip
+        pretrained_cfg={
+            "input_size": [3, 64, 64],
+            "crop_pct": 0.9,
+            "interpolation": "bicubic",
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+        },
+    )
     model = built(transformers.TimmWrapperForImageClassification, config)
     save(model, None, folder)
     return model
@@ -234,37 +245,44 @@ def test_placeholders_of_transformers_are_no_class_names(names: Any, tmp_path: P
     assert load_network(f"hf:{tmp_path}").class_names == ()
 
 
-PROCESSORS: dict[str, Callable[[], Any]] = {
-    "CLIP": partial(transformers.CLIPImageProcessor, size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}),
-    "ViT": partial(transformers.ViTImageProcessor, size={"height": 32, "width": 32}),
-    "BEiT": partial(transformers.BeitImageProcessor, size={"height": 40, "width": 40}, crop_size={"height": 32, "width": 32}, do_center_crop=True),
-    "DINOv2": partial(transformers.BitImageProcessor, size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
-    "DINOv3": partial(transformers.DINOv3ViTImageProcessor, size={"height": 32, "width": 32}),
-    "SigLIP": partial(transformers.SiglipImageProcessor, size={"height": 32, "width": 32}),
-    "ConvNeXt": partial(transformers.ConvNextImageProcessor, size={"shortest_edge": 32}, crop_pct=0.875),
-    "LeViT": partial(transformers.LevitImageProcessor, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
-    "PoolFormer": partial(transformers.PoolFormerImageProcessor, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
-    "MobileViT": partial(transformers.MobileViTImageProcessor, size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
-    "MobileNetV1": partial(transformers.MobileNetV1ImageProcessor, size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
-    "EfficientNet": partial(transformers.EfficientNetImageProcessor, size={"height": 32, "width": 32}, include_top=True),
-    "Segformer": partial(transformers.SegformerImageProcessor, size={"height": 32, "width": 48}),
-    "SAM": partial(transformers.SamImageProcessor, size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}),
-    "without normalizing": partial(transformers.ViTImageProcessor, size={"height": 32, "width": 32}, do_normalize=False),
-    "without rescaling": partial(transformers.ViTImageProcessor, size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False),
-}  # fmt: skip
+SQUARE, LARGER = {"height": 32, "width": 32}, {"height": 40, "width": 40}
+PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "CLIP": ("CLIP", {"size": {"shortest_edge": 40}, "crop_size": SQUARE}),
+    "ViT": ("ViT", {"size": SQUARE}),
+    "BEiT": ("Beit", {"size": LARGER, "crop_size": SQUARE, "do_center_crop": True}),
+    "DINOv2": ("Bit", {"size": {"shortest_edge": 36}, "crop_size": SQUARE}),
+    "DINOv3": ("DINOv3ViT", {"size": SQUARE}),
+    "SigLIP": ("Siglip", {"size": SQUARE}),
+    "ConvNeXt": ("ConvNext", {"size": {"shortest_edge": 32}, "crop_pct": 0.875}),
+    "LeViT": ("Levit", {"size": {"shortest_edge": 32}, "crop_size": SQUARE}),
+    "PoolFormer": ("PoolFormer", {"size": {"shortest_edge": 32}, "crop_size": SQUARE}),
+    "MobileViT": ("MobileViT", {"size": {"shortest_edge": 36}, "crop_size": SQUARE}),
+    "MobileNetV1": ("MobileNetV1", {"size": {"shortest_edge": 36}, "crop_size": SQUARE}),
+    "EfficientNet": ("EfficientNet", {"size": SQUARE, "include_top": True}),
+    "Segformer": ("Segformer", {"size": {"height": 32, "width": 48}}),
+    "SAM": ("Sam", {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}),
+    "without normalizing": ("ViT", {"size": SQUARE, "do_normalize": False}),
+    "without rescaling": ("ViT", {"size": SQUARE, "do_rescale": False, "do_normalize": False}),
+}
+"""The class of an image processor, less `ImageProcessor`, and its options, by what it prepares images for."""
+
+
+def processor_of(kind: str) -> Any:
+    name, options = PROCESSORS[kind]
+    return getattr(transformers, f"{name}ImageProcessor")(**options)
 
 
 @pytest.mark.parametrize("kind", PROCESSORS)
 def test_images_are_prepared_as_the_processor_prepares_them(kind: str) -> None:
-    """Within one grey level of rounding in resizing, of any aspect, and at the same place."""
+    """Within one gray level of rounding in resizing, of any aspect, and at the same place."""
     from actors.vision.networks.transformers_models import _preprocess
 
-    processor = PROCESSORS[kind]()
+    processor = processor_of(kind)
     ours = _preprocess(processor, None, kind)
     for image in (photo(70, 91), photo(131, 60), photo(64, 64)):
         theirs = processor(images=PIL.Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
-        grey_level = 1 / 255 / torch.tensor(ours.std).view(3, 1, 1)
-        difference = (ours.batch([image])[0] - theirs).abs() / grey_level
+        gray_level = 1 / 255 / torch.tensor(ours.std).view(3, 1, 1)
+        difference = (ours.batch([image])[0] - theirs).abs() / gray_level
         assert difference.max() <= 1.1 if kind != "SAM" else difference.mean() < 1.1
 
 
@@ -328,7 +346,7 @@ def test_a_network_is_built_with_the_classes_of_its_checkpoint(source: str, tmp_
     assert "built with its 5 classes" in network.weights
 
 
-def test_a_factory_with_another_head_is_told_both_numbers(tmp_path: Path) -> None:
+def test_a_factory_with_another_head_is_refused_with_both_numbers(tmp_path: Path) -> None:
     state = networks.tiny_conv().state_dict()
     torch.save(state | {"head.weight": torch.ones(9, 7), "head.bias": torch.ones(9)}, tmp_path / "nine.pth")
     with pytest.raises(UsageError, match=r"a head of 9 classes, and the network one of 4.*factory"):
@@ -349,14 +367,22 @@ def test_class_names_that_are_given_take_the_place_of_the_sources() -> None:
         ("resnet18@nowhere/me@corp/w.pth", "resnet18", "nowhere/me@corp/w.pth"),
         ("resnet18@no_suffix", "resnet18", "no_suffix"),
         ("python:{0}/me@corp/net.py:build", "python:{0}/me@corp/net.py:build", None),
-        ("python:{0}/me@corp/net.py:build@{0}/me@corp/w.pth", "python:{0}/me@corp/net.py:build", "{0}/me@corp/w.pth"),
-        ("python:me@corp/net.py:build@nowhere.index.json", "python:me@corp/net.py:build", "nowhere.index.json"),
+        (
+            "python:{0}/me@corp/net.py:build@{0}/me@corp/w.pth",
+            "python:{0}/me@corp/net.py:build",
+            "{0}/me@corp/w.pth",
+        ),
+        (
+            "python:me@corp/net.py:build@nowhere.index.json",
+            "python:me@corp/net.py:build",
+            "nowhere.index.json",
+        ),
         ("hf:{0}/me@corp/vit", "hf:{0}/me@corp/vit", None),
         ("hf:{0}/me@corp/vit#tower@{0}/me@corp/w.pth", "hf:{0}/me@corp/vit#tower", "{0}/me@corp/w.pth"),
         ("hf-hub:timm/resnet18.a1_in1k@main", "hf-hub:timm/resnet18.a1_in1k@main", None),
         ("open_clip:ViT-B-32@{0}/me@corp/no_suffix", "open_clip:ViT-B-32", "{0}/me@corp/no_suffix"),
     ],
-)  # fmt: skip
+)
 def test_an_at_sign_in_a_path_is_no_checkpoint(
     name: str, asked: str, checkpoint: str | None, tmp_path: Path
 ) -> None:

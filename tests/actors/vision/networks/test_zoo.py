@@ -144,7 +144,7 @@ def test_a_checkpoint_of_another_network_or_a_damaged_one_is_refused(tmp_path: P
             load_network(f"resnet10t@{tmp_path / file}")
 
 
-def test_a_file_finds_what_stands_beside_it_and_makes_the_same_weights_every_time(
+def test_a_factory_imports_from_its_folder_and_makes_the_same_weights_every_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -254,7 +254,7 @@ class TestTransformers:
     def test_a_classifier_brings_its_class_names(self, tiny: Any) -> None:
         assert load_network(f"hf:{tiny('vit')}").class_names == ("ant", "bee", "cat")
 
-    def test_the_processor_decides_on_resizing_and_colours(self, tiny: Any) -> None:
+    def test_the_processor_decides_on_resizing_and_colors(self, tiny: Any) -> None:
         clip = load_network(f"hf:{tiny('clip')}").preprocess
         assert (clip.resize, clip.fit, clip.interpolation) == ((28, 28), "cover", "bicubic")
         assert clip.mean[0] == pytest.approx(0.48145466)
@@ -287,7 +287,7 @@ class TestTransformers:
         assert again.fingerprint("float32") == trained.fingerprint("float32")
 
 
-def test_what_a_factory_raises_is_told_with_its_own_line(tmp_path: Path) -> None:
+def test_a_factorys_error_is_reported_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "faulty.py"
     file.write_text(
         "import sys\n\ndef build():\n    return {}['weights']\n\ndef leave():\n    sys.exit('bye')\n"

@@ -21,7 +21,7 @@ def rows(start: int, n: int, n_units: int = 3) -> np.ndarray:
     return (np.arange(n * n_units, dtype=np.float32) + start).reshape(n, n_units)
 
 
-def test_what_was_put_is_found_and_what_was_not_is_none() -> None:
+def test_stored_activations_are_returned_and_others_are_none() -> None:
     bank = StimulusBank("net", 1 << 20)
     bank.put("a", [image_id(1), image_id(2)], rows(10, 2))
     found = bank.get("a", image_id(2))
@@ -32,7 +32,7 @@ def test_what_was_put_is_found_and_what_was_not_is_none() -> None:
     assert bank.get("b", image_id(1)) is None
 
 
-def test_what_is_known_stays_and_is_what_a_later_writer_gets_back(tmp_path: Path) -> None:
+def test_known_activations_stay_and_are_returned_to_later_writers(tmp_path: Path) -> None:
     bank = StimulusBank("net", 1 << 20, tmp_path)
     assert bank.put("a", [image_id(1)], rows(10, 1)).tolist() == [[10, 11, 12]]
     both = [[10, 11, 12], [23, 24, 25]]
@@ -86,7 +86,7 @@ def test_another_network_never_sees_it(tmp_path: Path) -> None:
     assert StimulusBank("other", 1 << 20, tmp_path).get("a", image_id(1)) is None
 
 
-def test_what_is_known_is_not_written_again(tmp_path: Path) -> None:
+def test_known_activations_are_not_written_again(tmp_path: Path) -> None:
     for _ in range(2):
         bank = StimulusBank("net", 1 << 20, tmp_path)
         bank.put("a", [image_id(1), image_id(2)], rows(0, 2))
@@ -118,7 +118,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
 
 
-def test_a_damaged_segment_is_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_segment_is_skipped(tmp_path: Path) -> None:
     bank = StimulusBank("net", 1 << 20, tmp_path)
     bank.put("a", [image_id(1)], rows(0, 1))
     bank.flush()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from actors.vision.readout.places import PositionEvidence, coded_images, codes
+from actors.vision.readout.gray_codes import PositionEvidence, gray_code_images, gray_codes
 from actors.vision.readout.taps import TappedModule
 from tests.actors.vision.readout.test_taps import images, read, tapped
 
@@ -19,7 +19,7 @@ SIZE = (24, 32)
 
 
 class Patches(nn.Module):
-    """Patches of 4 x 4 as tokens (N, 48, 20), put in some order, then mixed over all of the image a little."""
+    """Patches of 4 x 4 as tokens (N, 48, 20), in some order, then slightly mixed over the whole image."""
 
     def __init__(self, order: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class _Attention(nn.Module):
 
 
 @pytest.mark.parametrize("layer", ["weights", "heads"])
-def test_what_attention_computes_inside_is_no_map(layer: str) -> None:
+def test_attention_weights_are_no_map(layer: str) -> None:
     """Weights between tokens and the parts of heads are refused with a reason, whatever module holds them."""
     tap = tapped(_Attention(layer), SIZE)
     assert layer not in tap.taps
@@ -238,11 +238,11 @@ def test_another_order_than_raster_is_not_guessed_at_another_size() -> None:
 
 
 def test_coded_images_spell_every_cell_once() -> None:
-    """Read back from the pixels themselves, the codes give the cells in raster order."""
+    """Read back from the pixels themselves, the gray_codes give the cells in raster order."""
     like = torch.zeros(2, 3, 24, 32)
-    pixels = coded_images((H, W), like)
+    pixels = gray_code_images((H, W), like)
     cells = nn.functional.unfold(pixels, 4, stride=4).transpose(1, 2)
-    evidence = PositionEvidence.of(cells, codes((H, W)))
+    evidence = PositionEvidence.of(cells, gray_codes((H, W)))
     order = evidence.order()
     assert order is not None
     assert order.tolist() == list(range(H * W))

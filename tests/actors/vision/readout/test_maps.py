@@ -25,7 +25,7 @@ def test_all_units_of_an_image_are_known_once_it_was_read_for_one() -> None:
     assert cache.get(Readout("other"), "a", 0) is None
 
 
-def test_what_is_handed_out_does_not_keep_the_rest_alive() -> None:
+def test_a_returned_map_does_not_keep_the_others_alive() -> None:
     cache = MapCache(MB)
     cache.put(LAYER, "a", maps(0))
     found = cache.get(LAYER, "a", 1)
@@ -33,7 +33,7 @@ def test_what_is_handed_out_does_not_keep_the_rest_alive() -> None:
     assert found.base is None
 
 
-def test_of_large_layers_the_units_that_were_asked_for_are_kept() -> None:
+def test_large_layers_keep_only_the_requested_units() -> None:
     cache = MapCache(MB)
     assert cache.takes_all(64, 8, 8)
     assert not cache.takes_all(64, 12, 12)

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from actors.errors import BackendError
-from actors.vision.readout.taps import TappedModule, scores_of, spatial_max
+from actors.vision.readout.recording import scores_of
+from actors.vision.readout.tap import spatial_max
+from actors.vision.readout.taps import TappedModule
 from tests.actors.vision import tiny_networks as networks
 
 
@@ -206,7 +208,7 @@ def test_a_layer_inside_a_residual_branch_is_not_narrowed_before_its_block_ends(
         assert not tapped(networks.tiny_resnet(), (64, 32))._is_trunk("layer1.0.conv1")
 
 
-def test_a_head_beside_the_one_in_the_output_is_read_of_all_images() -> None:
+def test_an_auxiliary_head_is_read_for_all_images() -> None:
     class TwoHeads(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -253,7 +255,7 @@ def test_the_spatial_maximum_is_the_same_in_every_memory_layout(shape: tuple[int
         ([nn.Sigmoid()], 1, "probabilities"),
     ],
 )
-def test_what_a_network_returns_is_told_from_its_output(
+def test_the_kind_of_output_is_inferred_from_its_values(
     tail: list[nn.Module], n_classes: int, expected: str
 ) -> None:
     torch.manual_seed(3)
@@ -293,7 +295,7 @@ class _Unsteady(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
         self.what, self.calls = what, 0
-        self.norm = nn.BatchNorm2d(4, track_running_stats=what != "a normalisation over the batch")
+        self.norm = nn.BatchNorm2d(4, track_running_stats=what != "a normalization over the batch")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.calls += 1
@@ -306,11 +308,11 @@ class _Unsteady(nn.Module):
         return maps.amax((2, 3))
 
 
-@pytest.mark.parametrize("what", ["nothing", "dropout", "a normalisation over the batch", "a memory"])
-def test_a_network_whose_values_are_not_an_images_own_is_found_out(what: str) -> None:
+@pytest.mark.parametrize("what", ["nothing", "dropout", "a normalization over the batch", "a memory"])
+def test_batch_dependent_and_random_activations_are_detected(what: str) -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
-        assert tapped(_Unsteady(what).eval(), (9, 11)).is_steady() is (what == "nothing")
+        assert tapped(_Unsteady(what).eval(), (9, 11)).is_batch_invariant() is (what == "nothing")
 
 
 class _Returns(nn.Module):

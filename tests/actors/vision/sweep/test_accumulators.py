@@ -23,7 +23,7 @@ from actors.vision.sweep.accumulators import (
 
 
 class Numbered:
-    """A data set whose image `i` is a flat colour; some are corrupt."""
+    """A data set whose image `i` is a flat color; some are corrupt."""
 
     name = "numbered"
 

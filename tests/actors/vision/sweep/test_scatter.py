@@ -28,7 +28,7 @@ WIDTH = {layer.name: layer.n_units for layer in LAYERS}
 EXPLORED = np.arange(0, 60, 2)
 
 
-class Network:
+class BrightnessNetwork:
     """Unit u of a layer answers with the mean pixel plus u; fails on images whose first pixel is above
     `limit`.
     """
@@ -50,7 +50,7 @@ class Network:
 
 
 async def test_a_pass_serves_all_units_of_a_layer_and_shows_no_reserved_image() -> None:
-    network, dataset = Network(), Numbered(60, corrupt=frozenset([4]))
+    network, dataset = BrightnessNetwork(), Numbered(60, corrupt=frozenset([4]))
     table = ScatterTable(network.show, LAYERS)
     first = await table.of(Readout("early"), 1, 4, dataset, EXPLORED)
     assert first.indices.tolist() == [index for index in EXPLORED if index != 4]
@@ -63,28 +63,32 @@ async def test_a_pass_serves_all_units_of_a_layer_and_shows_no_reserved_image() 
     assert network.shown == 29
 
 
-async def test_images_on_which_the_network_fails_are_left_out() -> None:
-    network, dataset = Network(limit=100), Numbered(60)
+async def test_images_on_which_the_network_fails_are_omitted() -> None:
+    network, dataset = BrightnessNetwork(limit=100), Numbered(60)
     found = await ScatterTable(network.show, LAYERS).of(Readout("early"), 0, 4, dataset, EXPLORED)
     assert found.indices.tolist() == [i for i in EXPLORED if dataset.load(i).pixels[0, 0, 0] <= 100]
     with pytest.raises(BackendError, match="none of 30 images"):
-        await ScatterTable(Network(limit=-1).show, LAYERS).of(Readout("early"), 0, 4, dataset, EXPLORED)
+        await ScatterTable(BrightnessNetwork(limit=-1).show, LAYERS).of(
+            Readout("early"), 0, 4, dataset, EXPLORED
+        )
 
 
-async def test_of_a_very_wide_readout_only_the_unit_that_was_asked_for_is_kept() -> None:
-    network = Network()
+async def test_a_very_wide_readout_keeps_only_the_requested_unit() -> None:
+    network = BrightnessNetwork()
     table = ScatterTable(network.show, LAYERS)
-    found = await table.of(Readout("huge"), 7, scatter.WIDEST + 1, Numbered(60), EXPLORED)
-    assert len(found.activations) == 30
-    assert table._bytes() == 30 * 4 * (1 + 3)
+    dataset = Numbered(60)
+    for unit, shown in ((7, 30), (7, 30), (8, 60)):
+        made = await table.of(Readout("huge"), unit, scatter.WIDEST + 1, dataset, EXPLORED)
+        assert len(made.activations) == 30
+        assert network.shown == shown
 
 
-async def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scatter, "LIMIT_BYTES", 1000)
-    table = ScatterTable(Network().show, LAYERS)
-    for size in range(4, 10):
+async def test_tables_beyond_the_limit_are_dropped_the_oldest_first() -> None:
+    network = BrightnessNetwork()
+    table = ScatterTable(network.show, LAYERS, limit_bytes=2 * 30 * 4 * (4 + 3))
+    for size, shown in ((4, 30), (5, 60), (4, 60), (6, 90), (4, 90), (5, 120)):
         await table.of(Readout("early"), 0, 4, Numbered(60, size=size), EXPLORED)
-        assert table._bytes() <= 30 * 4 * (4 + 3)
+        assert network.shown == shown
 
 
 def test_images_are_compared_in_the_last_layer_before_the_classifier_that_is_narrow_enough() -> None:

@@ -1,10 +1,10 @@
-"""Where the positions of a layer's output lie in the image, found by showing images that spell out
-coordinates.
+"""Finds where the positions of a layer's output lie in the image, from images that encode coordinates.
 
-Two textures are shown, and for every bit of a row's and a column's number an image that takes each cell from
-one texture or the other, as the bit says. A position that depends mostly on its own cell answers each image
-as it answers one of the two textures, and so spells its own coordinates. Numbers are in Gray code: neighbors
-differ in one bit, so a receptive field that reaches into the next cell costs at most that bit.
+There are two textures, and for every bit of a row's and a column's number an image that takes each cell from
+one texture or the other, as the bit says. The response of a position that depends mostly on its own cell is
+close to its response to one of the textures, which decodes its bits, and so its coordinates. Numbers are in
+Gray code: neighbors differ in one bit, so a receptive field that reaches into the next cell costs at most
+that bit.
 
 Shapes: K bits; T positions; C units; h x w cells; N = K + 2 images.
 """
@@ -22,29 +22,29 @@ _COARSE = 8
 """Pixels of the coarse half of a texture: white noise alone is averaged away by networks that pool early."""
 
 _ENOUGH_UNITS = 64
-"""Units whose answers are read: more of them cost time and tell no more."""
+"""Units that are compared: more cost time and add no information."""
 
 
 @cache
-def codes(grid: tuple[int, int], most: int | None = None) -> torch.Tensor:
+def gray_codes(grid: tuple[int, int], max_bits: int | None = None) -> torch.Tensor:
     """Return the Gray codes of all cells in raster order, bool (K, h * w): the row's bits, then the column's.
 
-    `most` takes no more than so many of each, the coarsest.
+    `max_bits` limits each number to its coarsest bits.
     """
     import torch
 
-    rows, columns = (_gray(side, most) for side in grid)
+    rows, columns = (_gray_code(side, max_bits) for side in grid)
     return torch.cat(
         [rows[:, :, None].expand(-1, *grid).flatten(1), columns[:, None, :].expand(-1, *grid).flatten(1)]
     )
 
 
-def _gray(side: int, most: int | None) -> torch.Tensor:
+def _gray_code(side: int, max_bits: int | None) -> torch.Tensor:
     """Return the Gray codes of 0 to `side` - 1, bool (bits, side), the coarsest bit first."""
     import torch
 
     numbers = torch.arange(side)
-    places = range((side - 1).bit_length())[::-1][:most]
+    places = range((side - 1).bit_length())[::-1][:max_bits]
     return (
         torch.stack([(numbers ^ (numbers >> 1)) >> place & 1 for place in places]).bool()
         if places
@@ -52,9 +52,9 @@ def _gray(side: int, most: int | None) -> torch.Tensor:
     )
 
 
-def coded_images(grid: tuple[int, int], like: torch.Tensor, most: int | None = None) -> torch.Tensor:
-    """Return the batch (K + 2, 3, H, W) that spells out `codes`, of the size, dtype and device of `like` (n,
-    3, H, W).
+def gray_code_images(grid: tuple[int, int], like: torch.Tensor, max_bits: int | None = None) -> torch.Tensor:
+    """Return the batch (K + 2, 3, H, W) that encodes `gray_codes`, in the size, dtype and device of `like`
+    (n, 3, H, W).
     """
     import torch
 
@@ -63,7 +63,7 @@ def coded_images(grid: tuple[int, int], like: torch.Tensor, most: int | None = N
     coarse = torch.randn((2, like.shape[1], -(-height // _COARSE), -(-width // _COARSE)), generator=generator)
     textures = torch.nn.functional.interpolate(coarse, scale_factor=_COARSE)[:, :, :height, :width]
     textures = textures + torch.randn(textures.shape, generator=generator)
-    cells = codes(grid, most).unflatten(1, grid)
+    cells = gray_codes(grid, max_bits).unflatten(1, grid)
     rows = torch.arange(height) * grid[0] // height
     columns = torch.arange(width) * grid[1] // width
     masks = cells[:, rows][:, :, columns][:, None]
@@ -72,25 +72,24 @@ def coded_images(grid: tuple[int, int], like: torch.Tensor, most: int | None = N
 
 @dataclass(frozen=True)
 class PositionEvidence:
-    """What positions spelled for `codes`, bool (K, h * w). `bits`, bool (K, T); `varies`, bool (T,), is false
-    of a position that no image changes.
+    """The `bits`, bool (K, T), that positions decoded from images of `gray_codes`, bool (K, h * w).
 
-    `margin`, in 0..1, says how clearly: 1 where each answers to its own cell alone, near 0 where all are
-    mixed.
+    `varies`, bool (T,), is false for a position that no image changes. `margin`, in 0..1, is near 1 if each
+    position depends on its own cell alone, and near 0 if all are mixed.
     """
 
-    codes: torch.Tensor
+    gray_codes: torch.Tensor
     bits: torch.Tensor
     varies: torch.Tensor
     margin: float
 
     @classmethod
-    def of(cls, tokens: torch.Tensor, codes: torch.Tensor) -> PositionEvidence:
-        """Read the answers, (K + 2, T, C), to `coded_images`."""
+    def of(cls, tokens: torch.Tensor, gray_codes: torch.Tensor) -> PositionEvidence:
+        """Decode the responses, (K + 2, T, C), to `gray_code_images`."""
         step = -(-tokens.shape[2] // _ENOUGH_UNITS)
         values = tokens[:, :, ::step].float()
         spread = (values[1] - values[0]).square()
-        # A few units of large variance would outshout all others.
+        # A few units of large variance would outweigh all others.
         weights = 1 / spread.mean(0).clamp_min(1e-12)
         weights = weights * (spread.mean(0) > 1e-12 * spread.mean())
         apart = spread @ weights
@@ -98,36 +97,34 @@ class PositionEvidence:
         margin = (to_first - to_second).abs() / (to_first + to_second).clamp_min(1e-12)
         varies = apart > 1e-6 * apart.max()
         return cls(
-            codes,
+            gray_codes,
             (to_second < to_first).cpu(),
             varies.cpu(),
             float(margin[:, varies].mean()) if varies.any() else 0.0,
         )
 
     def agreement(self, order: torch.Tensor) -> float:
-        """Return the share of bits that are as they should be if position `order[i]` lies in cell i."""
-        return float((self.bits[:, order] == self.codes).float().mean())
+        """Return the share of bits that are correct if position `order[i]` lies in cell i."""
+        return float((self.bits[:, order] == self.gray_codes).float().mean())
 
     def repeats(self, other: PositionEvidence | None) -> bool:
-        """Say whether these positions, if they spelled an order, have it in the pass of `other`, too."""
+        """Return whether the order of these positions, if there is one, agrees with `other`."""
         order = self.order()
         return order is None or (other is not None and other.agreement(order) >= 0.75)
 
     def order(self) -> torch.Tensor | None:
-        """Return the position of every cell, int64 (h * w,), where each cell is spelled exactly once, else
-        None.
-        """
+        """Return the position of every cell, int64 (h * w,); None unless each is decoded exactly once."""
         import torch
 
         positions = self.varies.nonzero()[:, 0]
-        n_cells = self.codes.shape[1]
+        n_cells = self.gray_codes.shape[1]
         if len(positions) != n_cells:
             return None
         weights = 2 ** torch.arange(len(self.bits))
-        spelled = (self.bits[:, positions] * weights[:, None]).sum(0)
-        wanted = (self.codes * weights[:, None]).sum(0)
-        by_word, by_cell = spelled.argsort(), wanted.argsort()
-        if len(wanted.unique()) < n_cells or not torch.equal(spelled[by_word], wanted[by_cell]):
+        decoded = (self.bits[:, positions] * weights[:, None]).sum(0)
+        wanted = (self.gray_codes * weights[:, None]).sum(0)
+        by_word, by_cell = decoded.argsort(), wanted.argsort()
+        if len(wanted.unique()) < n_cells or not torch.equal(decoded[by_word], wanted[by_cell]):
             return None
         order = torch.empty(n_cells, dtype=torch.int64)
         order[by_cell] = positions[by_word]

@@ -1,0 +1,337 @@
+"""Recording of a network: its modules' outputs in one pass, and how each is viewed as maps.
+
+Shapes: N images; C units of a layer; T tokens; h x w positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from actors.errors import BackendError, UsageError
+from actors.vision.readout.base import LayerInfo, Scores
+from actors.vision.readout.gray_codes import PositionEvidence, gray_code_images, gray_codes
+from actors.vision.readout.layout import (
+    Layout,
+    OutputCandidates,
+    candidate_layouts,
+    contradicts_raster,
+    relates_tokens,
+    resolve_layouts,
+)
+from actors.vision.readout.tap import RecordedOutput, StopForward, Tap
+from actors.vision.readout.units import OUTPUT
+
+if TYPE_CHECKING:
+    import torch
+
+SAME_AS_INPUT = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
+"""Classes of modules that return their input."""
+_SQUASHING = ("Sigmoid", "Softmax")
+"""Last modules of networks that return probabilities."""
+_ATTENTION = ("Softmax",)
+"""Modules whose (N, heads, T, T) outputs are weights between tokens, not maps over the image."""
+_COARSE_BITS = 2
+"""Bits of a row's and of a column's number that distinguish raster order from others."""
+
+
+class Recorder:
+    """Records one pass over `example`, a batch (2, 3, h, w), and finds the layouts of the outputs."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        modules: Mapping[str, torch.nn.Module],
+        feed: Callable[[torch.Tensor], Any],
+        example: torch.Tensor,
+    ) -> None:
+        """`modules` are those of `module` that can have hooks, by name."""
+        self._root, self._modules, self._feed, self._example = module, modules, feed, example
+        self._image_hw = (example.shape[2], example.shape[3])
+        self.unreadable: dict[str, str] = {}
+        """The reason why a module cannot be read, by name."""
+
+    def record(self, prefix_tokens: int | None, scores: Scores | None) -> dict[str, Tap]:
+        """Return the taps by name, in the order of the pass; None as `scores` infers the kind of output.
+
+        Raises:
+            BackendError: If the module fails on the example.
+        """
+        seen, output, last = self._observe()
+        candidates = self._candidate_layouts(seen, prefix_tokens)
+        evidence = self._evidence(seen, candidates)
+        layouts = resolve_layouts(
+            {
+                name: OutputCandidates(
+                    seen[name].shape, [(one, evidence.get((name, one))) for one in layouts]
+                )
+                for name, layouts in candidates.items()
+                if name not in self.unreadable
+            }
+        )
+        taps: dict[str, Tap] = {}
+        for name, recorded in seen.items():
+            kind = type(self._module(recorded)).__name__
+            if len(recorded.shape) <= 2:
+                info = LayerInfo(name, "vector", math.prod(recorded.shape[1:]), (), kind)
+                layout = Layout(False, False, (1, 1), self._image_hw, certain=True)
+            elif name in layouts:
+                layout = layouts[name]
+                n_units = recorded.shape[-1] if layout.units_last else recorded.shape[1]
+                of_map = len(recorded.shape) == 4 and layout.grid is not None
+                info = LayerInfo(name, "map" if of_map else "tokens", n_units, layout.grid or (), kind)
+            else:
+                self.unreadable.setdefault(
+                    name,
+                    f"its output has shape {recorded.shape[1:]} per image, and no known axis of units",
+                )
+                continue
+            taps[name] = Tap(recorded, info, layout)
+        if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
+            assert output is not None
+            output_scores = scores or scores_of(output.reshape(len(output), -1), last)
+            taps[OUTPUT] = replace(tap, info=replace(tap.info, scores=output_scores))
+        return taps
+
+    def _module(self, seen: RecordedOutput) -> torch.nn.Module:
+        return self._root if seen.module == OUTPUT else self._modules[seen.module]
+
+    def _observe(self) -> tuple[dict[str, RecordedOutput], torch.Tensor | None, str]:
+        """Return the readable outputs in the order of the pass, the network's first output tensor, and the
+        class of the last module.
+
+        Of several tensors the first is named after the module, the others `NAME[KEY]`.
+        """
+        import torch
+
+        last_calls: dict[str, tuple[int, int, list[tuple[int | str | None, Any]] | str]] = {}
+        clock, last = 0, ""
+
+        def observe(name: str) -> Callable[[Any, Any, Any], None]:
+            def hook(module: Any, _inputs: Any, output: Any) -> None:
+                nonlocal clock, last
+                n_calls = last_calls[name][1] + 1 if name in last_calls else 1
+                last_calls[name] = clock, n_calls, _tensors_per_image(output, len(self._example))
+                clock += 1
+                kind = type(module).__name__
+                if next(module.children(), None) is None and kind not in SAME_AS_INPUT:
+                    last = kind
+
+            return hook
+
+        with ExitStack() as hooks, torch.inference_mode():
+            for name, module in self._modules.items():
+                if name:
+                    hooks.callback(module.register_forward_hook(observe(name)).remove)
+            try:
+                output = self._feed(self._example)
+            except UsageError:
+                raise
+            except BaseException as error:  # some networks raise SystemExit
+                raise BackendError(
+                    f"the network fails on an input of shape {tuple(self._example.shape)}: "
+                    f"{type(error).__name__}: {str(error)[:300]}",
+                    "It is called with a batch of images alone: check its input size, its preprocessing and "
+                    "vision.dtype.",
+                ) from error
+        last_calls[OUTPUT] = clock, 1, _tensors_per_image(output, len(self._example), least_axes=1)
+        seen: dict[str, RecordedOutput] = {}
+        for module_name, (call_index, n_calls, tensors) in sorted(
+            last_calls.items(), key=lambda item: item[1][0]
+        ):
+            if isinstance(tensors, str):
+                self.unreadable[module_name] = tensors
+                continue
+            for key, tensor in tensors:
+                name = module_name if tensor is tensors[0][1] else f"{module_name}[{key}]"
+                seen[name] = RecordedOutput(module_name, call_index, n_calls, key, tuple(tensor.shape))
+        self.unreadable |= {
+            name: _why_not_called(name, module)
+            for name, module in self._modules.items()
+            if name and name not in last_calls
+        }
+        given = last_calls[OUTPUT][2]
+        return seen, None if isinstance(given, str) else given[0][1], last
+
+    def _candidate_layouts(
+        self, seen: Mapping[str, RecordedOutput], prefix_tokens: int | None
+    ) -> dict[str, list[Layout]]:
+        """Return the possible layouts of each output of three or four axes, the likeliest first."""
+        import torch
+
+        grids: list[tuple[int, int]] = []
+        candidates: dict[str, list[Layout]] = {}
+        n_tokens = 0
+        for name, recorded in seen.items():
+            if len(recorded.shape) not in (3, 4):
+                continue
+            module = self._module(recorded)
+            weights = isinstance(module, torch.nn.MultiheadAttention) and recorded.key == 1
+            if len(recorded.shape) == 4:
+                weights = type(module).__name__ in _ATTENTION or relates_tokens(
+                    module, recorded.shape, n_tokens, grids
+                )
+            if weights:
+                self.unreadable[name] = "its output holds weights between tokens: it is no map over the image"
+                continue
+            if len(recorded.shape) == 3:
+                n_tokens = recorded.shape[1]
+            candidates[name] = candidate_layouts(module, recorded.shape, self._image_hw, grids, prefix_tokens)
+            if isinstance(module, torch.nn.Conv2d) and recorded.shape[2:] != (1, 1):
+                grids.append((recorded.shape[2], recorded.shape[3]))
+        return candidates
+
+    def _evidence(
+        self, seen: Mapping[str, RecordedOutput], candidates: Mapping[str, Sequence[Layout]]
+    ) -> dict[tuple[str, Layout], PositionEvidence]:
+        """Return the evidence on uncertain layouts; none from images on which the network fails."""
+        import torch
+
+        asked: dict[tuple[int, int], dict[str, list[Layout]]] = {}
+        for name, layouts in candidates.items():
+            for layout in layouts:
+                if not layout.certain and layout.grid is not None:
+                    asked.setdefault(layout.grid, {}).setdefault(name, []).append(layout)
+        # Grids that halve each other have the same coarse images, and share a pass.
+        passes: list[tuple[torch.Tensor, dict[str, list[Layout]]]] = []
+        for grid, outputs in asked.items():
+            batch = gray_code_images(grid, self._example, _COARSE_BITS)
+            shared = next((both for images, both in passes if torch.equal(images, batch)), None)
+            if shared is None:
+                passes.append((batch, shared := {}))
+            for name, layouts in outputs.items():
+                shared.setdefault(name, []).extend(layouts)
+        coarse: dict[tuple[str, Layout], PositionEvidence] = {}
+        for batch, outputs in passes:
+            coarse |= self._probe_positions(seen, outputs, batch, _COARSE_BITS)
+        evidence = dict(coarse)
+        for grid, outputs in asked.items():
+            # The coarsest bits suffice to confirm raster order; another order takes all of them.
+            keys = [(name, layout) for name, layouts in outputs.items() for layout in layouts]
+            if any(key in coarse and contradicts_raster(key[1], coarse[key]) for key in keys):
+                whole = self._probe_positions(seen, outputs, gray_code_images(grid, self._example), None)
+                # An order that differs from pass to pass is none.
+                evidence |= {
+                    key: spelled for key, spelled in whole.items() if spelled.repeats(coarse.get(key))
+                }
+        return evidence
+
+    def _probe_positions(
+        self,
+        seen: Mapping[str, RecordedOutput],
+        outputs: Mapping[str, Sequence[Layout]],
+        batch: torch.Tensor,
+        max_bits: int | None,
+    ) -> dict[tuple[str, Layout], PositionEvidence]:
+        """Return the evidence from `batch`, the `gray_code_images` of the grids of these layouts."""
+        import torch
+
+        evidence: dict[tuple[str, Layout], PositionEvidence] = {}
+        last = max(outputs, key=lambda name: seen[name].call_index)
+
+        def observe(name: str) -> Callable[[Any, Any, Any], None]:
+            n_calls = 0
+
+            def hook(_module: Any, _inputs: Any, output: Any) -> None:
+                nonlocal n_calls
+                n_calls += 1
+                if n_calls < seen[name].n_calls:
+                    return
+                tensor = seen[name].tensor(output)
+                if len(tensor) != len(batch):
+                    self.unreadable[name] = "its rows are not one per image"
+                    return
+                for layout in outputs[name]:
+                    assert layout.grid is not None
+                    evidence[name, layout] = PositionEvidence.of(
+                        layout.sequence(tensor), gray_codes(layout.grid, max_bits)
+                    )
+                if name == last:
+                    raise StopForward
+
+            return hook
+
+        with ExitStack() as hooks, torch.inference_mode(), suppress(StopForward, Exception):
+            # The deepest comes last: it ends the pass, and a module may have several outputs.
+            for name in sorted(outputs, key=lambda name: name == last):
+                if seen[name].module != OUTPUT:
+                    module = self._modules[seen[name].module]
+                    hooks.callback(module.register_forward_hook(observe(name)).remove)
+            output = self._feed(batch)
+            for name in outputs:
+                if seen[name].module == OUTPUT:
+                    observe(name)(None, None, output)
+        return evidence
+
+
+def scores_of(output: torch.Tensor, last: str = "") -> Scores:
+    """Return the kind of a network's output (N, C), from its values and the class of its `last` module.
+
+    Values that sum to 1 over the classes, and the output of a Sigmoid module, are probabilities; another
+    single column is the logit of its class; others are the logits of classes that exclude each other. The
+    sigmoid of several classes outside a module cannot be recognized: such a network must say so (`wrap`).
+    """
+    values = output.float()
+    within = bool(((values >= 0) & (values <= 1)).all())
+    # The rounding error of a sum; half precisions round a thousand times more.
+    tolerance = 1e-4 if output.dtype.itemsize >= 4 else 1e-2
+    sums_to_one = bool(((values.sum(1) - 1).abs() < tolerance).all())
+    if within and (last in _SQUASHING or sums_to_one):
+        return "probabilities"
+    return "sigmoid" if values.shape[1] == 1 else "softmax"
+
+
+def _tensors_per_image(
+    output: Any, n_images: int, least_axes: int = 2
+) -> list[tuple[int | str | None, torch.Tensor]] | str:
+    """Return the tensors with a row per image in `output` with their keys, or the reason why there are none.
+
+    Tensors (N,) are taken only if there are no others and `least_axes` is 1.
+    """
+    import torch
+
+    candidates: list[tuple[int | str | None, Any]]
+    if isinstance(output, torch.Tensor):
+        candidates = [(None, output)]
+    elif isinstance(output, Mapping):
+        candidates = list(output.items())
+    elif isinstance(output, (tuple, list)):
+        candidates = list(enumerate(output))
+    else:
+        return f"it returns a {type(output).__name__}, not a tensor"
+    of_images = [
+        (key, value)
+        for key, value in candidates
+        if _is_readable(value) and value.ndim and len(value) == n_images
+    ]
+    for least in range(2, least_axes - 1, -1):
+        if tensors := [(key, tensor) for key, tensor in of_images if tensor.ndim >= least]:
+            return tensors
+    kinds = [str(tensor.dtype) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
+    if kinds and not any(_is_readable(tensor) for _, tensor in candidates):
+        return f"it returns no dense tensor of real numbers ({', '.join(kinds)})"
+    if any(isinstance(value, Mapping) and "scores" in value for _, value in candidates):
+        return (
+            "it returns the boxes of a detector; "
+            "wrap(module, detects=N) gives the best score of each of its N classes"
+        )
+    shapes = [tuple(tensor.shape) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
+    return f"no tensor that it returns has one row per image (for {n_images} images: {shapes})"
+
+
+def _why_not_called(name: str, module: torch.nn.Module) -> str:
+    """Return the reason why a module has no output in a pass."""
+    parts = [f"{name}.{part}" for part, _ in module.named_children()]
+    if parts:
+        return f"it is not called as a whole in a pass: name one of its parts, such as {parts[-1]!r}"
+    return "it is not called in a pass"
+
+
+def _is_readable(value: Any) -> bool:
+    """Return whether this is a dense tensor of real numbers."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.layout == torch.strided
