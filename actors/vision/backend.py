@@ -59,7 +59,7 @@ T = TypeVar("T")
 MapsByRow = Mapping[int, np.ndarray | Mapping[int, np.ndarray]]
 """Maps by row of a batch: of all units (U, h, w), or of some (h, w) by unit."""
 
-_PATIENCE_S = 3600.0
+_TIMEOUT_S = 3600.0
 """Time limit of a batch, or of compiling a pass, after which the device counts as hanging."""
 _ANY_SIZE = (224, 224)
 """Size of the recorded input of a network that takes images at their own size."""
@@ -106,7 +106,7 @@ class VisionBackend(Backend[Any, Any]):
             )
         self.name = network.name
         self.max_batch = settings.batch
-        self._thread = DeviceThread("vision-device", timeout_s=_PATIENCE_S)
+        self._thread = DeviceThread("vision-device", timeout_s=_TIMEOUT_S)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="vision-bank")
         self._channels_last = True
         network, self._tapped = self._recorded(network)
@@ -374,9 +374,9 @@ class VisionBackend(Backend[Any, Any]):
         else:
             outcomes |= {row.place: result for row, result in zip(rows, results, strict=True)}
             return [outcomes[place] for place in range(len(batch))]
-        return self._after(failure, batch)
+        return self._retry_failed(failure, batch)
 
-    def _after(self, failure: Exception, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
+    def _retry_failed(self, failure: Exception, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
         """Return the outcomes of a batch that failed: its halves are run again, so that only the image that
         failed is reported.
         """
@@ -535,7 +535,7 @@ class VisionBackend(Backend[Any, Any]):
                 )
             if (n_calls := tap.recorded.n_calls) > 1:
                 raise UsageError(
-                    f"{layer!r} is called {n_calls} times in a pass: which of its outputs to edit is ambiguous.",
+                    f"{layer!r} is called {n_calls} times in a pass, and which output to edit is not clear.",
                     "Edit a unit of a module that is called once, such as the block that it is in.",
                 )
             for ask in request.asks:

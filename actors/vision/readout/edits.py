@@ -1,7 +1,7 @@
 """Interventions: another value for a unit inside a forward pass, in some rows of a batch.
 
-A hook gives a layer's output anew with the unit's value changed, and everything behind it is computed from that. Rows
-of a batch may carry different edits; rows without any keep their values to the bit.
+A hook returns a copy of a layer's output with the unit's value changed, from which everything behind it is
+computed. Rows of a batch may carry different edits; rows without any keep their values to the bit.
 
 Shapes: N images; C channels of a layer; h x w positions.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from actors.vision.readout.layout import Grid, Layout
 
-How = Literal["set", "scale", "add", "clamp", "replace"]
+EditKind = Literal["set", "scale", "add", "clamp", "replace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ class Where:
             top, left, bottom, right = self.box
             if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
                 raise UsageError(
-                    f"a box is top, left, bottom, right with 0 <= top < bottom <= 1 and 0 <= left < right <= 1, got "
-                    f"{self.box}."
+                    "a box is top, left, bottom, right with 0 <= top < bottom <= 1 and "
+                    f"0 <= left < right <= 1, got {self.box}."
                 )
         if self.share is not None and not 0 <= self.share <= 1:
             raise UsageError(f"a share of the largest value lies between 0 and 1, got {self.share}.")
 
     def mask(self, values: torch.Tensor) -> torch.Tensor:
-        """Return bool (h, w): where a unit with these values (h, w) is edited."""
+        """Return the positions, bool (h, w), at which a unit of these values (h, w) is edited."""
         import torch
 
         kept = torch.ones_like(values, dtype=torch.bool)
@@ -78,7 +78,7 @@ class Edit:
 
     readout: Readout
     index: int
-    how: How
+    how: EditKind
     amount: float = 0.0
     upper: float = math.inf
     where: Where = EVERYWHERE
@@ -117,8 +117,8 @@ class Edit:
             case "replace":
                 if self.shape != tuple(values.shape):
                     raise UsageError(
-                        f"the values to put in are of {self.shape[0]}x{self.shape[1]} positions, and the layer has "
-                        f"{values.shape[0]}x{values.shape[1]}.",
+                        f"the values to put in are of {self.shape[0]}x{self.shape[1]} positions, and the "
+                        f"layer has {values.shape[0]}x{values.shape[1]}.",
                         "Take them from an image of the same size.",
                     )
                 new = torch.from_numpy(np.frombuffer(self.values, np.float32).reshape(self.shape).copy())
@@ -136,9 +136,9 @@ class RowEdit:
 
 
 def edited(output: torch.Tensor, layout: Layout, image_hw: Grid, edits: Sequence[RowEdit]) -> torch.Tensor:
-    """Return a copy of a layer's output in which some rows are edited; edits of one row follow each other.
+    """Return a copy of a layer's output with some rows edited; edits of one row follow each other.
 
-    `output` is as the layer gave it, for images of `image_hw`; `layout` says where its units and positions lie.
+    `output` is the layer's, for images of `image_hw`; `layout` has the axes of its units and positions.
     """
     new = output.clone()
     places = _places(output, layout, image_hw)
@@ -154,14 +154,14 @@ def edited(output: torch.Tensor, layout: Layout, image_hw: Grid, edits: Sequence
 def edit_channel(
     maps: torch.Tensor, index: int, change: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[int, torch.Tensor]:
-    """Return which channel of maps (C, h, w) becomes what."""
+    """Return the channel of maps (C, h, w) that changes, and its new values."""
     return index, change(maps[index].float())
 
 
 def _places(output: torch.Tensor, layout: Layout, image_hw: Grid) -> tuple[torch.Tensor, ...]:
-    """Return where each value of a row's maps (C, h, w) lies in the row: an int64 (C, h, w) for each of its axes.
+    """Return the place in a row of each value of its maps (C, h, w): an int64 (C, h, w) per axis of the row.
 
-    The layout is asked by showing it numbers, so that whatever it does to an output is undone.
+    They are found by applying the layout to numbered values, so that any rearrangement is inverted.
     """
     import torch
 

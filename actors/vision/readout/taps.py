@@ -124,8 +124,8 @@ class TappedModule:
 
         `wanted` is the deepest layer that each row needs, deepest rows first. Rows that are done are dropped
         from the pass where that changes nothing for the others, so a read may get only the first n rows.
-        `edits` are made in rows of these layers, none deeper than the last read, before the layer is read. Call
-        in inference mode.
+        `edits` are made in rows of these layers, none deeper than the last read, before the layer is read.
+        Call in inference mode.
         """
         deepest = self.deepest(list(reads))
         exits = self._exits(wanted, deepest) if wanted else {}

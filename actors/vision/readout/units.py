@@ -67,8 +67,8 @@ class UnitReader:
 EditUnit = Callable[
     ["torch.Tensor", int, Callable[["torch.Tensor"], "torch.Tensor"]], tuple[int | slice, "torch.Tensor"]
 ]
-"""Takes an image's maps (C, h, w), a unit's index, and the function from its values, float32 (h, w), to new ones.
-Returns the channels that change, and their new values.
+"""Takes an image's maps (C, h, w), a unit's index, and the function from its values, float32 (h, w), to new
+ones. Returns the channels that change, and their new values.
 """
 
 ReaderFactory = Callable[[Readout, LayerInfo], UnitReader]

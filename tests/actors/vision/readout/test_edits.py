@@ -1,4 +1,4 @@
-"""Interventions have the effect that is known in closed form, each in its own row, and leave nothing behind."""
+"""Interventions have the effect that is known in closed form, in their own row, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ async def test_a_direction_is_moved_along_itself(tmp_path: Path) -> None:
 
 
 async def test_a_latent_is_set_and_what_its_dictionary_leaves_out_stays(tmp_path: Path) -> None:
-    """A tied dictionary with orthogonal unit rows re-encodes to what was set; an untouched latent changes nothing."""
+    """A tied dictionary with orthogonal unit rows re-encodes to what was set; others change nothing."""
     torch.manual_seed(0)
     rows = torch.linalg.qr(torch.randn(4, 4)).Q[:3].contiguous()
     save_file(
@@ -181,8 +181,9 @@ async def test_a_latent_is_set_and_what_its_dictionary_leaves_out_stays(tmp_path
         tmp_path / "sae_weights.safetensors",
     )
     (tmp_path / "cfg.json").write_text(
-        '{"architecture": "standard", "d_in": 4, "d_sae": 3, "dtype": "float32", "apply_b_dec_to_input": true, '
-        '"normalize_activations": "none", "reshape_activations": "none", "metadata": {"sae_lens_version": "6.0.0"}}'
+        '{"architecture": "standard", "d_in": 4, "d_sae": 3, "dtype": "float32", '
+        '"apply_b_dec_to_input": true, "normalize_activations": "none", "reshape_activations": "none", '
+        '"metadata": {"sae_lens_version": "6.0.0"}}'
     )
     backend = backend_of(Planted([[1, 0, 0, 0]]))
     readout = Readout("detect", "latent", str(tmp_path))
