@@ -376,7 +376,9 @@ class VisionBackend(Backend[Any, Any]):
             return [outcomes[place] for place in range(len(batch))]
         return self._retry_failed(failure, batch)
 
-    def _retry_failed(self, failure: Exception, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
+    def _retry_failed(
+        self, failure: Exception, batch: Sequence[VisionRequest]
+    ) -> list[VisionResult | MaiaError]:
         """Return the outcomes of a batch that failed: its halves are run again, so that only the image that
         failed is reported.
         """

@@ -9,7 +9,7 @@ import torch
 
 from actors.errors import UsageError
 from actors.vision.dictionaries.dictionary import Activation, Dictionary, Gated, JumpRelu, Relu, TopK
-from actors.vision.dictionaries.files import Facts, Published
+from actors.vision.dictionaries.files import DictionaryConfig, DictionaryFiles
 
 _TRAINING = """
 activation_queue_length adaptive_sparsity_penalty anneal_end anneal_start auxk_alpha bandwidth buffer
@@ -20,9 +20,9 @@ threshold_beta threshold_start_step top_k_aux trainer_class wandb_name warmup_st
 """
 
 
-class DictionaryLearningConfig(Facts):
-    harmless = frozenset(_TRAINING.split())
-    """What they did in training is in the weights."""
+class DictionaryLearningConfig(DictionaryConfig):
+    ignored_keys = frozenset(_TRAINING.split())
+    """Keys of training, whose effect is in the weights."""
 
     dict_class: Literal[
         "AutoEncoder",
@@ -40,11 +40,11 @@ class DictionaryLearningConfig(Facts):
     submodule_name: str | None = None
 
 
-def fits(files: Published) -> bool:
+def fits(files: DictionaryFiles) -> bool:
     return isinstance(files.config.get("trainer"), Mapping)
 
 
-def dictionary(files: Published) -> Dictionary:
+def dictionary(files: DictionaryFiles) -> Dictionary:
     """Return the dictionary as `load_dictionary` would encode with it.
 
     That loader rescales an `AutoEncoder` to decoder columns of norm 1. A backup of training with normalized
@@ -79,7 +79,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _activation(files: Published, config: DictionaryLearningConfig, scale: float) -> Activation:
+def _activation(files: DictionaryFiles, config: DictionaryLearningConfig, scale: float) -> Activation:
     latents = config.dict_size
     match config.dict_class:
         case "AutoEncoder" | "AutoEncoderNew":
@@ -106,7 +106,7 @@ def _activation(files: Published, config: DictionaryLearningConfig, scale: float
     return JumpRelu(torch.full((latents,), threshold * scale if threshold >= 0 else threshold))
 
 
-def _norm_factor(files: Published) -> float:
+def _norm_factor(files: DictionaryFiles) -> float:
     """Return the factor that a backup's biases are yet to be multiplied with."""
     if not isinstance(files.root, Mapping) or "ae" not in files.root:
         return 1.0

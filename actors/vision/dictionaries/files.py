@@ -31,7 +31,7 @@ _OTHER_FILES = frozenset(
 
 
 class Stub:
-    """An object whose class is not loaded: the `full_name` of that, and the attributes that were pickled."""
+    """Stands for an object whose class, `full_name`, is not loaded, with the attributes that were pickled."""
 
     full_name: ClassVar[str] = ""
 
@@ -44,8 +44,8 @@ class Stub:
 
 
 @dataclass(frozen=True)
-class Published:
-    """What was found at a path: tensors by name, the configuration, and the pickled object if any."""
+class DictionaryFiles:
+    """The files of a dictionary: tensors by name, the configuration, and the pickled object if any."""
 
     path: Path
     tensors: Mapping[str, torch.Tensor]
@@ -116,11 +116,11 @@ class Published:
             )
 
 
-class Facts(BaseModel):
-    """What determines codes in a configuration. A key that is neither a field nor `harmless` is refused."""
+class DictionaryConfig(BaseModel):
+    """The keys of a configuration that determine the codes. Others, except `ignored_keys`, are refused."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    harmless: ClassVar[frozenset[str]] = frozenset()
+    ignored_keys: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -145,7 +145,7 @@ class Facts(BaseModel):
             ) from None
         for key, value in (facts.model_extra or {}).items():
             # An option that is off asks for nothing.
-            if key not in cls.harmless and value and value != "none":
+            if key not in cls.ignored_keys and value and value != "none":
                 raise UsageError(
                     f"{where} asks for {key} = {value!r}, which is not known and may change the codes.",
                     f"If it does not, take the key {key!r} out of the file.",
@@ -153,7 +153,7 @@ class Facts(BaseModel):
         return facts
 
 
-def read(path: str) -> tuple[Published, str]:
+def read(path: str) -> tuple[DictionaryFiles, str]:
     """Return what a file or folder holds, and a digest of its weights and configuration.
 
     Raises:
@@ -164,11 +164,11 @@ def read(path: str) -> tuple[Published, str]:
     config = {} if config_path is None else read_json(config_path)
     if weights.suffix == ".safetensors":
         tensors, metadata = _safetensors(weights)
-        return Published(weights, tensors, config or _from_text(metadata), config_path), _digest(
+        return DictionaryFiles(weights, tensors, config or _from_text(metadata), config_path), _digest(
             weights, config_path
         )
     root = _torch_file(weights)
-    return Published(weights, _tensors(root), config, config_path, root), _digest(weights, config_path)
+    return DictionaryFiles(weights, _tensors(root), config, config_path, root), _digest(weights, config_path)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

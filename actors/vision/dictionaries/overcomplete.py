@@ -12,7 +12,7 @@ import torch
 
 from actors.errors import UsageError
 from actors.vision.dictionaries.dictionary import Activation, Dictionary, JumpRelu, Relu, TopK
-from actors.vision.dictionaries.files import Facts, Published, Stub
+from actors.vision.dictionaries.files import DictionaryConfig, DictionaryFiles, Stub
 
 _TINY = 1e-8
 """Added to norms by the library."""
@@ -20,8 +20,8 @@ _TINY = 1e-8
 _ATTRIBUTES = ("top_k", "running_threshold")
 
 
-class OvercompleteConfig(Facts):
-    harmless = frozenset({"threshold_momentum", "use_multiplier", "kernel", "bandwidth", "device"})
+class OvercompleteConfig(DictionaryConfig):
+    ignored_keys = frozenset({"threshold_momentum", "use_multiplier", "kernel", "bandwidth", "device"})
 
     sae: Literal["SAE", "TopKSAE", "JumpSAE", "BatchTopKSAE", "RATopKSAE", "RAJumpSAE"]
     top_k: int | None = None
@@ -30,11 +30,11 @@ class OvercompleteConfig(Facts):
     delta: float = 1.0
 
 
-def fits(files: Published) -> bool:
+def fits(files: DictionaryFiles) -> bool:
     return any(name.startswith("dictionary.") for name in files.tensors)
 
 
-def dictionary(files: Published) -> Dictionary:
+def dictionary(files: DictionaryFiles) -> Dictionary:
     """Return the dictionary as the module encodes in evaluation: no input normalization, no offset."""
     config = _config(files)
     decoder = _atoms(files, config)
@@ -44,7 +44,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _config(files: Published) -> OvercompleteConfig:
+def _config(files: DictionaryFiles) -> OvercompleteConfig:
     if not isinstance(files.root, Stub):
         if "class" not in files.config:
             raise UsageError(
@@ -69,7 +69,7 @@ def _config(files: Published) -> OvercompleteConfig:
     return OvercompleteConfig.of(values, str(files.path))
 
 
-def _check_encoder(files: Published, encoder: object) -> None:
+def _check_encoder(files: DictionaryFiles, encoder: object) -> None:
     """Raise UsageError if a pickled encoder is more than one linear layer and a ReLU."""
     assert isinstance(encoder, Stub)
     if encoder.class_name == "TieableEncoder":
@@ -88,7 +88,7 @@ def _check_encoder(files: Published, encoder: object) -> None:
         )
 
 
-def _encoder(files: Published, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _encoder(files: DictionaryFiles, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     latents, width = atoms.shape
     tied = [name for name in files.tensors if name.startswith("encoder.tied_to.")]
     if tied:
@@ -100,7 +100,7 @@ def _encoder(files: Published, atoms: torch.Tensor) -> tuple[torch.Tensor, torch
     return weight, files.tensor("encoder.final_block.0.bias", latents)
 
 
-def _activation(files: Published, config: OvercompleteConfig, latents: int) -> Activation:
+def _activation(files: DictionaryFiles, config: OvercompleteConfig, latents: int) -> Activation:
     match config.sae:
         case "SAE":
             return Relu()
@@ -118,7 +118,7 @@ def _activation(files: Published, config: OvercompleteConfig, latents: int) -> A
             return JumpRelu(torch.full((latents,), config.running_threshold), inclusive=True)
 
 
-def _atoms(files: Published, config: OvercompleteConfig) -> torch.Tensor:
+def _atoms(files: DictionaryFiles, config: OvercompleteConfig) -> torch.Tensor:
     """Return the atoms (F, D) as in evaluation: training leaves its last step without the constraints."""
     multiplier = files.scalar("dictionary.multiplier") or 0.0
     if "dictionary.C" not in files.tensors:
@@ -131,7 +131,7 @@ def _atoms(files: Published, config: OvercompleteConfig) -> torch.Tensor:
     return (mixture @ points + relax) * torch.tensor(multiplier).exp()
 
 
-def _matrix(files: Published, name: str) -> torch.Tensor:
+def _matrix(files: DictionaryFiles, name: str) -> torch.Tensor:
     tensor = files.tensors.get(name)
     rows, columns = tensor.shape if tensor is not None and tensor.ndim == 2 else (0, 0)
     return files.tensor(name, rows, columns).float()

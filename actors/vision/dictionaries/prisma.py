@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from actors.errors import UsageError
 from actors.vision.dictionaries.dictionary import Activation, Dictionary, Gated, Relu, TanhRelu, TopK
-from actors.vision.dictionaries.files import Facts, Published, Stub
+from actors.vision.dictionaries.files import DictionaryConfig, DictionaryFiles, Stub
 
 _TRAINING = """
 _device _dtype b_dec_init_method cached_activations_path checkpoint_path context_size d_out d_sae
@@ -22,9 +22,9 @@ vit_model_cfg wandb_entity wandb_log_frequency wandb_project
 """
 
 
-class PrismaConfig(Facts):
-    harmless = frozenset(_TRAINING.split())
-    """What they did in training is in the weights."""
+class PrismaConfig(DictionaryConfig):
+    ignored_keys = frozenset(_TRAINING.split())
+    """Keys of training, whose effect is in the weights."""
 
     architecture: Literal["standard", "gated"] = "standard"
     d_in: int
@@ -39,11 +39,11 @@ class PrismaConfig(Facts):
     activation_fn_kwargs: dict[str, Any] = {}  # noqa: RUF012, pydantic copies it
 
 
-def fits(files: Published) -> bool:
+def fits(files: DictionaryFiles) -> bool:
     return "W_enc" in files.tensors and "layer_subtype" in _values(files)
 
 
-def dictionary(files: Published) -> Dictionary:
+def dictionary(files: DictionaryFiles) -> Dictionary:
     """Return the dictionary as `SparseAutoencoder.encode` computes it: the offset is always subtracted."""
     config = PrismaConfig.of(_values(files), files.config_name)
     if config.cls_token_only:
@@ -70,7 +70,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _activation(files: Published, config: PrismaConfig, latents: int) -> Activation:
+def _activation(files: DictionaryFiles, config: PrismaConfig, latents: int) -> Activation:
     if config.architecture == "gated":
         if config.activation_fn_str != "relu":
             raise UsageError(
@@ -88,7 +88,7 @@ def _activation(files: Published, config: PrismaConfig, latents: int) -> Activat
             return TopK(files.count("activation_fn_kwargs.k", config.activation_fn_kwargs.get("k"), latents))
 
 
-def _values(files: Published) -> Mapping[str, Any]:
+def _values(files: DictionaryFiles) -> Mapping[str, Any]:
     """Return the configuration: the file next to the weights, or the object that was pickled with them."""
     if files.config or not isinstance(files.root, Mapping):
         return files.config

@@ -16,7 +16,7 @@ from actors.vision.dictionaries.dictionary import (
     TanhRelu,
     TopK,
 )
-from actors.vision.dictionaries.files import Facts, Published, read_json
+from actors.vision.dictionaries.files import DictionaryConfig, DictionaryFiles, read_json
 
 _RENAMED = {
     "hook_point": "hook_name",
@@ -51,11 +51,11 @@ train_batch_size_tokens training_tokens unique_id use_cached_activations use_cha
 use_ghost_grads use_matryoshka_aux_loss use_sparse_activations verbose vit_prisma_version wandb_entity
 wandb_id wandb_log_frequency wandb_project
 """
-"""Keys of the configurations of training runs, versions 1 to 6: what they say is in the weights."""
+"""Keys of the configurations of training runs, versions 1 to 6, whose effect is in the weights."""
 
 
-class SaeLensConfig(Facts):
-    harmless = frozenset(_TRAINING.split())
+class SaeLensConfig(DictionaryConfig):
+    ignored_keys = frozenset(_TRAINING.split())
 
     architecture: Literal["standard", "gated", "jumprelu", "topk", "batchtopk", "matryoshka_batchtopk"] = (
         "standard"
@@ -83,11 +83,11 @@ class SaeLensConfig(Facts):
     metadata: dict[str, Any] | None = None
 
 
-def fits(files: Published) -> bool:
+def fits(files: DictionaryFiles) -> bool:
     return "W_enc" in files.tensors and bool(files.config.keys() & {"architecture", "d_sae", "d_in"})
 
 
-def dictionary(files: Published) -> Dictionary:
+def dictionary(files: DictionaryFiles) -> Dictionary:
     """Return the dictionary as `SAE.load_from_disk` would encode with it.
 
     Batch top-k files of a training run are read as they are published: a threshold on each latent.
@@ -118,7 +118,7 @@ def dictionary(files: Published) -> Dictionary:
     return made
 
 
-def _config(files: Published) -> SaeLensConfig:
+def _config(files: DictionaryFiles) -> SaeLensConfig:
     values = {_RENAMED.get(key, key): value for key, value in files.config.items()}
     metadata = values.get("metadata")
     if isinstance(metadata, Mapping):  # of version 6: free text, but for where the dictionary reads
@@ -155,7 +155,7 @@ def _config(files: Published) -> SaeLensConfig:
     return config
 
 
-def _normalization(files: Published, config: SaeLensConfig) -> tuple[Normalization, float]:
+def _normalization(files: DictionaryFiles, config: SaeLensConfig) -> tuple[Normalization, float]:
     """Return how inputs are normalized, and the factor of the training data that is not in the weights."""
     scaler = files.path.with_name(_SCALER)
     factor = (read_json(scaler).get("scaling_factor") if scaler.is_file() else None) or None
@@ -182,7 +182,7 @@ def _normalization(files: Published, config: SaeLensConfig) -> tuple[Normalizati
     return ("none" if asked is None or asked is False else asked), 1.0
 
 
-def _activation(files: Published, config: SaeLensConfig, factor: float) -> Activation:
+def _activation(files: DictionaryFiles, config: SaeLensConfig, factor: float) -> Activation:
     match config.architecture:
         case "gated":
             gain = files.tensor("r_mag", config.d_sae).float().exp()
@@ -199,7 +199,7 @@ def _activation(files: Published, config: SaeLensConfig, factor: float) -> Activ
             return TanhRelu() if config.activation_fn == "tanh-relu" else Relu()
 
 
-def _decoder_scale(files: Published, config: SaeLensConfig) -> Any:
+def _decoder_scale(files: DictionaryFiles, config: SaeLensConfig) -> Any:
     """Return the factors of fine-tuning, which only decoding takes; files of some versions hold ones."""
     factors = files.optional("scaling_factor", config.d_sae)
     if factors is None or bool((factors == 1).all()):

@@ -6,12 +6,12 @@ from typing import Literal
 
 from actors.errors import UsageError
 from actors.vision.dictionaries.dictionary import Dictionary, GroupMax, TopK
-from actors.vision.dictionaries.files import Facts, Published
+from actors.vision.dictionaries.files import DictionaryConfig, DictionaryFiles
 
 
-class SparsifyConfig(Facts):
-    harmless = frozenset({"expansion_factor", "normalize_decoder", "multi_topk"})
-    """What they did in training is in the weights."""
+class SparsifyConfig(DictionaryConfig):
+    ignored_keys = frozenset({"expansion_factor", "normalize_decoder", "multi_topk"})
+    """Keys of training, whose effect is in the weights."""
 
     d_in: int
     k: int
@@ -22,11 +22,11 @@ class SparsifyConfig(Facts):
     skip_connection: Literal[False] = False
 
 
-def fits(files: Published) -> bool:
+def fits(files: DictionaryFiles) -> bool:
     return "encoder.weight" in files.tensors and "W_dec" in files.tensors and "k" in files.config
 
 
-def dictionary(files: Published) -> Dictionary:
+def dictionary(files: DictionaryFiles) -> Dictionary:
     """Return the dictionary as `SparseCoder.encode` computes it."""
     config = SparsifyConfig.of(files.config, files.config_name)
     latents = config.num_latents or len(files.tensors["encoder.weight"])
