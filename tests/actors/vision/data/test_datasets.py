@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,9 +154,7 @@ def test_a_data_set_is_opened_by_what_a_command_line_says(tmp_path: Path) -> Non
 
 
 def test_a_hub_data_set_needs_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    import actors.hub
-
-    monkeypatch.setattr(actors.hub, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependencyError, match=r"maia\[datasets\]"):
         HubDataset("owner/name")
 

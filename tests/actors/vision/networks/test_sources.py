@@ -46,14 +46,6 @@ TEXT: dict[str, Any] = {
 SMALL = {"height": 24, "width": 24}
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may reach the hub, on machines that could."""
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
 def save(model: Any, processor: Any, folder: Path) -> Path:
     model.save_pretrained(folder)
     if processor is not None:

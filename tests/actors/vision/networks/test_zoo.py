@@ -17,14 +17,6 @@ from actors.vision.networks.zoo import check_name, load_network
 from tests.actors.vision import tiny_networks as networks
 
 
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test may reach the hub, on machines that could."""
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
 def test_lite0_has_its_imagenet_weights_and_knows_a_daisy_and_a_palace() -> None:
     from sklearn.datasets import load_sample_images
 
@@ -147,7 +139,7 @@ def test_a_checkpoint_of_another_network_or_a_damaged_one_is_refused(tmp_path: P
 def test_a_factory_imports_from_its_folder_and_makes_the_same_weights_every_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(tmp_path / "restores the path at the end")
     (tmp_path / "parts_of_it.py").write_text("import torch\nhead = lambda: torch.nn.Conv2d(3, 4, 2)\n")
     (tmp_path / "whole.py").write_text("from parts_of_it import head\n\n\ndef build():\n    return head()\n")
     one, other = (load_network(f"python:{tmp_path / 'whole.py'}:build").module for _ in range(2))
