@@ -203,9 +203,9 @@ def test_rows_that_need_no_more_leave_the_pass_and_change_nothing() -> None:
 def test_a_layer_inside_a_residual_branch_is_not_narrowed_before_its_block_ends() -> None:
     tap = tapped(networks.tiny_conv(), (18, 12))
     with torch.inference_mode():
-        assert not tap._is_trunk("branch")
-        assert tap._is_trunk("deep")
-        assert not tapped(networks.tiny_resnet(), (64, 32))._is_trunk("layer1.0.conv1")
+        assert not tap._can_narrow("branch")
+        assert tap._can_narrow("deep")
+        assert not tapped(networks.tiny_resnet(), (64, 32))._can_narrow("layer1.0.conv1")
 
 
 def test_an_auxiliary_head_is_read_for_all_images() -> None:
@@ -221,7 +221,7 @@ def test_an_auxiliary_head_is_read_for_all_images() -> None:
     tap, batch = tapped(TwoHeads(), (9, 7)), images(3, (9, 7))
     alone = read(tap, batch, "head", "other")
     with torch.inference_mode():
-        assert tap._is_trunk("head")
+        assert tap._can_narrow("head")
     found = read(tap, batch, "head", "other", wanted=["other", "head", "head"])
     assert [len(found[name]) for name in ("head", "other")] == [3, 3]
     for name, maps in found.items():
