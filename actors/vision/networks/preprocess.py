@@ -74,7 +74,7 @@ class Preprocess:
         n = len(self.channels)
         if len(self.mean) != n or len(self.std) != n or min(self.std) <= 0:
             raise UsageError(
-                f"mean and std must hold {n} numbers, one per channel of {self.channels}, std above 0; "
+                f"mean and std must hold {n} numbers, for the channels {self.channels}, std above 0; "
                 f"got {self.mean} and {self.std}"
             )
 
