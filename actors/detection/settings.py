@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from actors.settings import Placement, Settings
+from actors.settings import Dtype, Placement, Settings
 
-Dtype = Literal["float32", "float16", "bfloat16"]
 Mode = Literal["paper", "authors-code"]
 
 

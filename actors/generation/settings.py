@@ -10,10 +10,9 @@ from actors.embedded.drawing.withheld import Withheld
 from actors.endpoint.catalogue import catalogue
 from actors.endpoint.prices import ImagePrice
 from actors.endpoint.settings import EndpointSettings
-from actors.settings import Placement, Settings
+from actors.settings import Dtype, Placement, Settings
 
 Offload = Literal["none", "model", "sequential"]
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
 
 class SharedGeneration(Settings):
@@ -49,7 +48,7 @@ class DiffusersPipeline(Settings):
     """Weight-file variant, such as `fp16`."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
-    dtype: Dtype = "auto"
+    dtype: Literal["auto", Dtype] = "auto"
     """`auto`: bfloat16 on a GPU that has it, else float16 there; float32 on a CPU."""
     offload: Offload = "none"
     """`model` or `sequential` keeps the weights in main memory and moves them to the GPU as they are used."""

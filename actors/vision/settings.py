@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from actors.settings import Placement, Settings
+from actors.settings import Dtype, Placement, Settings
 from actors.vision.data import class_names
 from actors.vision.data.reserve import Reserve
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class VisionSettings(Settings):
