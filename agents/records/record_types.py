@@ -503,12 +503,6 @@ def load_record(store: Store, key: str, kind: type[R]) -> R | None:
         raise damaged(store.root / key, error) from error
 
 
-def read_record(store: Store, key: str, kind: type[Record]) -> dict[str, Any] | None:
-    """Return a record as the plain values that it was read from; else as `load_record`."""
-    record = load_record(store, key, kind)
-    return None if record is None else record.to_json()
-
-
 def encode_record(record: Record | dict[str, Any]) -> bytes:
     """Return the bytes of a record: the same for the same values."""
     values = record.to_json() if isinstance(record, Record) else record

@@ -23,7 +23,7 @@ from actors.vision.data.reserve import split
 from agents.critic.skeptic import Skeptic
 from agents.records.journal import slug
 from agents.records.manifest import check_studied
-from agents.records.record_types import EvaluationRow, read_record
+from agents.records.record_types import EvaluationRow, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.faults import CONCERNS_ALL
@@ -203,7 +203,8 @@ def _controls(bench: Workbench, count: int, seed: int) -> list[Image]:
 def _read_row(store: Store, key: str) -> Row | None:
     """Return what was measured before; a damaged record is measured again, though it stays."""
     try:
-        return read_record(store, key, EvaluationRow)
+        record = load_record(store, key, EvaluationRow)
+        return None if record is None else record.to_json()
     except RecordError:
         return None
 

@@ -26,7 +26,7 @@ from actors.errors import UsageError
 from actors.images import encode_png
 from agents.evidence.statistics import wilson_interval
 from agents.records.journal import Blobs
-from agents.records.record_types import Judgement, read_record
+from agents.records.record_types import Judgement, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.paper.run_labels import OURS, gather, records_of
@@ -184,10 +184,13 @@ def _judgements(store: Store) -> list[dict[str, Any]]:
     judgements = []
     for key in store.keys("judgements"):
         try:
-            record = read_record(store, key, Judgement) or {}
+            judgement = load_record(store, key, Judgement)
         except RecordError as error:
             _log.warning("%s", error.message)
             continue
+        if judgement is None:
+            continue
+        record = judgement.to_json()
         if record["methods"].count(OURS) == 1 and _is_choice(record):
             judgements.append(record)
         else:

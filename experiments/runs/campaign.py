@@ -23,7 +23,7 @@ from agents.records.journal import slug
 from agents.records.lease import Lease, worked_s
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import check, check_studied, claim_studied, recorded, widened
-from agents.records.record_types import StudyResult, read_record
+from agents.records.record_types import StudyResult, load_record
 from agents.records.remote import is_working_copy
 from agents.records.run_files import RecordError
 from agents.records.store import Store, StoreError
@@ -377,7 +377,8 @@ class RunSummary:
 def result_of(store: Store, item: WorkItem) -> dict[str, Any] | None:
     """Return an item's result, None if it has none yet, or a damaged one, which `status` names."""
     try:
-        return read_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
+        result = load_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
+        return None if result is None else result.to_json()
     except RecordError:
         return None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import MaiaError, UsageError
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
-from agents.records.record_types import FailureRecord, StudyResult, read_record
+from agents.records.record_types import FailureRecord, StudyResult, load_record
 from agents.records.store import Store
 from agents.repeats.repeated_study import study_repeatedly
 from agents.study.interpreter import Round
@@ -113,10 +113,10 @@ async def _warn_of_skipped(console: Console, bench: Workbench, manifest: dict[st
 
 
 def _finished(store: Store) -> dict[str, Any] | None:
-    records = (
-        read_record(store, f"units/{folder}/done.json", StudyResult) for folder in store.folders("units")
+    results = (
+        load_record(store, f"units/{folder}/done.json", StudyResult) for folder in store.folders("units")
     )
-    return next((record for record in records if record is not None), None)
+    return next((result.to_json() for result in results if result is not None), None)
 
 
 def _paths(run: Path, record: dict[str, Any]) -> dict[str, str]:
