@@ -80,16 +80,16 @@ def read_body(body: object) -> ErrorBody:
         if _PAGE.match(body):
             return ErrorBody(words=_page_words(body[:_MAX_CHARS]), page=True)
         body = _json_in(body, whole=True) or body[:_MAX_CHARS]
-    reading = _Reading()
-    reading.read(body, "error", 0)
-    words = "; ".join(dict.fromkeys(reading.words))
+    walk = _Walk()
+    walk.read(body, "error", 0)
+    words = "; ".join(dict.fromkeys(walk.words))
     if not words and body not in (None, "", {}, []):
         words = _as_text(body)
-    names = reading.fields | {name.lower() for name in _QUOTED.findall(words)}
-    return ErrorBody(frozenset(reading.codes), words[:_MAX_CHARS], frozenset(names), values=reading.values)
+    names = walk.fields | {name.lower() for name in _QUOTED.findall(words)}
+    return ErrorBody(frozenset(walk.codes), words[:_MAX_CHARS], frozenset(names), values=walk.values)
 
 
-class _Reading:
+class _Walk:
     """One walk through a body."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ from actors.serving.backend import Backend, BackendFacts, RequestT
 from actors.serving.blocking import DeviceThread
 from actors.serving.lru import LruCache
 
-Request = GenerateRequest | EditRequest
+ImageRequest = GenerateRequest | EditRequest
 Made = MadeImage | MaiaError
 
 
@@ -73,7 +73,7 @@ class ThreadedImageMaker:
         self._thread.close()
 
 
-class GenerationBackend(Backend[Request, MadeImage]):
+class GenerationBackend(Backend[ImageRequest, MadeImage]):
     """Makes images with one maker and edits them with the same or another."""
 
     def __init__(
@@ -93,7 +93,7 @@ class GenerationBackend(Backend[Request, MadeImage]):
         self._store = store
         self._remembered: LruCache[MadeImage] = LruCache(remembered_bytes)
 
-    def key(self, request: Request) -> Hashable:
+    def key(self, request: ImageRequest) -> Hashable:
         maker = self._maker(request)
         if isinstance(request, GenerateRequest):
             return (maker.name, maker.settings, "generate", request.prompt, request.seed)
@@ -110,13 +110,13 @@ class GenerationBackend(Backend[Request, MadeImage]):
             request.seed,
         )
 
-    def bucket(self, request: Request) -> Hashable:
+    def bucket(self, request: ImageRequest) -> Hashable:
         return "generate" if isinstance(request, GenerateRequest) else ("edit", request.image.size)
 
-    def lookup(self, request: Request) -> MadeImage | None:
+    def lookup(self, request: ImageRequest) -> MadeImage | None:
         return self._remembered.get(self.key(request))
 
-    async def run(self, batch: Sequence[Request]) -> list[Made]:
+    async def run(self, batch: Sequence[ImageRequest]) -> list[Made]:
         """Return one image or typed failure per request, in order."""
         results: list[Made | None] = list(await asyncio.to_thread(self._stored, batch))
         generate = [
@@ -149,13 +149,13 @@ class GenerationBackend(Backend[Request, MadeImage]):
         if self._editor is not self._generator:
             await self._editor.close()
 
-    def _maker(self, request: Request) -> AsyncImageMaker:
+    def _maker(self, request: ImageRequest) -> AsyncImageMaker:
         return self._generator if isinstance(request, GenerateRequest) else self._editor
 
-    def _stored(self, batch: Sequence[Request]) -> list[MadeImage | None]:
+    def _stored(self, batch: Sequence[ImageRequest]) -> list[MadeImage | None]:
         return [self._store.get(self.key(request)) if self._store else None for request in batch]
 
-    def _keep(self, batch: Sequence[Request], fresh: dict[int, Made]) -> dict[int, Made]:
+    def _keep(self, batch: Sequence[ImageRequest], fresh: dict[int, Made]) -> dict[int, Made]:
         if self._store is None:
             return fresh
         return {

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-Line = tuple[dict[str, Any], "asyncio.Future[bytes]"]
+BatchLine = tuple[dict[str, Any], "asyncio.Future[bytes]"]
 
 
 class Batches:
@@ -45,7 +45,7 @@ class Batches:
     ) -> None:
         self._connection, self._settings, self._sleep = connection, settings, sleep
         self._client = connection.client.with_options(timeout=_CALL_S)
-        self._pending: list[Line] = []
+        self._pending: list[BatchLine] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._collecting = False
 
@@ -83,7 +83,7 @@ class Batches:
         for start in range(0, len(waiting), _MAX_LINES):
             self._start(self._answer(waiting[start : start + _MAX_LINES]))
 
-    async def _answer(self, lines: list[Line]) -> None:
+    async def _answer(self, lines: list[BatchLine]) -> None:
         """Make a batch of the lines, wait for its end, and give each its answer or fault."""
         try:
             results = await self._results([body for body, _ in lines])
