@@ -463,7 +463,7 @@ def test_repeated_studies_are_estimated_as_so_many_studies(profiles, monkeypatch
     once, thrice = asked(), asked("--repeat", "3")
     assert (once["units"], thrice["units"], thrice["repeat"]) == (2, 2, 3)
     for name in ("interpreter_calls", "images", "prompt_tokens"):
-        assert thrice.likely[name] == pytest.approx(3 * once.likely[name], abs=2)
+        assert thrice["likely"][name] == pytest.approx(3 * once["likely"][name], abs=2)
     assert "not counted" in thrice["notes"][-1]
 
 

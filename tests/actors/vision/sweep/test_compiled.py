@@ -120,7 +120,7 @@ async def test_an_image_that_changes_the_outputs_shape_is_skipped_and_gives_no_o
 async def test_a_module_that_is_called_several_times_counts_at_its_last_call(tmp_path: Path) -> None:
     """Of an earlier one it may be asked for other rows than a batch has."""
 
-    class Twice(nn.Module):
+    class CalledTwice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.seen = nn.Conv2d(3, 4, 3)
@@ -131,7 +131,7 @@ async def test_a_module_that_is_called_several_times_counts_at_its_last_call(tmp
             return scores
 
     torch.manual_seed(0)
-    studied = network(Twice(), size=(6, 6))
+    studied = network(CalledTwice(), size=(6, 6))
     plan = SweepPlan(Numbered(8), np.arange(8), (Readout("seen"),), k=8, step=4, rows=48)
     plain = await swept(studied, plan, folder(tmp_path, "plain"), compile=False)
     graph = await swept(studied, plan, folder(tmp_path, "graph"), compile=True)
