@@ -47,9 +47,7 @@ class ReplicaLostError(BackendError):
 
 
 class DeviceLostError(ReplicaLostError):
-    """The device under a model fails on every request: no request is to blame, and only another
-    process can answer it.
-    """
+    """The device of a model fails on every request: only another process can answer this one."""
 
 
 class RefusedError(BackendError):

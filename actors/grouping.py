@@ -25,9 +25,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def all_of(asked: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results in order. A failure is raised only when all have ended: what is paid for may still
-    arrive.
-    """
+    """Return the results in order. A failure is raised only when all have ended: all are paid for."""
     results: list[T] = []
     for outcome in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(outcome, BaseException):

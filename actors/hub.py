@@ -158,9 +158,7 @@ def quick_when_offline() -> Iterator[None]:
 
 
 def reachable(url: str) -> bool:
-    """Return whether the host of a URL accepts connections, within a few seconds; True where a proxy stands
-    between.
-    """
+    """Return whether a URL's host accepts connections within a few seconds; True behind a proxy."""
     parts = urlsplit(url)
     if getproxies().get(parts.scheme) and not proxy_bypass(parts.hostname or ""):
         return True

@@ -31,9 +31,7 @@ class ChatProbe:
     reply: ChatReply
     seconds: float
     named_colors: bool
-    """Whether the reply names the colors of both images: then the model sees. If not, it may only be a weak
-    one.
-    """
+    """Whether the reply names the colors of both images. If not, the model is blind, or weak."""
     suggested: Mapping[str, Any]
     """Settings that say from the start what the endpoint was found to take; {} where it takes everything."""
 

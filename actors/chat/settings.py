@@ -30,9 +30,7 @@ class HistorySettings(Settings):
 
 
 class BatchSettings(Settings):
-    """Asking in batches: half the price at OpenAI, answered within a day. Not for the interpreter, whose
-    rounds wait.
-    """
+    """Asking in batches: half the price at OpenAI, answered within a day. Not for the interpreter."""
 
     collect_s: float = Field(default=10.0, ge=0)
     """Seconds for which requests are collected into one batch."""

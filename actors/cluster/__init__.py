@@ -1,3 +1,1 @@
-"""The Ray cluster itself: started or joined, private to this user, and what prevents it on this
-machine.
-"""
+"""The Ray cluster: started or joined, private to this user, on a machine that is checked first."""

@@ -130,9 +130,7 @@ def connect(settings: RaySettings) -> bool:
 
 
 def _start(settings: RaySettings) -> None:
-    """Start a cluster that only this process uses: on the loopback address, in a folder and with a token of
-    its own.
-    """
+    """Start a private cluster: on the loopback address, in a folder and with a token of its own."""
     global _folder
     machine.ensure(machine.Environment(settings=settings))
     _folder = private_folder.make()
@@ -198,9 +196,7 @@ def _translate_errors(settings: RaySettings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
-    """Keep Ray from taking SIGTERM from a command that answers it, and from complaining in threads where it
-    cannot.
-    """
+    """Keep Ray from taking SIGTERM, and from warning in threads where it cannot."""
     log = logging.getLogger(ray_internals.WORKER_LOGGER)
 
     def wanted(record: logging.LogRecord) -> bool:
@@ -309,9 +305,7 @@ def _explain(settings: RaySettings, error: Exception) -> tuple[str, str]:
 
 
 def log_folder() -> str:
-    """Return where Ray's logs are on this machine; on other nodes of a cluster they are below that node's own
-    folder.
-    """
+    """Return where Ray's logs are on this machine; each other node has its own folder."""
     if _folder is not None:
         return str(_folder.logs)
     import ray

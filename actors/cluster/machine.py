@@ -96,9 +96,7 @@ def raise_open_files() -> int:
 
 
 def store_place(settings: RaySettings, shared_memory: Path, fallback: Path) -> tuple[int, Path | None]:
-    """Return the bytes of the object store, and its folder where Ray's own choice (shared memory) will not
-    do.
-    """
+    """Return the bytes of the object store, and its folder where Ray's own (shared memory) will not do."""
     wanted = settings.object_store_mb * 2**20
     if not sys.platform.startswith("linux"):
         return wanted, None

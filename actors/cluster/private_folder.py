@@ -144,9 +144,7 @@ def _make_below(parent: Path) -> PrivateFolder | None:
 
 
 def _locked(path: Path) -> int | None:
-    """Return a descriptor that holds the folder's lock, None where another process has it or removed the
-    folder.
-    """
+    """Return a descriptor that holds the folder's lock, None where it is taken or the folder gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:

@@ -19,17 +19,13 @@ class RaySettings(Settings):
     num_gpus: int | None = Field(default=None, ge=0)
     """GPUs that a local cluster may use; None: all that Ray finds."""
     object_store_mb: int = Field(default=512, ge=80)
-    """Shared memory of a local cluster for messages of more than 100 KB, in MiB; less, or disk, where
-    /dev/shm is small.
-    """
+    """Shared memory for messages of more than 100 KB, in MiB; less, or disk, where /dev/shm is small."""
     dashboard: bool = False
     """Ray's dashboard of a local cluster, on the loopback address only."""
     allow_unauthenticated: bool = False
     """Join a cluster that asks for no token. Anyone who reaches its ports can run code on it."""
     keep_env: tuple[str, ...] = ()
-    """Names of further environment variables that a local cluster and its workers inherit, also Ray's own;
-    never secrets.
-    """
+    """Further environment variables that a local cluster inherits, also Ray's own; never secrets."""
     ship_code: bool = True
     """Send this program's packages to the workers of a joined cluster; its dependencies must be there."""
     health_failures: int = Field(default=5, ge=1)
@@ -37,8 +33,6 @@ class RaySettings(Settings):
     join_timeout_s: float = Field(default=30.0, gt=0)
     """How long to wait until what answers at `address` proves to be Ray."""
     placement_timeout_s: float = Field(default=300.0, ge=0)
-    """How long to wait for a node that can carry a replica when a cluster that was joined has none and no
-    autoscaler.
-    """
+    """How long to wait for a node that can carry a replica, in a joined cluster without autoscaler."""
     worker_logs: bool = False
     """Repeat in this process's log what workers print; else it is only in Ray's log folder."""

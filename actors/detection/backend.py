@@ -1,6 +1,4 @@
-"""A concept detector as a `Backend` (`actors.serving.backend`): the same concept in the same image is
-sought once.
-"""
+"""A concept detector as a `Backend`: the same concept in the same image is sought once."""
 
 from __future__ import annotations
 

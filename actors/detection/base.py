@@ -39,9 +39,7 @@ class Detection:
 
 
 def not_finite_error(name: str) -> BackendError:
-    """Return the failure of a detector whose scores are not finite: above no threshold, they would be an
-    absence.
-    """
+    """Return the failure for scores that are not finite: above no threshold, they would be an absence."""
     return BackendError(
         f"{name} produced values that are not finite numbers.",
         "Some models overflow in float16: set `dtype` to bfloat16 or float32.",

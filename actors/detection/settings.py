@@ -46,9 +46,7 @@ class GroundingDetection(SharedDetection):
     text_threshold: float | None = Field(None, ge=0, lt=1)
     """Least similarity of a word of the prompt to a box; None is the mode's."""
     dilation_px: int | None = Field(None, ge=0, le=256)
-    """How far each mask grows, in pixels of the image; None is 18, as in the authors' code (5x5 ellipse, 9
-    times).
-    """
+    """How far each mask grows, in pixels; None is 18, as in the authors' code (5x5 ellipse, 9 times)."""
     device: str = "auto"
     """`auto` takes a GPU where there is one; else `cpu`, `cuda`, `cuda:1`, `mps`."""
     dtype: Dtype = "float32"

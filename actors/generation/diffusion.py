@@ -155,9 +155,7 @@ class DiffusionMaker:
         return self._checked(self._pipeline(**arguments), len(batch))
 
     def _sized(self, size: tuple[int, int] | None) -> dict[str, int]:
-        """Return the call's size arguments; an editor that scales to an area of its own keeps to it unless
-        `size` is set.
-        """
+        """Return the call's size arguments; some editors choose their own unless `size` is set."""
         scales = "max_area" in self._takes
         if size is None or "height" not in self._takes or (scales and self._settings.size is None):
             return {}

@@ -179,9 +179,7 @@ class OpenAIImageMaker:
             raise BackendError(f"{self.name} answered with bytes that are not an image: {error}") from error
 
     async def _fetched(self, url: str) -> bytes:
-        """Return the bytes at `url`. The image is paid for: a failed download is tried again, not a new
-        image.
-        """
+        """Return the bytes at `url`. The image is paid for: a failed download is repeated."""
         for attempt in range(1, _FETCHES + 1):
             try:
                 return await asyncio.to_thread(_download, url, self._settings.attempt_timeout_s)

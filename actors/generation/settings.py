@@ -39,9 +39,7 @@ class DiffusersPipeline(Settings):
     model: str = Field(min_length=1)
     """Hub id (`stable-diffusion-v1-5/stable-diffusion-v1-5`) or a local folder saved by `save_pretrained`."""
     pipeline: str | None = None
-    """Pipeline class of diffusers; None asks `AutoPipelineForText2Image`, and for an editor the model's own
-    class.
-    """
+    """Pipeline class of diffusers; None is `AutoPipelineForText2Image`, for an editor its own class."""
     revision: str | None = None
     """Commit, tag or branch on the hub; a commit makes a run repeatable."""
     variant: str | None = None

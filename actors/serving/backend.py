@@ -87,9 +87,7 @@ class Backend(ABC, Generic[RequestT, ResultT]):
         return False
 
     def rank(self, request: RequestT) -> float:
-        """Return the order within a round-robin turn: similar requests next to each other (for vision, the
-        depth).
-        """
+        """Return the order within a round-robin turn: like requests side by side (for vision, the depth)."""
         return 0.0
 
     def lookup(self, request: RequestT) -> ResultT | None:

@@ -174,9 +174,7 @@ class RayLauncher:
 
 
 class SharedLauncher:
-    """Finds replicas that a pool of another process starts and stops
-    (`actors.serving.replica_pool.SharedReplicas`).
-    """
+    """Finds replicas that a pool of another process starts and stops; see `SharedReplicas`."""
 
     def __init__(self, address: str) -> None:
         self._address = address

@@ -69,9 +69,7 @@ class ExchangeRequest:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeResponse:
-    """The result of `exchange`. `payload` holds a list of (serial, result or MaiaError); `missing` are image
-    ids.
-    """
+    """Its result. `payload` holds a list of (serial, result or MaiaError); `missing` are image ids."""
 
     payload: Payload | None = None
     pixels: dict[str, np.ndarray] = field(default_factory=dict)

@@ -35,9 +35,7 @@ class Launcher(Protocol):
     """Starts replicas."""
 
     def launch(self) -> ReplicaHandle:
-        """Return the handle of a new replica, which may still be loading its model. Raises MaiaError if it
-        cannot.
-        """
+        """Return a new replica, which may still be loading its model. Raises MaiaError if it cannot."""
 
 
 class SharedReplicas(Launcher, Protocol):
@@ -311,9 +309,7 @@ class ReplicaPool(Pool[RequestT, ResultT]):
                 self._route(pending)
 
     def _replace(self, link: ReplicaLink) -> bool:
-        """Give the link another replica in place of one that will not come back; False if there shall be
-        none.
-        """
+        """Give the link another replica in place of one that is gone; False if it gets none."""
         if self._shared is not None and len(self._links) > 1:
             self._links.remove(link)
             return False
