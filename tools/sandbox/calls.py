@@ -76,11 +76,6 @@ class Clock:
             self._deadline = None
             self.left_s -= time.monotonic() - self._since
 
-    def expire(self) -> None:
-        """Let the budget be used up now, if it is running."""
-        if self._deadline is not None and not self._deadline.expired():
-            self._deadline.reschedule(asyncio.get_running_loop().time())
-
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """Let the body take no time of a budget that is running."""

@@ -48,10 +48,6 @@ class KernelSandbox(Session):
             return "none"
         return "ready" if self._child.channel.idle() else "broken"
 
-    def _interrupt(self) -> None:
-        if self._child is not None:
-            self._child.signal(signal.SIGKILL)
-
     async def _execute(self, program: str, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:
         child = self._child
         assert child is not None

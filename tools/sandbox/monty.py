@@ -107,10 +107,10 @@ class MontySandbox(Session):
             raise
 
     async def _discard(self) -> None:
-        self._interrupt()
         process, self._process = self._process, None
         if process is None or self._channel is None:
             return
+        _end(process)
         self._channel.close()
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
@@ -122,10 +122,6 @@ class MontySandbox(Session):
 
     def _state(self) -> str:
         return "none" if self._process is None or self._process.returncode is not None else "ready"
-
-    def _interrupt(self) -> None:
-        if self._process is not None:
-            _end(self._process)
 
     async def _execute(self, program: str, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:
         assert self._channel is not None

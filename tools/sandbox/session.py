@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
 
 from actors.errors import MaiaError
 from tools.sandbox.base import (
@@ -45,6 +45,7 @@ _PATIENCE_S = 5.0
 """Seconds in which an idle process must take up a program."""
 _CLOSING_TIMEOUT_S = 30.0
 """Seconds in which a program and its tool call must end once they have been interrupted."""
+ResultT = TypeVar("ResultT")
 _ENDINGS = ("ok", "error", "memory", "forbidden")
 
 
@@ -92,7 +93,7 @@ class Session(ABC):
         self._skipped: set[int] = set()
         self._number = 0
         self._lock = asyncio.Lock()
-        self._desk: CallDesk | None = None
+        self._running: asyncio.Timeout | None = None
         self.closed = False
 
     @property
@@ -115,20 +116,17 @@ class Session(ABC):
             if self.closed:
                 raise MaiaError("this sandbox is closed.")
             began = time.monotonic()
-            notes = await self._ready()
-            # What earlier programs owe is on no program's clock.
-            await asyncio.sleep(self._pace.owed_s())
-            desk = self._desk = CallDesk(self._settings, self._shelf, host, self._pace)
+            desk = CallDesk(self._settings, self._shelf, host, self._pace)
             output = Output(self._settings.output_bytes)
+            notes: list[str] = []
             value: Any = None
             try:
-                (status, value, words), more = await self._take_up(program, desk, output)
-                notes = (*notes, *more)
+                status, value, words = await self._until_closed(self._play(program, desk, output, notes))
                 self._records.append({"program": program, "status": status, "calls": desk.answers})
             except EndedError as ended:
                 status, words = ended.status, ended.text
                 await self._discard()
-                notes = (*notes, self._lost())
+                notes.append(self._lost())
             except BaseException:  # cancelled, or the host failed: how far the program came is unknown
                 await self._discard()
                 raise
@@ -141,7 +139,7 @@ class Session(ABC):
                 duration_s=time.monotonic() - began,
                 calls=desk.calls,
                 tier=self._tier,
-                notes=notes,
+                notes=tuple(notes),
             )
 
     async def close(self) -> None:
@@ -151,10 +149,8 @@ class Session(ABC):
             SandboxError: If the process or a tool call does not end in time.
         """
         self.closed = True
-        if self._lock.locked():
-            self._interrupt()
-            if self._desk is not None:
-                self._desk.waiting.expire()
+        if self._running is not None and not self._running.expired():
+            self._running.reschedule(asyncio.get_running_loop().time())
         try:
             async with asyncio.timeout(_CLOSING_TIMEOUT_S), self._lock:
                 await self._discard()
@@ -172,15 +168,11 @@ class Session(ABC):
 
     @abstractmethod
     async def _discard(self) -> None:
-        """Throw the executor away, if there is one; must work while a program runs in it."""
+        """Throw the executor away, if there is one."""
 
     @abstractmethod
     def _state(self) -> str:
         """Return "ready", "none" (there is no executor) or "broken" (it did what it may not while idle)."""
-
-    @abstractmethod
-    def _interrupt(self) -> None:
-        """Break the executor, so that a program that runs now ends."""
 
     @abstractmethod
     async def _execute(self, program: str, desk: CallDesk, output: Output) -> tuple[Status, Any, str]:
@@ -272,6 +264,33 @@ class Session(ABC):
         if message["status"] not in _ENDINGS:
             raise ProtocolError("a malformed report")
         return message["status"], decode_value(message["value"], self._shelf), message["error"][:_MAX_ERROR]
+
+    async def _until_closed(self, work: Awaitable[ResultT]) -> ResultT:
+        """Return the result of `work`, which `close` ends wherever it is.
+
+        Raises:
+            EndedError: If the sandbox was closed.
+        """
+        try:
+            async with asyncio.timeout(None) as self._running:
+                return await work
+        except TimeoutError:
+            if not self.closed:
+                raise
+            raise EndedError("died", "The sandbox was closed while the program ran.") from None
+        finally:
+            self._running = None
+
+    async def _play(
+        self, program: str, desk: CallDesk, output: Output, notes: list[str]
+    ) -> tuple[Status, Any, str]:
+        """Run a program with the variables of those before it; add to the notes for the agent."""
+        notes += await self._ready()
+        # What earlier programs owe is on no program's clock.
+        await asyncio.sleep(self._pace.owed_s())
+        report, more = await self._take_up(program, desk, output)
+        notes += more
+        return report
 
     async def _ready(self) -> tuple[str, ...]:
         """Make sure that an executor waits with the variables of the record; return notes for the agent."""
