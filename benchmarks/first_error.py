@@ -56,9 +56,7 @@ def profile(url: str, wrong: str) -> dict[str, Any]:
 
 
 def measure(command: str, message: str, folder: Path, environ: Mapping[str, str]) -> tuple[float, float, int]:
-    """Return the seconds until a command prints `message`, NaN if it never does, its processor seconds and its
-    exit code.
-    """
+    """Return the seconds until a command prints `message` (NaN: never), its processor seconds, its exit code."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     line = [
         Path(sys.executable).with_name("maia"),

@@ -1,5 +1,4 @@
-"""Which images of the data set to show next to a unit's strongest: across its range, look-alikes that leave it
-silent, groups.
+"""Images to show next to a unit's strongest: across its range, look-alikes that leave it silent, groups.
 
 Pure choices over numbers. Shapes: n images of a scatter; m exemplars, strongest first; d features.
 """

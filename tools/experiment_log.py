@@ -83,7 +83,8 @@ class ExperimentLog:
             return ""
         return (
             f"The highest activation of this experiment, {best:.2f}, is below that of the data set's "
-            f"exemplars (mean {self.activation_threshold:.2f}): something that drives this unit is still missing. "
+            f"exemplars (mean {self.activation_threshold:.2f}): "
+            "something that drives this unit is still missing. "
             "Continue with other experiments."
         )
 

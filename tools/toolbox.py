@@ -70,7 +70,7 @@ class ExemplarsAnswer(MeasuredAnswer):
 
 
 class MadeAnswer(TypedDict):
-    """What `text2image` and `edit` answer: images in the order of the requests, and what was changed in these."""
+    """What `text2image` and `edit` answer: images in the order of the requests, and notes on these."""
 
     images: list[Image]
     notes: list[str]

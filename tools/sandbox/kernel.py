@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from types import TracebackType
 from typing import Any
 
 from tools.sandbox.base import Check, SandboxError, Status, Tier
@@ -13,7 +12,7 @@ from tools.sandbox.calls import CallDesk, EndedError
 from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.fork_server import Child, ForkServer
 from tools.sandbox.frames import ChannelClosedError
-from tools.sandbox.session import FLOOD, Output, Session, close_all, flooded
+from tools.sandbox.session import FLOOD, Output, Server, Session, flooded
 from tools.sandbox.settings import SandboxSettings
 
 
@@ -178,17 +177,13 @@ def _died(code: int) -> str:
     return f"The program's process ended itself (exit code {code}). Do not call os._exit."
 
 
-class KernelServer:
+class KernelServer(Server[KernelSandbox]):
     """Makes `KernelSandbox`es from one fork server."""
 
-    tier: Tier
-
     def __init__(self, settings: SandboxSettings) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._fork_server = ForkServer(settings)
-        self._sandboxes: list[KernelSandbox] = []
         self.tier = "weak"
-        self.dialect = settings.dialect
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -207,11 +202,8 @@ class KernelServer:
         else:
             self.tier = "kernel" if self._fork_server.unhidden else "kernel+ns"
 
-    async def open(self, *, seed: int) -> KernelSandbox:
-        sandbox = KernelSandbox(self._fork_server, self._settings, self.tier, seed)
-        await sandbox.prepare()
-        self._sandboxes = [*(other for other in self._sandboxes if not other.closed), sandbox]
-        return sandbox
+    def _make(self, seed: int) -> KernelSandbox:
+        return KernelSandbox(self._fork_server, self._settings, self.tier, seed)
 
     async def self_test(self) -> list[Check]:
         from tools.sandbox.self_test import run_checks
@@ -220,14 +212,6 @@ class KernelServer:
 
     async def close(self) -> None:
         try:
-            await close_all(self._sandboxes)
+            await super().close()
         finally:
             await self._fork_server.close()
-
-    async def __aenter__(self) -> KernelServer:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

@@ -4,8 +4,8 @@ It is for systems that lack the kernel's walls, such as macOS and Windows. Progr
 `tools`, in either dialect; images are opaque handles, whose pixels never reach a program. There are no numpy
 and no PIL, and a part of the language is missing (docs/sandbox.md has the list).
 
-Each sandbox is a process of ours (`child/monty_runner.py`), which starts the interpreter's. It talks in the same
-frames as a confined child, so the same clock, budgets and bounds hold, and the host never holds a value of a
+Each sandbox is a process of ours (`child/monty_runner.py`), which starts the interpreter's. It talks in
+the same frames as a confined child, so the same clock, budgets and bounds hold, and the host never holds a value of a
 program.
 """
 
@@ -20,13 +20,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tools.sandbox.base import Check, SandboxError, Status, Tier
 from tools.sandbox.calls import CallDesk, EndedError
 from tools.sandbox.frames import Channel, ChannelClosedError, ProtocolError
-from tools.sandbox.session import Output, Session, close_all
+from tools.sandbox.session import Output, Server, Session
 from tools.sandbox.settings import SandboxSettings
 
 _CHILD = Path(__file__).parent / "child" / "__main__.py"
@@ -144,15 +143,10 @@ def _end(process: asyncio.subprocess.Process) -> None:
             kill(process.pid, signal.SIGKILL)
 
 
-class MontyServer:
+class MontyServer(Server[MontySandbox]):
     """Makes `MontySandbox`es."""
 
     tier: Tier = "monty"
-
-    def __init__(self, settings: SandboxSettings) -> None:
-        self._settings = settings
-        self.dialect = settings.dialect
-        self._sandboxes: list[MontySandbox] = []
 
     async def start(self) -> None:
         """Start the interpreter and prove it.
@@ -166,24 +160,10 @@ class MontyServer:
         if failed:
             raise SandboxError("; ".join(f"{row.name} is not stopped ({row.detail})" for row in failed))
 
-    async def open(self, *, seed: int) -> MontySandbox:
-        sandbox = MontySandbox(self._settings, self.tier, seed)
-        await sandbox.prepare()
-        self._sandboxes = [*(other for other in self._sandboxes if not other.closed), sandbox]
-        return sandbox
+    def _make(self, seed: int) -> MontySandbox:
+        return MontySandbox(self._settings, self.tier, seed)
 
     async def self_test(self) -> list[Check]:
         from tools.sandbox.self_test import run_monty_checks
 
         return await run_monty_checks(self)
-
-    async def close(self) -> None:
-        await close_all(self._sandboxes)
-
-    async def __aenter__(self) -> MontyServer:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

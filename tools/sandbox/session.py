@@ -6,10 +6,12 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 from actors.errors import MaiaError
 from tools.sandbox.base import (
+    Check,
     ExecutedProgram,
     ImageSource,
     ProgramOutcome,
@@ -377,13 +379,47 @@ class Session(ABC):
         return "What this program defined is lost."
 
 
-async def close_all(sandboxes: Sequence[Session]) -> None:
-    """Close every sandbox, also if one fails.
+SessionT = TypeVar("SessionT", bound=Session)
 
-    Raises:
-        SandboxError: Of the first that could not be closed.
-    """
-    ends = await asyncio.gather(*(sandbox.close() for sandbox in sandboxes), return_exceptions=True)
-    for end in ends:
-        if isinstance(end, BaseException):
-            raise end
+
+class Server(ABC, Generic[SessionT]):
+    """See `SandboxServer`. It closes with its `with` block, and its sandboxes with it."""
+
+    tier: Tier
+
+    def __init__(self, settings: SandboxSettings) -> None:
+        self._settings = settings
+        self.dialect = settings.dialect
+        self._sandboxes: list[SessionT] = []
+
+    @abstractmethod
+    def _make(self, seed: int) -> SessionT:
+        """Return a sandbox whose executor is not started yet."""
+
+    @abstractmethod
+    async def self_test(self) -> list[Check]: ...
+
+    async def open(self, *, seed: int) -> SessionT:
+        sandbox = self._make(seed)
+        await sandbox.prepare()
+        self._sandboxes = [*(other for other in self._sandboxes if not other.closed), sandbox]
+        return sandbox
+
+    async def close(self) -> None:
+        """Close every sandbox, also if one fails.
+
+        Raises:
+            SandboxError: Of the first that could not be closed.
+        """
+        closings = (sandbox.close() for sandbox in self._sandboxes)
+        for end in await asyncio.gather(*closings, return_exceptions=True):
+            if isinstance(end, BaseException):
+                raise end
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

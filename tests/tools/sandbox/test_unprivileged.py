@@ -1,7 +1,7 @@
 """The attacks again, as a user without privileges, and as root with an interpreter that others can read.
 
-The user `nobody` must be able to read its Python: an interpreter below root's home is not, so the system's own
-of the same version is used where there is one.
+The user `nobody` must be able to read its Python. An interpreter below root's home is not readable, so the
+system's own of the same version is used where there is one.
 """
 
 from __future__ import annotations
