@@ -1,4 +1,4 @@
-"""What a thousand agents cost that wait, as tasks of one process, against a Ray actor for each."""
+"""The cost of a thousand waiting agents, as tasks of one process, against a Ray actor for each."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ def newcomer(arguments: argparse.Namespace) -> str:
 
 
 def _right(unit: str, label: str) -> str:
-    """Say whether a label names the class of a logit, or a kind of it; nothing of other units."""
+    """Return whether a label names the class of a logit, or a kind of it; nothing of other units."""
     known = imagenet().meaning(unit.split(",")[0])
     if known is None:
         return ""

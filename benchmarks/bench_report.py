@@ -1,4 +1,4 @@
-"""How long the report of a large run takes to write, to write again, and to open in Chromium.
+"""The time to write the report of a large run, to write it again, and to open it in Chromium.
 
 python -m benchmarks.bench_report [UNITS]
 """

@@ -1,4 +1,4 @@
-"""What a sandbox costs: starting one, calling a tool, moving an image, keeping hundreds, and losing the host.
+"""The cost of a sandbox: starting one, calling a tool, moving an image, keeping many, and losing the host.
 
     python -m benchmarks.bench_sandbox [--json PATH] [--alive 200]
 

@@ -1,4 +1,4 @@
-"""What it costs to choose more than the strongest exemplars: one pass over a sample, and what is kept of it.
+"""The cost of choosing more than the strongest exemplars: one pass over a sample, and what is kept of it.
 
     python -m benchmarks.bench_scatter [--images 1500] [--layer blocks.6] [--threads 1]
 

@@ -1,4 +1,4 @@
-"""How long the embedded world takes to read a prompt, draw it, edit it and look at it, on one core.
+"""The time that the embedded world takes to read a prompt, draw it, edit it and look at it, on one core.
 
 python -m benchmarks.bench_scenes
 """

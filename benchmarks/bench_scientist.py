@@ -1,4 +1,4 @@
-"""How often the built-in scientist is right about units whose truth is known.
+"""The accuracy of the built-in scientist on units whose truth is known.
 
     python -m benchmarks.bench_scientist --units 20
     python -m benchmarks.bench_scientist --gym all --seed 1 --out runs/gym

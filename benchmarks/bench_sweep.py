@@ -1,4 +1,4 @@
-"""How a sweep scales: many agents at once against an endpoint that takes its time, and a layer against one by
+"""Scaling of a sweep: many agents at once against an endpoint that takes its time, and a layer against one by
 one.
 
     python -m benchmarks.bench_sweep crowd [--agents 500] [--units 500] [--rounds 8] [--hosts 2] [--latency 2]
@@ -141,7 +141,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Crew:
-    """How many units a sweep studies, with how many agents on how many hosts, and in how many rounds each."""
+    """The size of a sweep: units, agents, hosts, and rounds for each unit."""
 
     units: int
     agents: int

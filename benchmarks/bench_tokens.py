@@ -1,4 +1,4 @@
-"""What long conversations cost at an endpoint: tokens billed and bytes sent, through the real backend.
+"""The cost of long conversations at an endpoint: tokens billed and bytes sent, through the real backend.
 
     python -m benchmarks.bench_tokens
 

@@ -1,4 +1,4 @@
-"""What must be shown against known truth: planted biases, robust features, ablations; kept in RESULTS.md.
+"""Comparisons with known truth: planted biases, robust features, ablations; kept in RESULTS.md.
 
     python -m benchmarks.bench_truth --out runs/truth
     python -m benchmarks.bench_truth --out runs/truth --only planted-biases --networks 1

@@ -98,7 +98,7 @@ async def _agents(n: int, shares: bool, mixed: bool, seed: int) -> tuple[float, 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What `n` agents took: passes, and seconds with sharing (median of three) and without it."""
+    """The cost of `n` agents: passes, and seconds with sharing (median of three) and without it."""
 
     n: int
     passes: int

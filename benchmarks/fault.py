@@ -1,4 +1,4 @@
-"""What a death costs: a data-set pass whose replica is killed in the middle, against the same pass
+"""The cost of a replica's death: a data-set pass whose replica is killed in the middle, against the same pass
 undisturbed.
 
 The network waits a while for each batch in place of computing, so that the pass outlasts the half minute

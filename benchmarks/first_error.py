@@ -1,4 +1,4 @@
-"""How soon a command says that an endpoint cannot work: a wrong key, address, chat model or image model.
+"""The time until a command reports an endpoint that cannot work: wrong key, address, chat or image model.
 
 Each command is a new process, as a user starts it, and asks a scripted server on loopback. Seconds grow with
 what else the machine does, so the target is on processor seconds: of `describe` and `sweep`, which end when
@@ -56,7 +56,7 @@ def profile(url: str, wrong: str) -> dict[str, Any]:
 
 
 def measure(command: str, message: str, folder: Path, environ: Mapping[str, str]) -> tuple[float, float, int]:
-    """Return the seconds until a command prints `message` (NaN: never), its processor seconds, its exit code."""
+    """Return seconds until a command prints `message` (NaN: never), its processor seconds and exit code."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     line = [
         Path(sys.executable).with_name("maia"),

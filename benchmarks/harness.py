@@ -1,4 +1,4 @@
-"""What a benchmark gives and how it is run, judged and written down.
+"""The harness of benchmarks: results, runs, targets and records.
 
 A benchmark is a module with `ID`, `TITLE` and `run(context) -> Result`, named in `benchmarks.suite`. Each
 runs in a process of its own, because allocator, threads and Ray are set once in a process.
@@ -28,7 +28,7 @@ MOVED = 0.2
 OTHERS = 0.3
 """Cores that others may keep busy before a run counts as disturbed."""
 LOOK_S = 1.0
-"""How long it is looked what others do."""
+"""Seconds for which the work of others is observed."""
 
 
 class GateError(Exception):
@@ -79,7 +79,7 @@ class Curve:
 
 @dataclass(slots=True)
 class Result:
-    """What a benchmark found. `gates` are the correctness checks that it passed."""
+    """The results of a benchmark. `gates` are the correctness checks that it passed."""
 
     metrics: list[Metric]
     tables: list[Table] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Result:
 
 @dataclass(slots=True)
 class Context:
-    """What a benchmark is given. `seed` for whatever it draws; `quick` asks for the smallest honest sizes."""
+    """The conditions of a benchmark. `seed` for all that it draws; `quick`: the smallest honest sizes."""
 
     device: str = "cpu"
     seed: int = 0
@@ -169,8 +169,9 @@ def _busy_ticks(stat: Path) -> int | None:
 
 
 def was_disturbed(control_s: Sequence[float], others: Sequence[float | None]) -> bool:
-    """Say whether a run's figures are in doubt: from the fixed work's times, and the cores that others kept
-    busy.
+    """Return whether a run's figures are in doubt.
+
+    From the times of the fixed work, and the cores that others kept busy.
     """
     moved = max(control_s) / min(control_s) > 1 + MOVED
     return moved or any(busy is not None and busy > OTHERS for busy in others)
@@ -217,7 +218,7 @@ def _versions(*names: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Watch:
-    """How a run finds out whether the machine was quiet: fixed work, what others do, and the load."""
+    """Probes of whether the machine is quiet: fixed work, the work of others, and the load."""
 
     control: Callable[[], float] = control
     busy_cores: Callable[[], float | None] = busy_cores

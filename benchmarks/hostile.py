@@ -111,7 +111,7 @@ class _Model:
 
 
 class _Stall:
-    """How long the event loop kept its other tasks waiting, in processor time and by the clock."""
+    """Seconds for which the event loop kept other tasks waiting, in processor time and by the clock."""
 
     def __init__(self) -> None:
         self.processor_s: list[float] = []

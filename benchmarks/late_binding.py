@@ -30,7 +30,7 @@ Asker = Callable[[Ask], Awaitable[Any]]
 
 @dataclass(slots=True)
 class Measured:
-    """What each peer did, by the number of callers; and the wait with which Serve was best."""
+    """The measurements of each peer by the number of callers, and the wait with which Serve was best."""
 
     rushes: dict[str, dict[int, list[Rush]]] = field(default_factory=dict)
     best_waits: dict[int, int] = field(default_factory=dict)

@@ -37,7 +37,7 @@ Verdict = Literal["equal", "without places", "refused", "different"]
 
 @dataclass(frozen=True)
 class Finding:
-    """How one layer compares; `why` is the reason of a refusal, or what differs."""
+    """The comparison of one layer; `why` is the reason of a refusal, or what differs."""
 
     layer: str
     verdict: Verdict
@@ -116,7 +116,7 @@ def _source(name: str, want: torch.Tensor, given: Mapping[str, torch.Tensor]) ->
 
 
 def _gives(output: torch.Tensor, want: torch.Tensor) -> bool:
-    """Say whether `output` holds the values of `want`, in any order of its axes and after any prefix of
+    """Return whether `output` holds the values of `want`, in any order of its axes and after any prefix of
     tokens.
     """
     if output.ndim == 3 and want.ndim > 3 and output[0].numel() > want[0].numel():

@@ -28,7 +28,7 @@ CEILING = 32 / (0.020 + 0.002 * 32)
 
 
 class Host:
-    """What asks on one node. Made an actor."""
+    """The caller on one node. Made an actor."""
 
     async def ask(self, address: str, seconds: float) -> float:
         """Return the answers a second."""

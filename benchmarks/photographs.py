@@ -55,7 +55,7 @@ _ULTRALYTICS = "ultralytics==8.4.190"
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a photograph shows, and what it may be said to show: that is not asked. Kinds of either follow
+    """The contents of a photograph, and what it may be said to show (not asked). Kinds of either follow
     from WordNet.
     """
 

@@ -1,4 +1,4 @@
-"""How fast raw 224 px images reach a replica: many a call, ids first; one array a call; PNG text a call."""
+"""The rate of raw 224 px images to a replica: many a call, ids first; one array a call; PNG text a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many requests a second pass when the device costs nothing: aggregated calls against one call each."""
+"""Requests per second when the device costs nothing: aggregated calls against one call each."""
 
 from __future__ import annotations
 

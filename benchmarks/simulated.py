@@ -56,7 +56,7 @@ class PlainActor:
 
 @dataclass(frozen=True, slots=True)
 class Rush:
-    """What `callers` concurrent callers saw: requests a second, and each request's seconds."""
+    """The experience of concurrent callers: requests a second, and each request's seconds."""
 
     rate: float
     latencies: list[float]

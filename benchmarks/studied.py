@@ -1,5 +1,4 @@
-"""What the benchmarks of networks under study share: networks, images, and the peers' ways of going through
-data.
+"""The common parts of benchmarks of networks: networks, images, and the peers' ways of going through data.
 
 The peers are written here from their papers and published code, in as few lines as keep their cost.
 """

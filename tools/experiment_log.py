@@ -1,4 +1,4 @@
-"""What an agent wrote down: the only results that its later programs can look up."""
+"""The log of an agent's experiments: the only results that its later programs can look up."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ Progress = Callable[[int, int], None]
 
 
 class Subject(Protocol):
-    """What an agent studies. Its id is for records; the agent never sees it."""
+    """The object of a study. Its id is for records; the agent never sees it."""
 
     id: str
 

@@ -56,28 +56,28 @@ class Observers(Protocol):
 
 
 class MeasuredAnswer(TypedDict):
-    """What `measure` and `exemplars` answer: activations and masked images, in one order."""
+    """The answer of `measure` and `exemplars`: activations and masked images, in one order."""
 
     activations: list[float]
     images: list[Image]
 
 
 class ExemplarsAnswer(MeasuredAnswer):
-    """What `exemplars_by` answers."""
+    """The answer of `exemplars_by`."""
 
     notes: list[str]
-    """Why each image was chosen."""
+    """The reason why each image was chosen."""
 
 
 class MadeAnswer(TypedDict):
-    """What `text2image` and `edit` answer: images in the order of the requests, and notes on these."""
+    """The answer of `text2image` and `edit`: images in the order of the requests, and notes on these."""
 
     images: list[Image]
     notes: list[str]
 
 
 class StateAnswer(TypedDict):
-    """What `state` answers: what the agent logged."""
+    """The answer of `state`: what the agent logged."""
 
     experiment_log: list[Any]
     results_list: list[dict[str, dict[str, object]]]
@@ -93,7 +93,7 @@ class Made:
     image: str
     activation: float
     wording: str
-    """What was asked for."""
+    """The prompt and the instructions that it was made by."""
     from_data: bool
 
 
@@ -108,7 +108,7 @@ def seed_for(run_seed: int, *parts: object) -> int:
 
 
 class ImageKeeper(ImageSource, Protocol):
-    """Where images are kept on disk."""
+    """Storage of images on disk."""
 
     def put(self, images: Iterable[Image]) -> None: ...
 
@@ -180,9 +180,7 @@ class Album:
 
 
 class Screen:
-    """What a program displayed and logged for its agent to see, in order and up to a bound; the rest is
-    counted.
-    """
+    """The texts and images that a program displayed and logged, in order; those above a bound are counted."""
 
     def __init__(self, max_images: int = 40, max_characters: int = 20_000) -> None:
         self._max_images, self._max_characters = max_images, max_characters
@@ -220,7 +218,7 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class ToolLimits:
-    """What one study may use: images made, images described (None: any number), and which calls it lacks."""
+    """Limits of one study: images made, images described (None: any number), and calls that it lacks."""
 
     max_images: int | None = None
     max_observations: int | None = None
@@ -252,7 +250,7 @@ class Toolbox:
         self.images_made = 0
         self.observations = 0
         self.measured: dict[str, float] = {}
-        """What each image that was shown to the unit measured, by its id and not by that of the masked one.
+        """Activation of each image that was shown to the unit, by its id and not by that of the masked one.
         """
         self._keeper, self._studio, self._observers = keeper, studio, observers
         self._seed, self._limits = seed, limits

@@ -1,4 +1,4 @@
-"""Where model-written programs run: in a process of their own that can reach `system` and `tools` only.
+"""The sandbox of model-written programs: a process of their own that can reach `system` and `tools` only.
 
 `start` gives a server, `server.open` a sandbox for one agent, `sandbox.run` runs a program. Everything
 that comes out of the process is treated as hostile. docs/sandbox.md says what this stops and what not.

@@ -1,4 +1,4 @@
-"""What the rest of the program knows of a sandbox, whichever executor is behind it."""
+"""The interface of a sandbox, the same for both executors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.sandbox.settings import Dialect
 
 Status = Literal["ok", "error", "timeout", "memory", "died", "protocol", "forbidden", "limit"]
 Tier = Literal["kernel+ns", "kernel", "monty", "weak", "none"]
-"""Which walls hold; `none` is a person's own program, which runs where it is written."""
+"""The walls that hold; `none` is a person's own program, which runs where it is written."""
 
 
 class SandboxUnavailableError(UsageError):
@@ -26,17 +26,17 @@ class SandboxError(MaiaError):
 
 @dataclass(frozen=True)
 class ProgramOutcome:
-    """How one program ended."""
+    """The end of one program: status, output and value."""
 
     status: Status
     """`ok`; `error`: it raised; `timeout`; `memory`; `forbidden`: it tried what no program may;
     `limit`: too many calls, bytes or images; `died`: its process ended; `protocol`: it spoke out of turn.
     After any but `ok`, `error`, `memory` and `forbidden`, its process is replaced."""
     output: str
-    """What it printed, stdout and stderr in order."""
+    """Its stdout and stderr, in order."""
     output_truncated: bool
     value: Any
-    """What `run_experiment` returned; images as `Image`."""
+    """The value that `run_experiment` returned; images as `Image`."""
     error: str
     """Words that help to write a better program, with the program's own line numbers; "" if `ok`."""
     duration_s: float
@@ -45,11 +45,11 @@ class ProgramOutcome:
     """Tool calls that were answered."""
     tier: Tier
     notes: tuple[str, ...] = field(default=())
-    """What the agent should know of its variables: that they were rebuilt, or that they are lost."""
+    """News for the agent of its variables: that they were rebuilt, or that they are lost."""
 
 
 class RecordedAnswer(TypedDict):
-    """How one call was answered, as JSON; images as ids. It has either `value` or `error`."""
+    """The answer to one call, as JSON; images as ids. It has either `value` or `error`."""
 
     asked: str
     """Digest of the method and its arguments."""

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Answer(TypedDict, total=False):
-    """What a request is answered: a value, or why there is none."""
+    """The answer to a request: a value, or the reason why there is none."""
 
     value: Any
     error: str

@@ -124,7 +124,7 @@ class ForkServer:
         self.missing: tuple[str, ...] = ()
         """The walls that this machine lacks, one sentence each."""
         self.unhidden: str | None = None
-        """Why the server has no namespaces of its own, or None if it has."""
+        """The reason why the server has no namespaces of its own, None if it has."""
         self.counted = False
         """Whether the kernel limits the threads of each child; if not, they must be watched."""
 

@@ -4,9 +4,9 @@ It is for systems that lack the kernel's walls, such as macOS and Windows. Progr
 `tools`, in either dialect; images are opaque handles, whose pixels never reach a program. There are no numpy
 and no PIL, and a part of the language is missing (docs/sandbox.md has the list).
 
-Each sandbox is a process of ours (`child/monty_runner.py`), which starts the interpreter's. It talks in
-the same frames as a confined child, so the same clock, budgets and bounds hold, and the host never holds a value of a
-program.
+Each sandbox is a process of ours (`child/monty_runner.py`), which starts the interpreter's. It talks in the
+same frames as a confined child, so the same clock, budgets and bounds hold, and the host never holds a value
+of a program.
 """
 
 from __future__ import annotations

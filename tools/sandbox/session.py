@@ -58,7 +58,7 @@ def flooded(settings: SandboxSettings) -> EndedError:
 
 
 class Output:
-    """What a program printed: the first `limit_bytes` of it, and a count of the rest."""
+    """The output of a program: the first `limit_bytes` of it, and a count of the rest."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes

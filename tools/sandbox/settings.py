@@ -1,4 +1,4 @@
-"""What a person may choose about the sandbox."""
+"""Settings of the sandbox."""
 
 from __future__ import annotations
 

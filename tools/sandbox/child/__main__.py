@@ -1,4 +1,4 @@
-"""What the host starts afresh: the fork server, or the process that starts an interpreter of its own.
+"""The program that the host starts afresh: the fork server, or the process that starts an interpreter.
 
 Neither ever ran as part of the host, so no key or model was ever in its memory. The fork server is started
 once, makes one confined child for each sandbox, has one thread, reads commands from one socket, and ends when

@@ -32,7 +32,7 @@ def also_called(**names: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 class Remote:
-    """What `System` and `Tools` share: calls to the host. `notify` shows the program a note."""
+    """The base of `System` and `Tools`: calls to the host. `notify` shows the program a note."""
 
     def __init__(self, values: Values, notify: Callable[[str], None] = print) -> None:
         self._values, self._notify = values, notify

@@ -37,7 +37,7 @@ UIDS = 100_000
 CLONE_NEWUSER = 0x10000000
 DESCRIPTORS = 64
 PIPE_BYTES = DESCRIPTORS // 2 << 16
-"""What the pipes of one sandbox can hold: memory that no limit on address space sees."""
+"""Bytes that the pipes of one sandbox can hold: memory that no limit on address space sees."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -51,7 +51,7 @@ def _prctl(option: int, *args: Any) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the fork server found out once and every child uses."""
+    """The walls of this machine, determined once by the fork server for every child."""
 
     ruleset: Any | None
     """The Landlock ruleset, or None where the kernel has none."""

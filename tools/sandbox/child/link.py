@@ -18,7 +18,7 @@ class ToolError(RuntimeError):
 
 @dataclass(frozen=True)
 class Report:
-    """How a program ended: its status, what its entry point returned as it crosses, and the error's text."""
+    """The end of a program: status, the returned value as it crosses, and the error's text."""
 
     status: str
     value: Any = None

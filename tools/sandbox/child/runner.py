@@ -26,10 +26,9 @@ from .wire import ENTRY_POINTS
 
 MAX_ERROR = 8_000
 PROGRAM_FILE = "<program"
-"""How the file names of programs begin, in tracebacks."""
+"""Prefix of the file names of programs, in tracebacks."""
 OUTPUT_COPY = 4
-"""Where a copy of the output pipe is kept, so that a program that closes its own cannot lose the next one's.
-"""
+"""Descriptor of a copy of the output pipe: a program that closes its own cannot lose the next one's."""
 _FORBIDDEN = (errno.EPERM, errno.EACCES, errno.EROFS)
 BALLAST_BYTES = 16 << 20
 _WATCH = "__entry_point__"

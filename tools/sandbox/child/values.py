@@ -1,4 +1,4 @@
-"""What a program holds <-> what crosses to the host."""
+"""Conversion between values of a program and values that cross to the host."""
 
 from __future__ import annotations
 
