@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,7 @@ sys.path.insert(0, {repository!r})
 from tests.tools.sandbox.hosts import FakeHost
 from tools.sandbox import SandboxSettings, start
 async def main():
-    weak = {{"executor": "cpython", "allow_weak": True}}
-    for options in ({{"executor": "cpython"}}, {{"executor": "auto"}}, weak):
+    for options in {ways}:
         try:
             async with await start(SandboxSettings(**options)) as server:
                 sandbox = await server.open(seed=1)
@@ -85,9 +85,13 @@ NO_SECCOMP = DENY.format(
 )
 
 
-def started(before: str, *prefix: str) -> list[str]:
-    """Return what each of the three ways of starting says."""
-    script = START.format(repository=str(Path(__file__).parents[3]), before=before)
+KERNEL, AUTO = {"executor": "cpython"}, {"executor": "auto"}
+WEAK = {"executor": "cpython", "allow_weak": True}
+
+
+def started(before: str, *prefix: str, ways: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return what each of these ways of starting says."""
+    script = START.format(repository=str(Path(__file__).parents[3]), before=before, ways=list(ways))
     command = [*prefix, sys.executable, "-W", "ignore", "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
@@ -96,7 +100,7 @@ def started(before: str, *prefix: str) -> list[str]:
 
 @pytest.mark.parametrize(("before", "wall"), [(NO_LANDLOCK, "Landlock"), (NO_SECCOMP, "seccomp")])
 def test_a_kernel_without_a_wall_is_refused_or_monty_and_weak_only_on_request(before: str, wall: str) -> None:
-    refused, fallback, weak = started(before)
+    refused, fallback, weak = started(before, ways=(KERNEL, AUTO, WEAK))
     assert refused.startswith("SandboxUnavailableError no sandbox for model-written programs")
     assert f"{wall} is missing" in refused
     assert "allow_weak" in refused
@@ -111,21 +115,22 @@ def test_a_kernel_without_a_wall_is_refused_or_monty_and_weak_only_on_request(be
 def test_a_machine_without_libseccomp_is_refused_or_monty() -> None:
     libraries = [path for path in Path("/usr/lib").rglob("libseccomp.so*") if not path.is_symlink()]
     hide = " && ".join(f"mount --bind /dev/null {path}" for path in libraries)
-    refused, fallback, _ = started("", "unshare", "--mount", "sh", "-c", f'{hide} && exec "$0" "$@"')
+    prefix = ("unshare", "--mount", "sh", "-c", f'{hide} && exec "$0" "$@"')
+    refused, fallback = started("", *prefix, ways=(KERNEL, AUTO))
     assert "seccomp is missing" in refused
     assert fallback == "monty monty 2"
 
 
 def test_without_monty_the_reason_names_every_missing_piece() -> None:
-    refused, fallback, _ = started(NO_LANDLOCK + "\nsys.modules['pydantic_monty'] = None")
-    assert refused.startswith("SandboxUnavailableError")
+    (fallback,) = started(NO_LANDLOCK + "\nsys.modules['pydantic_monty'] = None", ways=[AUTO])
+    assert fallback.startswith("SandboxUnavailableError")
     assert "Landlock is missing" in fallback
     assert "pydantic-monty is not installed" in fallback
 
 
 def test_a_monty_that_does_not_start_is_a_reason() -> None:
     """Its package may be there without its program."""
-    _, fallback, _ = started(NO_LANDLOCK + "\nos.environ['MONTY_BIN'] = '/nonexistent/monty'")
+    (fallback,) = started(NO_LANDLOCK + "\nos.environ['MONTY_BIN'] = '/nonexistent/monty'", ways=[AUTO])
     assert fallback.startswith("SandboxUnavailableError")
     assert "a monty worker did not come up" in fallback
 
