@@ -91,7 +91,7 @@ async def _pass(cluster: Cluster, folder: Path, name: str, dataset: Any, kill: b
 
 
 def _replica_pid() -> int:
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     (pid,) = (
         each.pid

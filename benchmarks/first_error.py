@@ -58,14 +58,8 @@ def profile(url: str, wrong: str) -> dict[str, Any]:
 def measure(command: str, message: str, folder: Path, environ: Mapping[str, str]) -> tuple[float, float, int]:
     """Return seconds until a command prints `message` (NaN: never), its processor seconds and exit code."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    line = [
-        Path(sys.executable).with_name("maia"),
-        *command.split(),
-        "--config",
-        "own.yaml",
-        "--profile",
-        "own",
-    ]
+    program = str(Path(sys.executable).with_name("maia"))
+    line = [program, *command.split(), "--config", "own.yaml", "--profile", "own"]
     seconds = math.nan
     with subprocess.Popen(
         line, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -108,7 +108,7 @@ def _given(tapped: TappedModule, batch: torch.Tensor) -> dict[str, torch.Tensor]
     return given
 
 
-def _source(name: str, want: torch.Tensor, given: Mapping[str, torch.Tensor]) -> str:
+def _source(name: str, want: torch.Tensor, given: dict[str, torch.Tensor]) -> str:
     """Return the layer that gives a feature: `name` if it does, else another, "" if no module does."""
     if name in given and _gives(given[name], want):
         return name
@@ -291,7 +291,7 @@ def timm_network(name: str) -> tuple[nn.Module, torch.Tensor]:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                module = vivid(_created(name, size))
+                module: Any = vivid(_created(name, size))
             batch = torch.randn(
                 (2, 3, *(size or module.default_cfg["input_size"][1:])),
                 generator=torch.Generator().manual_seed(1),
@@ -324,7 +324,7 @@ def timm_findings(name: str) -> list[Finding]:
         return compare(TappedModule(module, torch.zeros_like(batch), prefix_tokens=prefix), batch, wanted)
 
 
-def _of_timm(module: nn.Module, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+def _of_timm(module: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return what timm says that each feature module gives."""
     names = [info["module"] for info in getattr(module, "feature_info", None) or () if info.get("module")]
     if not hasattr(module, "forward_intermediates"):

@@ -53,7 +53,12 @@ def deploy(
         async def ask(self, ask: Ask) -> Any:
             return await self._run(ask)
 
-    handle = serve.run(Batched.bind(), name=name, route_prefix=None, logging_config={"log_level": "WARNING"})
+    handle = serve.run(
+        Batched.bind(),  # type: ignore[attr-defined]
+        name=name,
+        route_prefix=None,
+        logging_config={"log_level": "WARNING"},
+    )
 
     async def ask(request: Ask) -> Any:
         return await handle.ask.remote(request)
