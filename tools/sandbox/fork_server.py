@@ -258,7 +258,8 @@ class ForkServer:
         self._disconnect()
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # also what a wrapping command started
             assert process.stderr is not None
             process.stderr.close()
             try:
