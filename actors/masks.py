@@ -30,10 +30,7 @@ _BENEATH = "beneath"
 
 
 def paint(
-    image: Image,
-    map: np.ndarray,
-    threshold: float,
-    view: tuple[float, float, float, float] = WHOLE,
+    image: Image, map: np.ndarray, threshold: float, view: tuple[float, float, float, float] = WHOLE
 ) -> Image:
     """Return the image with the region where the map is above `threshold` outlined in red.
 
@@ -125,10 +122,7 @@ def _reading(data: bytes) -> Iterator[PIL.Image.Image]:
 
 
 def active_region(
-    map: np.ndarray,
-    threshold: float,
-    size: tuple[int, int],
-    view: tuple[float, float, float, float] = WHOLE,
+    map: np.ndarray, threshold: float, size: tuple[int, int], view: tuple[float, float, float, float] = WHOLE
 ) -> np.ndarray:
     """Return bool (height, width): where the map, enlarged over `view`, is above `threshold`."""
     height, width = size

@@ -39,17 +39,7 @@ _INHERITED = frozenset(
     | {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"}
     | {"HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE", "TORCH_HOME"}
 )
-_INHERITED_PREFIXES = (
-    "LC_",
-    "XDG_",
-    "PYTHON",
-    "CUDA_",
-    "NVIDIA_",
-    "NCCL_",
-    "OMP_",
-    "MKL_",
-    "OPENBLAS_",
-)
+_INHERITED_PREFIXES = ("LC_", "XDG_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_")
 _NOT_INHERITED = frozenset({"PYTHONWARNINGS", "PYTHONINSPECT"})
 _PRIVATE = {
     "RAY_AUTH_MODE": "token",

@@ -132,10 +132,7 @@ class GroundingDetector:
         return picture.resize((_AUTHORS_SIDE, _AUTHORS_SIDE), PIL.Image.Resampling.LANCZOS)
 
     def _boxes(
-        self,
-        pictures: Sequence[PIL.Image.Image],
-        requests: Sequence[DetectRequest],
-        size: tuple[int, int],
+        self, pictures: Sequence[PIL.Image.Image], requests: Sequence[DetectRequest], size: tuple[int, int]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return boxes float32 (n, 4) in pixels of `size` and their scores float32 (n,), best first."""
         import torch

@@ -18,14 +18,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from actors.endpoint.faults import (
-    TRANSIENT,
-    EndpointDownError,
-    EndpointStopError,
-    Fault,
-    to_error,
-    try_once,
-)
+from actors.endpoint.faults import TRANSIENT, EndpointDownError, EndpointStopError, Fault, to_error, try_once
 from actors.endpoint.gate import Clock, Gate, GateStatistics, Permit, Sleep
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings

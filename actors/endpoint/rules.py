@@ -58,10 +58,7 @@ IMAGE_LIMIT = re.compile(
     re.I,
 )
 _SIDES = r"\d\s*[x×]\s*\d|\b(width|height|size|long|large|small|ratio|length)\b"
-_MEASURE = _words(
-    r"\d\s*(bytes|[kmg]i?b\b|pixels|px\b|megapixels?)",
-    r"dimension|aspect ratio|resolution",
-)
+_MEASURE = _words(r"\d\s*(bytes|[kmg]i?b\b|pixels|px\b|megapixels?)", r"dimension|aspect ratio|resolution")
 _NO_VISION = _words(
     r"(does(n't| not)|cannot|can't|not able to) (currently )?(support|accept|take|process|handle|read)s? "
     r"(any )?"

@@ -122,10 +122,7 @@ def run_in_halves(
     if len(batch) == 1:
         return [caught if isinstance(caught, MaiaError) else failure(batch[0], caught)]
     middle = len(batch) // 2
-    return [
-        *run_in_halves(batch[:middle], run, failure),
-        *run_in_halves(batch[middle:], run, failure),
-    ]
+    return [*run_in_halves(batch[:middle], run, failure), *run_in_halves(batch[middle:], run, failure)]
 
 
 class BlockingBackend(Backend[RequestT, ResultT]):

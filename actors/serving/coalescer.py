@@ -313,10 +313,7 @@ class Coalescer(Generic[RequestT, ResultT]):
         self._finish(batch, outcomes, started)
 
     def _finish(
-        self,
-        batch: list[Job[RequestT, ResultT]],
-        outcomes: Sequence[ResultT | MaiaError],
-        started: float,
+        self, batch: list[Job[RequestT, ResultT]], outcomes: Sequence[ResultT | MaiaError], started: float
     ) -> None:
         task = asyncio.current_task()
         if task is not None:

@@ -253,10 +253,7 @@ class Replica:
                 continue
             try:
                 waiter = enter(
-                    request,
-                    partial(deliver, serial),
-                    agent=agent or client,
-                    priority=_PRIORITIES[priority],
+                    request, partial(deliver, serial), agent=agent or client, priority=_PRIORITIES[priority]
                 )
             except MaiaError as error:
                 deliver(serial, error)

@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UsageError
-from actors.runtime import (
-    available_cores,
-    control_group_limits,
-    pick_device,
-    pick_dtype,
-    worker_env,
-)
+from actors.runtime import available_cores, control_group_limits, pick_device, pick_dtype, worker_env
 
 
 def run(program: str) -> str:

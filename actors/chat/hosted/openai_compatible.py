@@ -44,11 +44,7 @@ class OpenAIBackend(Backend[Any, Any]):
     """One model of one endpoint, for all agents; two agents that ask the same get two opinions."""
 
     def __init__(
-        self,
-        settings: OpenAIChat,
-        *,
-        environ: Mapping[str, str] = os.environ,
-        **collaborators: Any,
+        self, settings: OpenAIChat, *, environ: Mapping[str, str] = os.environ, **collaborators: Any
     ) -> None:
         """Open the client; nothing is sent. `collaborators` (clock, sleep, random) go to `EndpointCaller`.
 
@@ -164,10 +160,7 @@ class OpenAIBackend(Backend[Any, Any]):
         if len(text) > most:
             # It would be sent back in every later round, and be kept with each.
             text, finish = text[:most], "length"
-        notes = [
-            *adaptive.notes,
-            *self._truncation(request, read_usage(answer.usage, prompt, "", None, 1)),
-        ]
+        notes = [*adaptive.notes, *self._truncation(request, read_usage(answer.usage, prompt, "", None, 1))]
         name = redact(answer.model)[:200] or settings.model
         return ChatReply(text, finish, usage, name, thoughts[:most], tuple(notes))
 

@@ -68,9 +68,7 @@ async def test_a_call_is_reported_when_it_is_sent_and_not_while_it_waits(endpoin
     assert sum(endpoint.billed.values()) == 3
 
 
-async def test_retries_do_not_wait_for_calls_that_hold_permits(
-    endpoint: FakeEndpoint,
-) -> None:
+async def test_retries_do_not_wait_for_calls_that_hold_permits(endpoint: FakeEndpoint) -> None:
     endpoint.script = echo
     endpoint.faults.extend(Fault.error(500, "busy") for _ in range(9))
     settings = OpenAIChat(

@@ -130,9 +130,7 @@ async def test_requests_with_and_without_images_are_not_batched_together(
     assert blind.rank(ask("longer " * 10)) > blind.rank(without)
 
 
-async def test_a_model_without_vision_gets_text_in_place_of_images(
-    backends: dict[str, LocalBackend],
-) -> None:
+async def test_a_model_without_vision_gets_text_in_place_of_images(backends: dict[str, LocalBackend]) -> None:
     backend = backends["text"]
     assert not backend.sees_images
     words = ask("look:", "[image: not shown; this model cannot see]", "and?")

@@ -49,10 +49,7 @@ def test_nothing_of_a_private_cluster_listens_beyond_the_loopback_address(ray_cl
         with contextlib.suppress(psutil.Error):  # one that ends is no server
             names[process.pid] = process.name()
     assert {"gcs_server", "raylet"} <= set(names.values())
-    assert listening(set(names)) == {
-        "0100007F",
-        "0000000000000000FFFF00000100007F",
-    }
+    assert listening(set(names)) == {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
 @pytest.mark.ray

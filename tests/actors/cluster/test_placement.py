@@ -24,10 +24,7 @@ from actors.errors import UsageError
 from actors.serving.cluster import Cluster, RayReplica
 from actors.settings import Placement
 
-NODES = [
-    Node("a", {"CPU": 4, "GPU": 2}, {"CPU": 1, "GPU": 0.5}),
-    Node("b", {"CPU": 8}, {"CPU": 8}),
-]
+NODES = [Node("a", {"CPU": 4, "GPU": 2}, {"CPU": 1, "GPU": 0.5}), Node("b", {"CPU": 8}, {"CPU": 8})]
 ray_test = [pytest.mark.ray, pytest.mark.anyio, pytest.mark.usefixtures("ray_cluster")]
 SCRIPTED = "tests.actors.scripted:build"
 

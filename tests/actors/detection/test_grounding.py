@@ -191,9 +191,7 @@ def test_each_image_is_segmented_once_however_many_concepts_are_sought(
     encoded: list[int] = []
     encode = model._segmenter.get_image_embeddings
     monkeypatch.setattr(
-        model._segmenter,
-        "get_image_embeddings",
-        lambda pixels: encoded.append(len(pixels)) or encode(pixels),
+        model._segmenter, "get_image_embeddings", lambda pixels: encoded.append(len(pixels)) or encode(pixels)
     )
     one, other = picture(60, 50, 0), picture(60, 50, 1)
     model.detect([DetectRequest(one, "dog"), DetectRequest(one, "cat"), DetectRequest(other, "dog")])
