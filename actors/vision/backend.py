@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -41,7 +42,7 @@ from actors.vision.readout.requests import (
     VisionResult,
 )
 from actors.vision.readout.tap import spatial_max
-from actors.vision.readout.taps import TappedModule
+from actors.vision.readout.taps import Fork, TappedModule
 from actors.vision.readout.units import OUTPUT, Readout, UnitReader, reader
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import HALF_MAX
@@ -311,17 +312,18 @@ class VisionBackend(Backend[Any, Any]):
         reads: dict[Readout, Callable[[torch.Tensor], None]],
         wanted: Sequence[str] | None = None,
         edits: Mapping[str, Sequence[RowEdit]] = MappingProxyType({}),
+        fork: Fork | None = None,
     ) -> None:
         """Run images once and hand each readout its units' maps (n, U, h, w). In the device's thread.
 
-        `wanted` and `edits` are those of `TappedModule.run`.
+        `wanted`, `edits` and `fork` are those of `TappedModule.run`.
         """
         by_layer: dict[str, list[tuple[UnitReader, Callable[[torch.Tensor], None]]]] = {}
         for readout, take in reads.items():
             by_layer.setdefault(self.layer(readout.layer), []).append((self._reader(readout), take))
         self.forwards += len(images)
         layer_reads = {layer: partial(_read_units, takes) for layer, takes in by_layer.items()}
-        self._tapped.run(self.batch(images), layer_reads, wanted, edits)
+        self._tapped.run(self.batch(images), layer_reads, wanted, edits, fork)
 
     def batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Return images, uint8 (H, W, 3), as the network's input batch."""
@@ -427,7 +429,12 @@ class VisionBackend(Backend[Any, Any]):
 
     def _pass(self, rows: Sequence[_Row]) -> list[VisionResult]:
         self._note_recent(rows)
-        asked = _asked_maps(rows)
+        plan = self._plan(rows)
+
+        def at(row: _Row, readout: Readout) -> int:
+            return plan.at(row, self._call_index(self.layer(readout.layer)))
+
+        asked = _asked_maps(rows, at)
         image_hw = self.network.preprocess.input_size(*rows[0].request.image.size)
         maxima: dict[Readout, np.ndarray] = {}
         maps: dict[Readout, MapsByRow] = {}
@@ -436,7 +443,7 @@ class VisionBackend(Backend[Any, Any]):
             def read(units: torch.Tensor) -> None:
                 maximum = spatial_max(units)
                 maxima[readout] = maximum.cpu().numpy()
-                wanted = {at: which for at, which in asked.get(readout, {}).items() if at < len(units)}
+                wanted = {row: which for row, which in asked.get(readout, {}).items() if row < len(units)}
                 if not wanted:
                     return
                 if not self._tapped.is_placed(self.layer(readout.layer), units[0, 0].numel(), image_hw):
@@ -447,10 +454,36 @@ class VisionBackend(Backend[Any, Any]):
 
         depth = self._call_index(rows[0].wanted)
         reads = {r: take(r) for r in self._recent if self._call_index(self.layer(r.layer)) <= depth}
-        pixels = [row.request.image.pixels for row in rows]
-        self.forward(pixels, reads, [row.wanted for row in rows], self._row_edits(rows))
-        known = {readout: self._put_in_bank(readout, rows, values) for readout, values in maxima.items()}
-        return [self._result(at, row, known, maps) for at, row in enumerate(rows)]
+        pixels = [row.request.image.pixels for row in plan.images]
+        wanted = [row.wanted for row in plan.images]
+        self.forward(pixels, reads, wanted, self._row_edits(plan.rows), plan.fork)
+        self.forwards += len(rows) - len(plan.images)
+        for readout, values in maxima.items():
+            passed = plan.rows_at(self._call_index(self.layer(readout.layer)))
+            maxima[readout] = self._put_in_bank(readout, passed, values)
+        return [self._result(row, at, maxima, maps) for row in rows]
+
+    def _plan(self, rows: Sequence[_Row]) -> _Plan:
+        """Return how rows pass: where edited rows share an image, it passes once as far as they have in common."""
+        count = Counter(row.request.image.id for row in rows)
+        edited = [row for row in rows if row.request.edits]
+        if not any(count[row.request.image.id] > 1 for row in edited):
+            return _Plan(rows, rows)
+        layers = [self.layer(edit.readout.layer) for row in edited for edit in row.request.edits]
+        layer = self._tapped.fork_layer(min(self._call_index(each) for each in layers))
+        if layer is None:
+            return _Plan(rows, rows)
+        index = self._call_index(layer)
+        images: dict[str, _Row] = {}
+        for row in rows:  # deepest first
+            images.setdefault(
+                row.request.image.id, _Row(row.place, VisionRequest(row.request.image, ()), {}, row.wanted)
+            )
+        after = [row for row in rows if self._call_index(row.wanted) >= index]
+        number = {image_id: at for at, image_id in enumerate(images)}
+        sources = tuple(number[row.request.image.id] for row in after)
+        fork = Fork(layer, sources, tuple(row.wanted for row in after))
+        return _Plan(list(images.values()), after, index, fork)
 
     def _note_recent(self, rows: Sequence[_Row]) -> None:
         """Make the requested readouts the most recent ones, and drop the oldest beyond a few."""
@@ -479,8 +512,8 @@ class VisionBackend(Backend[Any, Any]):
 
     def _result(
         self,
-        at: int,
         row: _Row,
+        at: Callable[[_Row, Readout], int],
         maxima: dict[Readout, np.ndarray],
         maps: dict[Readout, MapsByRow],
     ) -> VisionResult:
@@ -489,13 +522,14 @@ class VisionBackend(Backend[Any, Any]):
             if ask.readout in row.known:
                 readings.append(row.known[ask.readout])
                 continue
-            activations = maxima[ask.readout][at]
+            place = at(row, ask.readout)
+            activations = maxima[ask.readout][place]
             small = {}
             if ask.maps:
                 # Copies: a view would keep all units' maps alive.
-                small = {index: maps[ask.readout][at][index].copy() for index in ask.indices or ()}
+                small = {index: maps[ask.readout][place][index].copy() for index in ask.indices or ()}
                 if not row.request.edits:
-                    self._maps.put(ask.readout, row.request.image.id, maps[ask.readout][at])
+                    self._maps.put(ask.readout, row.request.image.id, maps[ask.readout][place])
             readings.append(ReadoutActivations(ask.readout, None, activations, small))
         return VisionResult(tuple(readings), self._view(row.request))
 
@@ -595,6 +629,33 @@ class _Row:
     wanted: str
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How rows pass: before call `index`, each of their `images` once, and from it on the `rows` of the fork.
+
+    An image is a row without asks and edits, which wants what the deepest row with this image wants.
+    """
+
+    images: Sequence[_Row]
+    rows: Sequence[_Row]
+    index: int = -1
+    fork: Fork | None = None
+
+    @cached_property
+    def _numbers(self) -> tuple[dict[str, int], dict[int, int]]:
+        by_image = {row.request.image.id: number for number, row in enumerate(self.images)}
+        return by_image, {row.place: number for number, row in enumerate(self.rows)}
+
+    def rows_at(self, call_index: int) -> Sequence[_Row]:
+        """Return what is in the batch at a call, before any row has left."""
+        return self.images if call_index < self.index else self.rows
+
+    def at(self, row: _Row, call_index: int) -> int:
+        """Return the number of a row, or of its image, in the batch at a call."""
+        by_image, by_place = self._numbers
+        return by_image[row.request.image.id] if call_index < self.index else by_place[row.place]
+
+
 def _read_units(
     takes: Sequence[tuple[UnitReader, Callable[[torch.Tensor], None]]], maps: torch.Tensor
 ) -> None:
@@ -612,13 +673,16 @@ def _check_names(network: Network, output: LayerInfo) -> None:
         )
 
 
-def _asked_maps(rows: Sequence[_Row]) -> dict[Readout, dict[int, dict[int, None]]]:
-    """Return the units whose maps are requested, by readout and row."""
+def _asked_maps(
+    rows: Sequence[_Row], at: Callable[[_Row, Readout], int]
+) -> dict[Readout, dict[int, dict[int, None]]]:
+    """Return the units whose maps are requested, by readout and by what a row is numbered `at` it."""
     asked: dict[Readout, dict[int, dict[int, None]]] = {}
-    for at, row in enumerate(rows):
+    for row in rows:
         for ask in row.request.asks:
             if ask.maps and ask.readout not in row.known:
-                asked.setdefault(ask.readout, {}).setdefault(at, {}).update(dict.fromkeys(ask.indices or ()))
+                by_row = asked.setdefault(ask.readout, {})
+                by_row.setdefault(at(row, ask.readout), {}).update(dict.fromkeys(ask.indices or ()))
     return asked
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,31 @@ if TYPE_CHECKING:
     import torch
 
 Read = Callable[["torch.Tensor"], None]
+_MOST_TRIED = 6
+"""Layers that are tried for a fork: each new one costs two small passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a batch of images becomes one of rows, of which several may go on from the same image.
+
+    Row i goes on from image `sources[i]`. `wanted` is the deepest layer of each row, deepest rows first.
+    """
+
+    layer: str
+    sources: tuple[int, ...]
+    wanted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerWork:
+    """What a hook does, in this order: fork, edit, read, then stop the pass or keep the first rows."""
+
+    sources: Sequence[int] | None
+    edits: Sequence[RowEdit]
+    read: Read | None
+    stop: bool
+    keep: int | None
 
 
 class TappedModule:
@@ -119,25 +145,38 @@ class TappedModule:
         reads: Mapping[str, Read],
         wanted: Sequence[str] | None = None,
         edits: Mapping[str, Sequence[RowEdit]] = MappingProxyType({}),
+        fork: Fork | None = None,
     ) -> None:
         """Run `batch` up to the deepest layer of `reads`, and call each with its layer's maps (n, C, h, w).
 
         `wanted` is the deepest layer that each row needs, deepest rows first. Rows that are done are dropped
         from the pass where that changes nothing for the others, so a read may get only the first n rows.
         `edits` are made in rows of these layers, none deeper than the last read, before the layer is read.
+        After a `fork`, at a layer that `fork_layer` names, rows are those of the fork; no edit lies before it.
         Call in inference mode.
         """
         deepest = self.deepest(list(reads))
         exits = self._exits(wanted, deepest) if wanted else {}
+        if fork is not None:
+            before = self.taps[fork.layer].recorded.call_index
+            after = self._exits(fork.wanted, deepest)
+            exits = {name: n for name, n in exits.items() if self.taps[name].recorded.call_index < before}
+            exits |= {name: n for name, n in after.items() if self.taps[name].recorded.call_index >= before}
+        forks = {} if fork is None else {fork.layer: fork.sources}
         rows = BatchRows(len(batch), len(batch), (batch.shape[2], batch.shape[3]))
         with ExitStack() as hooks:
             # The deepest comes last: it ends the pass, and a module may have several outputs.
             for layer in sorted(
-                {*reads, *exits, *edits}, key=lambda layer: (layer == deepest, layer not in edits)
+                {*reads, *exits, *edits, *forks}, key=lambda layer: (layer == deepest, layer not in edits)
             ):
-                hook = self._hook(
-                    layer, reads.get(layer), exits.get(layer), layer == deepest, rows, edits.get(layer, ())
+                work = _LayerWork(
+                    forks.get(layer),
+                    edits.get(layer, ()),
+                    reads.get(layer),
+                    layer == deepest,
+                    exits.get(layer),
                 )
+                hook = self._hook(layer, work, rows)
                 if (module := self.taps[layer].recorded.module) != OUTPUT:
                     hooks.callback(self._modules[module].register_forward_hook(hook).remove)
             try:
@@ -156,7 +195,7 @@ class TappedModule:
         rows = BatchRows(len(batch), len(batch), (batch.shape[2], batch.shape[3]))
         for layer, read in reads.items():
             if (module := self.taps[layer].recorded.module) != OUTPUT:
-                hook = self._hook(layer, read, None, False, rows)
+                hook = self._hook(layer, _LayerWork(None, (), read, False, None), rows)
                 handles.append(self._modules[module].register_forward_hook(hook))
         try:
             output = self.feed(batch)
@@ -170,15 +209,7 @@ class TappedModule:
             if self.taps[layer].recorded.module == OUTPUT:
                 read(self.taps[layer].maps_of(output, rows))
 
-    def _hook(
-        self,
-        layer: str,
-        read: Read | None,
-        keep: int | None,
-        stop: bool,
-        rows: BatchRows,
-        edits: Sequence[RowEdit] = (),
-    ) -> Callable[[Any, Any, Any], Any]:
+    def _hook(self, layer: str, work: _LayerWork, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
         tap = self.taps[layer]
         n_calls = 0
 
@@ -187,21 +218,41 @@ class TappedModule:
             n_calls += 1
             if n_calls < tap.recorded.n_calls:
                 return None
-            if edits:
-                tap.maps_of(
-                    output, rows
-                )  # checks the number of rows, to which edits are assigned by position
-                output = tap.edited(output, rows.image_hw, edits)
-            if read is not None:
-                read(tap.maps_of(output, rows))
-            if stop:
+            if work.sources is not None or work.edits:
+                tap.maps_of(output, rows)  # checks the number of rows: they are told apart by position
+            if work.sources is not None:
+                output = output[list(work.sources)]
+                rows.n = rows.whole = len(work.sources)
+            if work.edits:
+                output = tap.edited(output, rows.image_hw, work.edits)
+            if work.read is not None:
+                work.read(tap.maps_of(output, rows))
+            if work.stop:
                 raise StopForward
-            if keep is None:
-                return output if edits else None
-            rows.n = keep
-            return output[:keep]
+            if work.keep is not None:
+                rows.n = work.keep
+                return output[: work.keep]
+            return None if work.sources is None and not work.edits else output
 
         return hook
+
+    def fork_layer(self, limit: int) -> str | None:
+        """Return the deepest layer up to call `limit` on which alone all deeper modules depend, None if there is
+        none near.
+        """
+        taps = sorted(self.taps.values(), key=lambda tap: -tap.recorded.call_index)
+        tried = 0
+        for tap in taps:
+            name = tap.info.name
+            if tap.recorded.call_index > limit or name == OUTPUT:
+                continue
+            if name not in self._narrows:
+                if tried == _MOST_TRIED:
+                    return None
+                tried += 1
+            if self._can_narrow(name):
+                return name
+        return None
 
     def _exits(self, wanted: Sequence[str], deepest: str) -> dict[str, int]:
         """Return how many rows to keep, by layer: the nearest that can be narrowed after others end."""

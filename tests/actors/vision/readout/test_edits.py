@@ -312,3 +312,62 @@ async def test_a_tensor_among_others_is_edited_in_its_place(layer: str) -> None:
     # Behind it all is linear.
     np.testing.assert_allclose(both - clean, 2 * (edited - clean), rtol=1e-4, atol=1e-6)
     await backend.close()
+
+
+async def test_rows_that_share_an_image_share_the_pass_up_to_their_edits() -> None:
+    """Three edits and a clean reading of each of two images, one more clean image: the stem sees three images."""
+    module = networks.tiny_conv()
+    backend = VisionBackend(
+        wrap(module, name="tiny", size=(18, 12)), VisionSettings(placement=Placement(threads=1), device="cpu")
+    )
+    images = noise(3, 32)
+    rows = [
+        (image, each)
+        for image in images[:2]
+        for each in (
+            (),
+            (edit(0, "set", 2.0, "deep"),),
+            (edit(1, "set", 2.0, "deep"),),
+            (edit(2, "add", 1.0, "deep"),),
+        )
+    ]
+    rows.append((images[2], ()))
+    seen: list[tuple[str, int]] = []
+    handles = [
+        getattr(module, name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: seen.append((name, len(output)))
+        )
+        for name in ("stem", "deep", "head")
+    ]
+    together = await scores(backend, *rows, readout=Readout(OUTPUT))
+    if backend.network.module is module:  # not a copy of another precision
+        assert dict(seen)["stem"] == 3, str(seen)
+    for handle in handles:
+        handle.remove()
+    alone = np.concatenate([await scores(backend, row, readout=Readout(OUTPUT)) for row in rows])
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5 * np.abs(alone).max())
+    assert backend.forwards >= len(rows), "each row counts, whatever it shares"
+    await backend.close()
+
+
+async def test_readings_before_and_after_the_edits_are_the_images_own(planted: VisionBackend) -> None:
+    """A clean row that asks for an early layer, beside edited rows of its image, gets its own values, maps too."""
+    image, other = noise(2)
+    early = Ask(Readout("detect"), (0, 1), maps=True)
+    late = Ask(SCORES, None)
+    requests = [
+        VisionRequest(image, (early, late)),
+        VisionRequest(image, (late,), (edit(0, "set", 0.0),)),
+        VisionRequest(other, (early,)),
+        VisionRequest(other, (late,), (edit(0, "set", 0.0),)),
+    ]
+    answers = await planted.run(requests)
+    fresh = backend_of(planted.network.module)
+    for request, answer in zip(requests, answers, strict=True):
+        (alone,) = await fresh.run([request])
+        for ask in request.asks:
+            one, two = answer.reading(ask.readout), alone.reading(ask.readout)  # type: ignore[union-attr]
+            np.testing.assert_allclose(one.activations, two.activations, rtol=1e-6, atol=1e-6)
+            for index in one.maps:
+                np.testing.assert_allclose(one.maps[index], two.maps[index], rtol=1e-3, atol=1e-3)
+    await fresh.close()
