@@ -19,4 +19,5 @@ SUITE = (
     "benchmarks.fault",
     "benchmarks.hostile",
     "benchmarks.first_error",
+    "benchmarks.interventions",
 )
