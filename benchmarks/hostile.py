@@ -21,7 +21,8 @@ import structlog
 from actors.chat.base import ChatReply, ChatRequest
 from agents.records.journal import Journal
 from agents.records.store import Store
-from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, Round
+from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
+from agents.study.rounds import Round
 from agents.tasks.describe_unit import DescribeUnit
 from benchmarks.harness import Context, Metric, Result, Table, percentile
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken

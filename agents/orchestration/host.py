@@ -33,7 +33,8 @@ from agents.study.budget import (
     UnitBudgetError,
     spent_so_far,
 )
-from agents.study.interpreter import Round, StudyPausedError
+from agents.study.interpreter import StudyPausedError
+from agents.study.rounds import Round
 from agents.study.study import RunContext, StudyRequest, Supervision
 from agents.study.survey import SurveyFunction
 from tools.subject import Subject

@@ -43,7 +43,7 @@ from agents.records.record_types import (
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.faults import raise_infrastructure_errors
-from agents.study.interpreter import images_tested
+from agents.study.rounds import images_tested
 from tools.toolbox import Studio
 
 _NEAR = 0.9

@@ -6,10 +6,9 @@ journal. The loop ends for certain: after the last round a final answer is deman
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import structlog
 from pydantic import Field
@@ -24,19 +23,14 @@ from agents.critic.review import Review
 from agents.evidence.verdict import HOLDING, finding_of
 from agents.records.journal import Journal
 from agents.records.record_types import (
-    EvidenceRecord,
-    OutcomeRecord,
-    ProgramRecord,
     ReplyRecord,
-    ReviewRecord,
     RoundRecord,
-    ShownImage,
     StudyStatus,
-    ToolboxRecord,
 )
+from agents.study.rounds import Round, commit_round, merge_text, objection, review_from
 from agents.tasks.base import FinalAnswer, Task, chat_task_of, read_hypotheses, read_program
 from tools.sandbox import ExecutedProgram, ProgramOutcome, Sandbox
-from tools.toolbox import Screen, Shown, Toolbox
+from tools.toolbox import Screen, Toolbox
 
 _MAX_REFUSALS = 3
 _NO_REPLY = "No reply came through (it was declined or filtered). Go on with the study of this unit."
@@ -102,24 +96,6 @@ class NoSteering:
 
     def conclude(self) -> str:
         return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """One finished round: what the model said, what ran, and what it was shown of it."""
-
-    number: int
-    reply: ChatReply
-    hypotheses: tuple[str, ...]
-    program: str | None
-    outcome: ProgramOutcome | None
-    observation: tuple[Part, ...]
-    review: Review | None = None
-    answered: bool = False
-    last: bool = False
-    """No further round may follow."""
-    demanded: bool = False
-    """The observation ends with the demand for a final answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,106 +379,8 @@ def _holds(review: Review) -> bool:
     return finding_of(review.evidence) in HOLDING
 
 
-def review_from(record: ReviewRecord) -> Review:
-    """Return a review from its record."""
-    return Review(
-        record.accepted,
-        record.objection,
-        record.evidence.to_json(),
-        None if record.labels is None else tuple(record.labels),
-        tuple(record.shown),
-    )
-
-
-def review_record(review: Review) -> ReviewRecord:
-    """Return a review as it is written down: as in earlier versions where it shows no images."""
-    record = ReviewRecord(
-        accepted=review.accepted,
-        objection=review.objection,
-        evidence=EvidenceRecord.model_validate(review.evidence),
-        labels=None if review.labels is None else list(review.labels),
-    )
-    return record.model_copy(update={"shown": list(review.shown)}) if review.shown else record
-
-
-def outcome_record(outcome: ProgramOutcome) -> OutcomeRecord:
-    """Return how a program ended as it is written down: without its value and its duration."""
-    return OutcomeRecord(
-        status=outcome.status,
-        error=outcome.error,
-        output=outcome.output,
-        output_truncated=outcome.output_truncated,
-        calls=outcome.calls,
-        notes=list(outcome.notes),
-        tier=outcome.tier,
-    )
-
-
-def round_record(
-    finished: Round, toolbox: dict[str, Any], programs: Sequence[ExecutedProgram]
-) -> RoundRecord:
-    """Return a round as it is written down; `programs` are those that it added to the sandbox's record."""
-    return RoundRecord(
-        round=finished.number,
-        reply=ReplyRecord.of(finished.reply),
-        hypotheses=list(finished.hypotheses),
-        program=finished.program,
-        outcome=None if finished.outcome is None else outcome_record(finished.outcome),
-        observation=[
-            part if isinstance(part, str) else ShownImage(image=part.id) for part in finished.observation
-        ],
-        verdict=None if finished.review is None else review_record(finished.review),
-        answered=finished.answered,
-        last=finished.last,
-        demanded=finished.demanded,
-        toolbox=ToolboxRecord.model_validate(toolbox),
-        sandbox=[ProgramRecord.model_validate(program) for program in programs],
-    )
-
-
-async def commit_round(
-    journal: Journal,
-    toolbox: Toolbox,
-    finished: Round,
-    programs: Sequence[ExecutedProgram],
-    tested: Mapping[str, Image],
-) -> RoundRecord:
-    """Write a round down and return its record.
-
-    `tested` are the examiner's images: a resumed study has its review, but would not make its images again.
-    """
-    record = round_record(finished, toolbox.snapshot(), programs)
-    shown = {part.id: part for part in finished.observation if isinstance(part, Image)}
-    # The album's last: it knows what a masked image was painted on.
-    images = shown | dict(tested) | toolbox.album.held
-    await asyncio.to_thread(journal.commit_round, record, images.values())
-    toolbox.album.release()
-    return record
-
-
-def objection(review: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
-    """Return what an agent is sent when a review sends its answer back: the objection and its images."""
-    return (review.objection, *(images[name] for name in review.shown if name in images))
-
-
-def images_tested(records: Iterable[RoundRecord]) -> int:
-    """Return how many images the critic made in a study's rounds."""
-    return sum(record.verdict.evidence.images_made for record in records if record.verdict is not None)
-
-
 def _shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     half = limit // 2
     return f"{text[:half]}\n... ({len(text) - 2 * half} characters left out) ...\n{text[-half:]}"
-
-
-def merge_text(parts: Sequence[Shown]) -> list[Part]:
-    """Join neighbouring texts: fewer parts, the same reading."""
-    merged: list[Part] = []
-    for part in parts:
-        if isinstance(part, str) and merged and isinstance(merged[-1], str):
-            merged[-1] = f"{merged[-1]}\n{part}"
-        else:
-            merged.append(part)
-    return merged

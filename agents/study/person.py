@@ -13,14 +13,8 @@ from actors.chat.base import ChatReply, Part
 from actors.errors import UsageError
 from agents.critic.review import Review
 from agents.records.record_types import RoundRecord, StudyResult
-from agents.study.interpreter import (
-    Round,
-    StudyOutcome,
-    commit_round,
-    merge_text,
-    objection,
-    review_from,
-)
+from agents.study.interpreter import StudyOutcome
+from agents.study.rounds import Round, commit_round, merge_text, objection, review_from
 from agents.study.study import StudyContext
 from tools.sandbox import ExecutedProgram, ProgramOutcome
 from tools.sandbox.base import RecordedAnswer

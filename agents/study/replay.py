@@ -21,14 +21,8 @@ from agents.records.journal import Blobs, Journal, request_key
 from agents.records.record_types import RoundRecord, ShownImage
 from agents.records.store import Store
 from agents.study.faults import ToolsBrokenError
-from agents.study.interpreter import (
-    Interpreter,
-    InterpreterParts,
-    InterpreterSettings,
-    Round,
-    StudyPausedError,
-    review_from,
-)
+from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, StudyPausedError
+from agents.study.rounds import Round, review_from
 from agents.tasks.base import FinalAnswer, Task
 from tools.sandbox import Sandbox
 from tools.toolbox import Toolbox, ToolFailedError

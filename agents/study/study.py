@@ -24,12 +24,11 @@ from agents.study.interpreter import (
     Interpreter,
     InterpreterParts,
     InterpreterSettings,
-    Round,
     Steering,
     StudyOutcome,
-    images_tested,
 )
 from agents.study.observers import BlindObservers
+from agents.study.rounds import Round, images_tested
 from agents.tasks.base import Task
 from tools.sandbox import Sandbox, SandboxServer, api_page
 from tools.subject import Sampled, Subject, histogram

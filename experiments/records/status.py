@@ -17,7 +17,7 @@ from agents.records.store import Store
 from agents.records.work import KEY as PLAN
 from agents.records.work import read_plan
 from agents.study import survey
-from agents.study.interpreter import images_tested
+from agents.study.rounds import images_tested
 from agents.study.survey import MEASURED
 from experiments.records.lookup import finished_studies, is_run, no_run, runs_below
 from experiments.records.reuse import ReuseRate, reuse

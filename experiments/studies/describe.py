@@ -11,7 +11,7 @@ from agents.records.journal import slug
 from agents.records.record_types import FailureRecord, StudyResult, load_record
 from agents.records.store import Store
 from agents.repeats.repeated_study import study_repeatedly
-from agents.study.interpreter import Round
+from agents.study.rounds import Round
 from agents.study.study import StudyRequest, Supervision
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup import photograph_notice as photographs

@@ -21,8 +21,8 @@ from agents.study.interpreter import (
     InterpreterSettings,
     StudyOutcome,
     StudyPausedError,
-    images_tested,
 )
+from agents.study.rounds import images_tested
 from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
