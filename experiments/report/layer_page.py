@@ -85,7 +85,7 @@ def group_labels(units: Sequence[Summary]) -> list[Group]:
     groups = []
     for members in _clusters(labels):
         inside = [unit for index in members for unit in by_label[labels[index]]]
-        inside.sort(key=lambda each: -(each.auroc or 0.0))
+        inside.sort(key=lambda unit: -(unit.auroc or 0.0))
         groups.append(Group(inside[0].label, inside))
     return sorted(groups, key=lambda group: (-len(group.units), -(group.best or 0.0)))
 

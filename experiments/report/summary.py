@@ -143,8 +143,8 @@ def usage_of(unit: UnitRecords) -> dict[str, Any]:
     recorded = list(map(mapping, mapping(mapping(unit.done).get("usage")).values()))
     parts = recorded or [mapping(mapping(r.get("reply")).get("usage")) for r in unit.rounds]
     tokens = [count for count in map(tokens_of, parts) if count is not None]
-    dollars = [each for part in parts if (each := number(part.get("dollars"))) is not None]
-    requests = [each for part in parts if (each := number(part.get("requests"))) is not None]
+    dollars = [amount for part in parts if (amount := number(part.get("dollars"))) is not None]
+    requests = [amount for part in parts if (amount := number(part.get("requests"))) is not None]
     return {
         "tokens": sum(tokens) if tokens else None,
         "cached": sum(number(part.get("cached_tokens")) or 0 for part in parts) if parts else None,

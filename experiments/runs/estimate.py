@@ -209,8 +209,8 @@ def confirmation_images(profile: Profile, assumed: Assumptions, most: bool = Fal
     test = profile.confirmation
     if test is None or not assumed.answers:
         return 0.0, 0.0
-    each, tests = (test.max_images, 1 + _RETESTS) if most else (test.min_images, 1)
-    witnessed = assumed.answers * 2 * each * tests
+    n_images, tests = (test.max_images, 1 + _RETESTS) if most else (test.min_images, 1)
+    witnessed = assumed.answers * 2 * n_images * tests
     labels, answers = (_LABELS, assumed.answers) if most else (1, 1)
     # The built-in observer does not say what words mean: then a label is cut at its prepositions.
     words = (profile.chat.observers or profile.chat.interpreter).backend != "builtin"

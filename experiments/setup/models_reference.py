@@ -27,7 +27,7 @@ def reference() -> str:
     images = [model for model in listed.images if model.ends is None]
     ending = sorted(
         (model for model in (*listed.chat, *listed.images) if model.ends is not None),
-        key=lambda each: (str(each.ends), each.id),
+        key=lambda model: (str(model.ends), model.id),
     )
     parts = [
         _INTRO.format(checked=listed.checked.isoformat()),

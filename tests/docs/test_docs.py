@@ -45,7 +45,7 @@ def test_the_page_of_models_matches_the_catalogue():
 def test_pages_and_profiles_name_no_hosted_model_that_ends():
     """By the day on which the list was checked; models.md itself lists which end."""
     listed = catalogue()
-    ending = {each.id for each in (*listed.chat, *listed.images) if each.notice(listed.checked)}
+    ending = {model.id for model in (*listed.chat, *listed.images) if model.notice(listed.checked)}
     texts = [*PAGES, ROOT / "ray_config.yaml"]
     named = {
         (path.name, model)

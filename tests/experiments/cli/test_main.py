@@ -73,7 +73,11 @@ def test_every_command_with_a_result_prints_it_as_json_if_asked(path):
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_parameter_is_explained(path):
-    unexplained = [each.name for each in COMMANDS[path].params if each.name != "help" and not each.help]
+    unexplained = [
+        parameter.name
+        for parameter in COMMANDS[path].params
+        if parameter.name != "help" and not parameter.help
+    ]
     assert unexplained == []
 
 
@@ -140,7 +144,7 @@ def test_doctor_ends_with_1_where_the_profile_lacks_something(monkeypatch, capsy
     report = json.loads(capsys.readouterr().out)
     assert not report["ready"]
     assert {"Open files", "Temporary folder", "Shared memory"} <= {
-        each["topic"] for each in report["findings"]
+        finding["topic"] for finding in report["findings"]
     }
 
 

@@ -95,7 +95,7 @@ async def test_a_run_is_compared_from_its_own_records(tmp_path):
     plan += [write_study(store, 2, "grey", 100, 40), WorkItem("net/a:3", "a", "3")]
     await compare(Brightness(), store, plan)
     found = json.loads((tmp_path / "crosswise.json").read_text())
-    assert {unit: each["percentile"] for unit, each in found.items()} == {
+    assert {unit: rank["percentile"] for unit, rank in found.items()} == {
         "net/a:0": 1.0,
         "net/a:1": 1.0,
         "net/a:2": 0.0,

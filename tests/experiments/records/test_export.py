@@ -63,7 +63,7 @@ def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_
     features = [
         json.loads(line) for line in Path(export(run.root, "neuronpedia").path).read_text().splitlines()
     ]
-    (feature,) = (each for each in features if each["index"] == "9")
+    (feature,) = (line for line in features if line["index"] == "9")
     assert (feature["verdict"], feature["explanations"]) == ("not interpretable", [])
     log = json.loads(Path(export(run.root, "inspect").path).read_text())
     assert {
@@ -108,7 +108,7 @@ def test_neuronpedia_features_have_explanations_and_images_of_the_run(run):
     assert explanation["description"] == "wheels"
     assert {"scoreTypeName": "maia_auroc", "value": 0.91} in explanation["scores"]
     assert len(feature["activations"]) == 3
-    assert all((run.root / each["image"]).is_file() for each in feature["activations"])
+    assert all((run.root / activation["image"]).is_file() for activation in feature["activations"])
 
 
 @pytest.mark.parametrize("images", [False, True])

@@ -32,18 +32,18 @@ def test_a_careful_study_shows_no_sign() -> None:
 
 def test_hypotheses_that_only_ever_gain_alternatives_or_lose_conditions_are_noticed() -> None:
     leading = ("dogs on snow", "dogs", "dogs or cats", "dogs or cats or birds")
-    rounds = [ScannedRound((each,), (DOG, DOG)) for each in leading]
+    rounds = [ScannedRound((hypothesis,), (DOG, DOG)) for hypothesis in leading]
     assert signs([*rounds, ScannedRound((), (), ("dogs",))]) == {"widened"}
 
 
 def test_blanks_between_alternatives_say_nothing_however_many_they_are() -> None:
     leading = ("dogs on snow", "dogs", f"dogs,{' ' * 10_000}or \n cats")
-    rounds = [ScannedRound((each,), (DOG, DOG)) for each in leading]
+    rounds = [ScannedRound((hypothesis,), (DOG, DOG)) for hypothesis in leading]
     assert signs([*rounds, ScannedRound((), (), ("dogs",))]) == {"widened"}
 
 
 def test_a_hypothesis_that_was_narrowed_once_is_no_such_sign() -> None:
-    rounds = [ScannedRound((each,), (DOG, DOG)) for each in ("dogs", "dogs or cats", "dogs")]
+    rounds = [ScannedRound((hypothesis,), (DOG, DOG)) for hypothesis in ("dogs", "dogs or cats", "dogs")]
     assert scan([*rounds, ScannedRound((), (), ("dogs",))])["widened"] is False
 
 
@@ -92,7 +92,7 @@ def test_an_image_counts_in_the_round_that_showed_it_first() -> None:
     second = {"cc": Provenance("edited", prompt="a dog", edits=("add a hat",), parent="bb")}
     answer = {"reply": {"text": "[DESCRIPTION]: dogs.\n[LABEL]: dogs"}, "answered": True}
     rounds = read_rounds([record(1, first), record(2, first | second), record(3, first | second, **answer)])
-    assert [each.tried for each in rounds] == [
+    assert [scanned.tried for scanned in rounds] == [
         (Tried("", False), Tried("a dog", True)),
         (Tried("a dog add a hat", True),),
         (),

@@ -140,6 +140,8 @@ def test_a_judge_resumes_and_finishes_without_learning_the_sources_of_labels(bro
     third = answer_two_questions(browser, run, chosen)
     answer_the_others(browser, run, chosen, third)
     result = json.loads((run / "judgements.json").read_text())
-    assert {each["unit"].rpartition(":")[2]: each["won"] for each in result["judgements"]} == chosen
-    assert {each["judge"] for each in result["judgements"]} == {"ada"}
+    assert {
+        judgement["unit"].rpartition(":")[2]: judgement["won"] for judgement in result["judgements"]
+    } == chosen
+    assert {judgement["judge"] for judgement in result["judgements"]} == {"ada"}
     assert result["summary"]["people"]["ties"] == 1

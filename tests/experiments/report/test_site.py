@@ -213,7 +213,7 @@ def test_units_without_a_label_are_in_no_group(run):
     run.write_unit(2, rounds=[], done=run.done(2) | {"evidence": {"kind": "abstention"}})
     directory = RunDirectory(run.root)
     groups = group_labels([summarize(directory, directory.unit(slug)) for slug in directory.slugs()])
-    assert [[each.index for each in group.units] for group in groups] == [[1]]
+    assert [[unit.index for unit in group.units] for group in groups] == [[1]]
 
 
 def test_a_site_of_many_units_is_written_whole(tmp_path):

@@ -76,8 +76,8 @@ def test_a_masked_image_can_be_shown_without_its_mask(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(2)))
     exemplars = next(page.find("section", **{"aria-labelledby": "exemplars-title"}))
     shown = [image.attributes["src"] for image in exemplars.find("img")]
-    layers = [each for rank in range(3) for each in (picture(200 + rank), masked(picture(200 + rank)))]
-    assert [each.id in address for each, address in zip(layers, shown, strict=True)] == [True] * 6
+    layers = [image for rank in range(3) for image in (picture(200 + rank), masked(picture(200 + rank)))]
+    assert [layer.id in address for layer, address in zip(layers, shown, strict=True)] == [True] * 6
     assert [image.attributes["src"] for image in exemplars.find("img", class_="mask")] == shown[1::2]
 
 
@@ -96,7 +96,9 @@ def test_logged_images_get_their_title_and_activation_as_caption(run):
     first = next(page.find("article", id="round-1"))
     captions = [" ".join(c.text.split()) for c in first.find("figcaption")]
     assert captions[:2] == ["4.20 a wheel", "1.10 a wheel without"]
-    assert "a wheel: activation" not in "".join(each.text for each in first.find("pre", class_="output"))
+    assert "a wheel: activation" not in "".join(
+        element.text for element in first.find("pre", class_="output")
+    )
 
 
 def lie_in_the_log(record, image, value):
@@ -121,8 +123,8 @@ def test_a_page_never_shows_program_output_as_measurements(run, lie, of):
     page = markup.check(write_unit_page(run.root, run.write_unit(4, rounds=[record], finished=False)))
     edit = next(page.find("ol", class_="edits"))
     assert "−3.10" in edit.text
-    assert not any("99.99" in each.text for each in page.find("b", class_="value"))
-    said = [each.text for each in page.find("small", class_="reported") if "99.99" in each.text]
+    assert not any("99.99" in element.text for element in page.find("b", class_="value"))
+    said = [element.text for element in page.find("small", class_="reported") if "99.99" in element.text]
     # Words in no form of a title and its activation stay the caption that the program gave.
     assert bool(said) is (lie is not lie_in_printed_words)
 
@@ -374,8 +376,8 @@ def test_a_missing_image_leaves_a_place_with_its_words(run):
 
 def test_an_image_id_cannot_lead_out_of_the_store(run):
     done = run.done(18)
-    for each, wrong in zip(done["exemplars"], ("../../manifest", "..", "a" * 300), strict=True):
-        each["image"] = each["source"] = wrong
+    for exemplar, wrong in zip(done["exemplars"], ("../../manifest", "..", "a" * 300), strict=True):
+        exemplar["image"] = exemplar["source"] = wrong
     page = markup.check(write_unit_page(run.root, run.write_unit(18, done=done)))
     assert not any("manifest" in address for address in markup.addresses(page))
 
@@ -445,11 +447,11 @@ def _replaced(value: Any, text: str, keep: set[str]) -> Any:
     """Return `value` with every string, and every key of an open mapping, made of `text`."""
     if isinstance(value, dict):
         return {
-            key: each if key in keep and isinstance(each, str) else _replaced(each, text, keep)
-            for key, each in value.items()
+            key: item if key in keep and isinstance(item, str) else _replaced(item, text, keep)
+            for key, item in value.items()
         } | ({text: text} if "fields" in value or "versions" in value else {})
     if isinstance(value, list):
-        return [_replaced(each, text, keep) for each in value]
+        return [_replaced(item, text, keep) for item in value]
     if isinstance(value, str) and not value.startswith("{"):
         return value + text
     return value
@@ -586,7 +588,7 @@ def test_a_page_explains_verdict_and_figures(run):
 def test_every_figure_that_has_a_meaning_says_it_where_it_stands_and_in_a_list(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(35, "wheels")))
     numbers = next(page.find("dl", class_="numbers"))
-    output = {each.text: each.attributes.get("title") for each in numbers.find("dt")}
+    output = {element.text: element.attributes.get("title") for element in numbers.find("dt")}
     assert {name for name, title in output.items() if title} >= {
         "AUROC",
         "e-value",
@@ -600,7 +602,9 @@ def test_every_figure_that_has_a_meaning_says_it_where_it_stands_and_in_a_list(r
 
 def test_a_page_shows_exemplars_that_the_label_does_not_cover(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(8, done=assessed(run))))
-    section = next(each for each in page.find("section") if "What the label does not cover" in each.text)
+    section = next(
+        element for element in page.find("section") if "What the label does not cover" in element.text
+    )
     assert [figure.text.split() for figure in section.find("figcaption")] == [
         ["9.47", "exemplar", "15of", "the", "data", "set"]
     ]

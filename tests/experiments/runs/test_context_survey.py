@@ -155,10 +155,10 @@ async def test_new_images_have_seeds_that_the_screen_did_not_have():
 async def test_a_survey_keeps_the_images_of_least_probability_and_of_outstanding_contexts():
     survey = await surveyed(lambda shown: 0.1 if "snow" in shown else 0.7, "kayak")
     found = ClassSurvey.of(survey.found)
-    assert {each.image for each in (*found.lowest, *found.telling)} == {image.id for image in survey.images}
-    assert [each.context for each in found.lowest] == ["background: snow"] * KEPT
-    assert [each.probability for each in found.lowest] == sorted(found.values["background: snow"])[:KEPT]
-    assert [each.probability for each in found.telling] == sorted(found.fresh["background: snow"])[:KEPT]
+    assert {shown.image for shown in (*found.lowest, *found.telling)} == {image.id for image in survey.images}
+    assert [shown.context for shown in found.lowest] == ["background: snow"] * KEPT
+    assert [shown.probability for shown in found.lowest] == sorted(found.values["background: snow"])[:KEPT]
+    assert [shown.probability for shown in found.telling] == sorted(found.fresh["background: snow"])[:KEPT]
 
 
 async def test_a_class_without_images_is_reported_and_not_called_unbiased():
@@ -202,8 +202,8 @@ async def test_a_class_that_the_image_maker_has_no_picture_for_is_out_of_reach_a
         async def generate(self, prompts, seeds, *, agent=""):
             made = await super().generate(prompts, seeds, agent=agent)
             return [
-                replace(each, provenance=replace(each.provenance, notes=("zebra was not drawn",)))
-                for each in made
+                replace(image, provenance=replace(image.provenance, notes=("zebra was not drawn",)))
+                for image in made
             ]
 
     survey = await surveyed(lambda shown: 0.5, "zebra", studio=Poor())

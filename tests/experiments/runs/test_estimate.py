@@ -122,7 +122,7 @@ def test_an_estimate_counts_questions_on_data_set_images_within_settings(profile
         update={"confirmation": profile.confirmation.model_copy(update={"held_back": 0})}
     )
     answers = replace(EXACT, answers=1.0)
-    asked = [estimate(each, 1, answers).likely.observer_calls for each in (profile, without)]
+    asked = [estimate(own, 1, answers).likely.observer_calls for own in (profile, without)]
     assert asked[0] - asked[1] == profile.confirmation.held_back_looks
     assert witness_questions(profile.confirmation, 4) == 80 + 4 * 30
     assert witness_questions(profile.confirmation, 8) == 8 * 20 + 8 * 30
@@ -170,15 +170,15 @@ def earlier(
     folder.mkdir(parents=True)
     about = {"model": model, "profile": profile_name, "settings": science(profile)}
     (folder / "manifest.json").write_text(json.dumps(about))
-    for number, each in enumerate(rounds):
+    for number, n_rounds in enumerate(rounds):
         unit = folder / "units" / str(number)
         unit.mkdir(parents=True)
-        usage = {"interpreter": {"completion_tokens": each * 100}}
+        usage = {"interpreter": {"completion_tokens": n_rounds * 100}}
         facts = {"interpreter": "person:ada" if person else "model"}
         record = {
             "unit": f"net/output:{number}",
-            "rounds": each,
-            "images_made": each * 7,
+            "rounds": n_rounds,
+            "images_made": n_rounds * 7,
             "usage": usage,
             "facts": facts,
             "task": task,
@@ -263,7 +263,7 @@ def test_only_runs_of_the_same_models_and_settings_predict(profiles, tmp_path):
     damaged = tmp_path / "like" / "units" / "damaged" / "done.json"
     damaged.parent.mkdir()
     damaged.write_text('{"rounds": ')
-    assert [each.name for each in comparable_runs(free, tmp_path)] == ["like", "moved"]
+    assert [run.name for run in comparable_runs(free, tmp_path)] == ["like", "moved"]
     assert predicted(free, n=9, below=tmp_path).likely.interpreter_calls == 36
     assert predicted(free, n=9, below=tmp_path / "nowhere").assumes == assumptions_of(free)
 
@@ -392,7 +392,7 @@ def test_the_guide_names_every_command_that_asks():
     import typer.main
 
     commands = typer.main.get_command(cli.app).commands
-    asking = {name for name, each in commands.items() if any("--yes" in p.opts for p in each.params)}
+    asking = {name for name, command in commands.items() if any("--yes" in p.opts for p in command.params)}
     guide = (Path(__file__).parents[3] / "docs" / "costs.md").read_text()
     sentence = guide.partition("These ask, all in the same way:")[2].partition("Only studies")[0]
     assert set(re.findall(r"`maia ([\w-]+)`", sentence)) == asking
@@ -405,8 +405,8 @@ def planned(folder, units, finished):
     ]
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps(plan))
-    for each in plan[:finished]:
-        done = folder / "units" / slug(each["unit"]) / "done.json"
+    for item in plan[:finished]:
+        done = folder / "units" / slug(item["unit"]) / "done.json"
         done.parent.mkdir(parents=True)
         done.write_text("{}")
 

@@ -42,7 +42,7 @@ def scrape(wanted: str, timeout_s: float = 60) -> dict[str, float]:
             if line.startswith("ray_maia_"):
                 name, _, rest = line.partition("{")
                 labels, _, value = rest.rpartition("} ")
-                kept = [each for each in labels.split(",") if each.startswith(("run=", "pool=", "le="))]
+                kept = [label for label in labels.split(",") if label.startswith(("run=", "pool=", "le="))]
                 found[f"{name}{{{','.join(sorted(kept))}}}"] = float(value)
         if any(wanted in name for name in found):
             return found

@@ -129,7 +129,7 @@ def test_the_cache_folder_of_the_environment_wins(tmp_path, monkeypatch):
 def test_memory_limits_are_no_part_of_a_manifest():
     def names(value: object) -> list[str]:
         return (
-            [name for key, each in value.items() for name in (key, *names(each))]
+            [name for key, item in value.items() for name in (key, *names(item))]
             if isinstance(value, dict)
             else []
         )

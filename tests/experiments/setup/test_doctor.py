@@ -19,7 +19,7 @@ def shown(findings: list[CheckResult]) -> str:
 
 def test_a_missing_package_of_an_extra_is_neither_ok_nor_in_the_way() -> None:
     findings = packages({"ray": "", "no-such-package": "models"})
-    assert [each.ok for each in findings] == [True, False]
+    assert [finding.ok for finding in findings] == [True, False]
     assert is_ready(findings)
     output = shown(findings)
     assert "nothing is missing" in output

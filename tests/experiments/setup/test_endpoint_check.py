@@ -147,7 +147,7 @@ async def test_an_endpoint_that_answers_late_is_left_to_the_run():
         server.delay_s = 20
         output: list[str] = []
         await require_endpoints(profile(server), output.append, 0.5, ENVIRON)
-    assert any("no answer within 0.5 s" in each for each in output)
+    assert any("no answer within 0.5 s" in line for line in output)
 
 
 async def test_the_embedded_profile_asks_no_endpoint():

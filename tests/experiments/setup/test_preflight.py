@@ -70,7 +70,7 @@ def test_bad_input_is_refused_before_ray_starts_and_leaves_no_folder(here, capsy
     assert maia(*words.split()) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert said.count(message) == 1
-    assert [each.name for each in here.iterdir()] == ["ray_config.yaml"]
+    assert [path.name for path in here.iterdir()] == ["ray_config.yaml"]
 
 
 def test_requirements_of_cluster_nodes_are_not_checked_here(here):
@@ -83,9 +83,9 @@ def test_requirements_of_cluster_nodes_are_not_checked_here(here):
 
 def refuse(folder, *made):
     """Make files in a run directory, then refuse the command."""
-    for each in made:
-        (folder / each).parent.mkdir(parents=True, exist_ok=True)
-        (folder / each).touch()
+    for image in made:
+        (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        (folder / image).touch()
     raise UsageError("no such layer")
 
 
@@ -142,7 +142,7 @@ async def test_few_images_are_warned_of(tmp_path, n, warned):
     output = []
     dataset = await open_images(gray_steps(tmp_path / "x.npy", n), tmp_path, output.append)
     assert len(dataset) == n
-    assert [f"{n} distinct" in each and each.startswith("warning") for each in output] == [True] * warned
+    assert [f"{n} distinct" in line and line.startswith("warning") for line in output] == [True] * warned
 
 
 @pytest.mark.anyio
@@ -193,4 +193,4 @@ def test_every_command_that_writes_a_run_refuses_a_folder_of_other_things(here, 
     (here / "thesis" / "chapter.tex").write_text("x")
     assert maia(*command.split(), "--out", "thesis") == 2
     assert "holds other things" in " ".join(capsys.readouterr().err.split())
-    assert [each.name for each in (here / "thesis").iterdir()] == ["chapter.tex"]
+    assert [path.name for path in (here / "thesis").iterdir()] == ["chapter.tex"]

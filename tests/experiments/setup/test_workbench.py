@@ -57,5 +57,5 @@ async def test_leave_to_send_is_asked_for_where_a_call_may_have_to_wait(
     for _ in range(2):
         pool.asked.clear()
         await asyncio.gather(*(ask(number) for number in range(6)))
-        kinds = [[type(each) for each in pool.asked[number]] for number in range(6)]
+        kinds = [[type(message) for message in pool.asked[number]] for number in range(6)]
         assert kinds == [[ChatRequest]] * at_once + [[PermitRequest, PermittedRequest]] * (6 - at_once)

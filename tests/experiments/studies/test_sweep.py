@@ -93,7 +93,7 @@ def replay_records(maia: CommandLine, endpoint: FakeEndpoint, out: Path) -> None
     assert again["divergence"].startswith("round 2: observation")
     code, again = maia("replay", str(out))
     assert (code, again["diverged"]) == (1, 1)
-    assert [each["rounds"] for each in again["units"]] == [4, 1, 4], "a run alone stands for all its units"
+    assert [unit["rounds"] for unit in again["units"]] == [4, 1, 4], "a run alone stands for all its units"
     assert maia("replay", str(out / "units"))[1] == again
     assert len(endpoint.seen) == asked, "replaying asks nothing"
 
@@ -157,7 +157,7 @@ def test_a_run_may_be_given_more_units_and_keeps_those_it_has(
     assert maia("sweep", "0", "--units", "3,4,5,7", "--out", str(out))[0] == 0, "the same in other words"
     assert len(endpoint.seen) == asked
     # Killed after the plan had grown and before anything else was written down.
-    manifest = manifests[0] | {"asked": "4-5", "units": [each["unit"] for each in plans[0][:2]]}
+    manifest = manifests[0] | {"asked": "4-5", "units": [item["unit"] for item in plans[0][:2]]}
     (out / "manifest.json").write_text(json.dumps(manifest))
     table = json.loads((out / "screening.json").read_bytes())
     (out / "screening.json").write_text(
@@ -192,7 +192,9 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_
     assert code == 0, result
     assert (result["run"]["done"], result["run"]["rounds"], result["run"]["state"]) == (2, 8, "finished")
     assert set(result["values"]) == {"dog", "kite"}
-    assert {len(values) for each in result["values"].values() for values in each.values()} == {2}
+    assert {len(values) for activations in result["values"].values() for values in activations.values()} == {
+        2
+    }
     assert all(text.startswith("none found, shown") for text in result["answers"].values())
     assert json.loads((out / "audit.json").read_bytes())["effects"] == result["effects"]
     assert maia("replay", str(out / "output:probability:1"))[1]["divergence"] == ""
@@ -269,7 +271,7 @@ def test_repeated_studies_give_one_result_with_agreement_and_are_replayed(
     assert (code, summary["units"], summary["done"]) == (0, 2, 2)
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     for row in rows:
-        assert [each["number"] for each in row["repeats"]] == [1, 2]
+        assert [repeat["number"] for repeat in row["repeats"]] == [1, 2]
         assert row["agreement"]["studies"] == 2
     asked = len(endpoint.seen)
     assert maia(*sweep)[0] == 0

@@ -68,7 +68,7 @@ def test_a_browser_is_started_with_a_file_that_only_its_owner_reads(server: Loop
         page = Path(unquote(urlsplit(argument).path))
         assert server.token not in argument
         assert url.replace("&", "&amp;") in page.read_text()
-        modes = [stat.S_IMODE(each.stat().st_mode) for each in (page, page.parent)]
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (page, page.parent)]
         assert modes == [0o600, 0o700]
     assert not page.parent.exists()
 
