@@ -17,7 +17,7 @@ from actors.endpoint.rules import FaultKind
 _FINISH: dict[str, FinishReason] = {
     **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
     **dict.fromkeys(
-        (
+        [
             "content_filter",
             "content_filtered",
             "safety",
@@ -33,7 +33,7 @@ _FINISH: dict[str, FinishReason] = {
             "guardrail",
             "moderation",
             "language",
-        ),
+        ],
         "filtered",
     ),
     "refusal": "refused",

@@ -14,32 +14,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_CODE_FIELDS = {
-    "code",
-    "type",
-    "status",
-    "reason",
-    "error_type",
-    "error_code",
-    "errorcode",
-    "__type",
-    "innercode",
-}
-_WORD_FIELDS = {
-    "message",
-    "msg",
-    "detail",
-    "title",
-    "error",
-    "errors",
-    "raw",
-    "description",
-    "error_description",
-    "error_msg",
-    "errormessage",
-    "text",
-    "reason",
-}
+_CODE_FIELDS = frozenset(
+    ["code", "type", "status", "reason", "error_type", "error_code", "errorcode", "__type", "innercode"]
+)
+_WORD_FIELDS = frozenset(
+    [
+        "message",
+        "msg",
+        "detail",
+        "title",
+        "error",
+        "errors",
+        "raw",
+        "description",
+        "error_description",
+        "error_msg",
+        "errormessage",
+        "text",
+        "reason",
+    ]
+)
 _FIELD_NAMES = {"param", "loc", "field"}
 _ECHOES = {"input", "request", "messages", "prompt", "headers", "ctx", "traceback", "stack"}
 """Fields that repeat the request: what is in them was said by us."""
