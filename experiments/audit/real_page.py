@@ -169,10 +169,7 @@ def _classes(real: RealSection) -> DataTable | Text:
     unmatched = len(real.matches) - len(own)
     return DataTable(
         title="Classes of the data set",
-        columns=(
-            *columns("data set", "network", "matched"),
-            *columns("images", digits=0),
-        ),
+        columns=(*columns("data set", "network", "matched"), *columns("images", digits=0)),
         rows=tuple((match.name, match.network_class, match_reason(match.how), match.images) for match in own),
         note=f"From {real.source} of {real.dataset}. {unmatched} of its classes have no name of the "
         f"network's. {sum(real.images.values()):,} images of audited classes were measured, "

@@ -126,10 +126,7 @@ class RealSurvey:
         self.console.say(
             f"asking the observers about {n_contexts} contexts, each on up to {most} real images"
         )
-        rate, limit = (
-            self.bench.context.rates.get("observer", Rate()),
-            self.bench.profile.ask_above_dollars,
-        )
+        rate, limit = (self.bench.context.rates.get("observer", Rate()), self.bench.profile.ask_above_dollars)
         why = cost_warning(rate, n_contexts * (most + 2 * KNOWN), limit)
         if why and not self.settings.approved:
             self.console.warn(

@@ -128,8 +128,7 @@ def planted_biases(
 def robust_features(
     shared: Shared,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of Spawrious' O2O-easy [default: a set of scenes is drawn]."),
+        Path | None, typer.Option(help="Folder of Spawrious' O2O-easy [default: a set of scenes is drawn].")
     ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Classes of the scenes, with commas between them.")

@@ -48,11 +48,7 @@ def _shares(summary: PlantedSummary) -> DataTable:
     shares["false alarms on unbiased classes"] = summary.false_alarms
     return DataTable(
         title="What was found",
-        columns=(
-            *columns("of"),
-            *columns("hits", "n", digits=0),
-            *columns("share", source="ours"),
-        ),
+        columns=(*columns("of"), *columns("hits", "n", digits=0), *columns("share", source="ours")),
         rows=tuple(
             (name, part.hits, part.n, None if part.share is None else Estimate.of(part.share, part.interval))
             for name, part in shares.items()

@@ -267,10 +267,5 @@ class TrainingRun:
     def _item(self, unit: int, unit_id: str) -> WorkItem:
         arguments = {"classes": list(self.spurious.classes), "environments": list(self.spurious.places)}
         return WorkItem(
-            unit_id,
-            LAYER,
-            str(unit),
-            task=JudgeSelectivity.name,
-            arguments=arguments,
-            seed=self.request.seed,
+            unit_id, LAYER, str(unit), task=JudgeSelectivity.name, arguments=arguments, seed=self.request.seed
         )

@@ -49,11 +49,7 @@ USUAL = Effort()
 
 
 def weights(
-    recipe: classifiers.Recipe,
-    design: SceneDesign,
-    cache: Path,
-    progress: Progress,
-    effort: Effort = USUAL,
+    recipe: classifiers.Recipe, design: SceneDesign, cache: Path, progress: Progress, effort: Effort = USUAL
 ) -> Mapping[str, torch.Tensor]:
     """Return the weights of a network that knows twelve animals on any background, and the design's places.
 

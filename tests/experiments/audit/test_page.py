@@ -104,9 +104,7 @@ def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_sho
     ]
     telling = [shown[0], shown[2], replace(shown[1], image="0" * 32)]
     record = replace(
-        RECORD,
-        lowest={"<b>tench</b>": shown[:2], "kite": []},
-        telling={"<b>tench</b>": telling, "kite": []},
+        RECORD, lowest={"<b>tench</b>": shown[:2], "kite": []}, telling={"<b>tench</b>": telling, "kite": []}
     )
     page(record).save(run.root, "audit")
     write_site(run.root)
@@ -123,10 +121,7 @@ def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_sho
 REAL = RealSection(
     dataset="birds",
     source="column 'y' of metadata.csv",
-    matches=[
-        MatchedClass("1", 4, "kite", "as assigned", (), 60),
-        MatchedClass("9", None, "", "", (), 2),
-    ],
+    matches=[MatchedClass("1", 4, "kite", "as assigned", (), 60), MatchedClass("9", None, "", "", (), 2)],
     images={"kite": 60},
     unreadable=0,
     found=Findings(
