@@ -76,7 +76,7 @@ def edit(
     """Measure a classifier's accuracy with some units ablated. By class, and by group where images have attributes."""
     from actors.vision.data.class_match import read_pairs
     from actors.vision.data.labels import ColumnSettings
-    from experiments.effects.edited_network import EditRequest, edit_network, summary
+    from experiments.effects.edited_network import EditedNetworkRequest, edit_network, summary
 
     configure_logging(verbose)
     console = Console(quiet=json)
@@ -85,7 +85,7 @@ def edit(
     folder = out or default_run(f"edit {model} {' '.join(ablate)} {to}")
     selection = Selection(config, profile, data, class_names, few_images, columns)
     pairs = read_pairs(label_names) if label_names else {}
-    request = EditRequest(model, ablate, to, selection, pairs, per_class, seed, folder)
+    request = EditedNetworkRequest(model, ablate, to, selection, pairs, per_class, seed, folder)
     result = run(edit_network(console, request), folder)
     if json:
         console.result(asdict(result))

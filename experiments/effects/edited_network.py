@@ -42,7 +42,7 @@ _HOW_TO_NAME_UNITS = "Name units as LAYER:UNITS, such as layer4:3,17 or layer4:0
 
 
 @dataclass(frozen=True, slots=True)
-class EditRequest:
+class EditedNetworkRequest:
     """Which units of a network get which value, and the labeled images that it is tried on."""
 
     model: str
@@ -135,7 +135,7 @@ class _Outcomes:
         )
 
 
-async def edit_network(console: Console, request: EditRequest) -> EditedNetwork:
+async def edit_network(console: Console, request: EditedNetworkRequest) -> EditedNetwork:
     """Measure a classifier on labeled images, as it is and with the units edited, and write `edit.json`.
 
     Raises:
@@ -162,7 +162,9 @@ async def edit_network(console: Console, request: EditRequest) -> EditedNetwork:
         edits = tuple(Edit(Readout.of(unit), unit.index, "set", amount) for unit, amount in values.items())
         drawn, names = _draw(labels, vision, request)
         outcomes, read = await _measured(console, vision, dataset, drawn, edits)
-        result = _result(request, vision, dataset, values, _Table(labels, drawn, names, outcomes, read))
+        result = _result(
+            request, vision, dataset, values, _LabeledOutcomes(labels, drawn, names, outcomes, read)
+        )
     store.replace(FILE, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
     return result
 
@@ -223,7 +225,7 @@ async def _mean(vision: PoolVisionClient, unit: Unit, dataset: ImageDataset, exp
 
 
 def _draw(
-    labels: Labels, vision: PoolVisionClient, request: EditRequest
+    labels: Labels, vision: PoolVisionClient, request: EditedNetworkRequest
 ) -> tuple[real_images.DrawnImages, dict[int, str]]:
     """Return the images to measure, and the data set's name of each of the network's classes among them."""
     matches = real_images.match(labels, vision.known.class_names, request.label_names)
@@ -252,7 +254,7 @@ async def _measured(
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _LabeledOutcomes:
     """The images that were drawn: labels, classes by the data set's names, outcomes, and which were read."""
 
     labels: Labels
@@ -277,11 +279,11 @@ class _Table:
 
 
 def _result(
-    request: EditRequest,
+    request: EditedNetworkRequest,
     vision: PoolVisionClient,
     dataset: ImageDataset,
     values: Mapping[Unit, float],
-    table: _Table,
+    table: _LabeledOutcomes,
 ) -> EditedNetwork:
     if not table.read.any():
         raise UsageError(f"no labeled image of {dataset.name!r} could be read.", "Look at the images.")
