@@ -1,7 +1,7 @@
 """B20: agents that edit units of three layers, coalesced, against one pass for each edit.
 
-The peer is what a script does: a forward hook that zeroes a channel, and one image a pass. A second figure is what an
-edit costs in a full batch.
+The peer is what a script does: a forward hook that zeroes a channel, and one image a pass. A second figure is
+what an edit costs in a full batch.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ def small_study(seen: Seen) -> str:
     if seen.rounds == 0:
         return (
             "[HYPOTHESIS LIST]:\nHypothesis_1: robots\n[CODE]:\n```python\n"
-            "for activation, image in tools.dataset_exemplars(system)[:3]:\n    tools.display(activation, image)\n"
+            "for activation, image in tools.dataset_exemplars(system)[:3]:\n"
+            "    tools.display(activation, image)\n"
             "images = tools.text2image(['a robot', 'a car'])\n"
             "activations, masked = system.call_neuron(images)\nprint(activations)\n```"
         )
@@ -373,7 +374,8 @@ class FakeEndpoint:
         ]
         name = f"batch-{len(self.batches)}"
         self.batches[name] = {
-            "id": name, "object": "batch", "status": "in_progress", "created_at": 1, "completion_window": "24h",
+            "id": name, "object": "batch", "status": "in_progress", "created_at": 1,
+            "completion_window": "24h",
             "endpoint": asked["endpoint"], "input_file_id": asked["input_file_id"],
             "output_file_id": kept[0], "error_file_id": kept[1],
         }  # fmt: skip

@@ -464,7 +464,9 @@ class VisionBackend(Backend[Any, Any]):
         return [self._result(row, at, maxima, maps) for row in rows]
 
     def _plan(self, rows: Sequence[_Row]) -> _Plan:
-        """Return how rows pass: where edited rows share an image, it passes once as far as they have in common."""
+        """Return how rows pass: where edited rows share an image, it passes once as far as they have in
+        common.
+        """
         count = Counter(row.request.image.id for row in rows)
         edited = [row for row in rows if row.request.edits]
         if not any(count[row.request.image.id] > 1 for row in edited):

@@ -73,7 +73,9 @@ def edit(
     config: ConfigPath = None,
     verbose: Verbose = 0,
 ) -> None:
-    """Measure a classifier's accuracy with some units ablated. By class, and by group where images have attributes."""
+    """Measure a classifier's accuracy with some units ablated. By class, and by group where images have
+    attributes.
+    """
     from actors.vision.data.class_match import read_pairs
     from actors.vision.data.labels import ColumnSettings
     from experiments.effects.edited_network import EditedNetworkRequest, edit_network, summary

@@ -61,9 +61,9 @@ class EditedNetworkRequest:
 class GroupEffect:
     """What the edit does to images of a class, or of a class with one value of an attribute.
 
-    Accuracies are shares of the `n` images, with Wilson's 95 % interval. `change` is after minus before, with the
-    bootstrap's interval over images, and `p` that of McNemar's exact test of the images that changed sides.
-    `probability`: of the image's own class, in the mean.
+    Accuracies are shares of the `n` images, with Wilson's 95 % interval. `change` is after minus before, with
+    the bootstrap's interval over images, and `p` that of McNemar's exact test of the images that changed
+    sides. `probability`: of the image's own class, in the mean.
     """
 
     name: str
@@ -139,8 +139,8 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
     """Measure a classifier on labeled images, as it is and with the units edited, and write `edit.json`.
 
     Raises:
-        UsageError: If there is no such network, unit or data set, the images have no labels that the network has
-            classes for, or the folder cannot be written.
+        UsageError: If there is no such network, unit or data set, the images have no labels that the network
+            has classes for, or the folder cannot be written.
     """
     from experiments.setup.workbench import network_alone
 
@@ -215,7 +215,7 @@ async def _units(
 
 
 async def _mean(vision: PoolVisionClient, unit: Unit, dataset: ImageDataset, explored: np.ndarray) -> float:
-    """Return the mean of a unit's map over positions, and over images spread over those that agents may see."""
+    """Return the mean of a unit's map over positions and some images that agents may see."""
     chosen = explored[:: max(1, len(explored) // _MEAN_IMAGES)][:_MEAN_IMAGES]
     images = [image for image in await asyncio.to_thread(real_images.load, dataset, chosen.tolist()) if image]
     if not images:

@@ -1,7 +1,7 @@
 """`maia roles`: what each unit of a layer does to the network's outputs on the images that drive it most.
 
-A unit's exemplars pass clean and with the unit ablated. One sweep finds the exemplars of all units, and images that
-several units share pass clean once.
+A unit's exemplars pass clean and with the unit ablated. One sweep finds the exemplars of all units, and
+images that several units share pass clean once.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Roles:
     with_effect: int
     """Units that surely raise or lower an output."""
     agreeing: int
-    """Units that surely raise an output, and most the class that the network sees in most of their exemplars."""
+    """Units that surely raise an output, and most the class that the network sees in most of their exemplars.
+    """
     raising: int
     """Units that surely raise an output."""
     passes: int
@@ -99,11 +100,12 @@ class Roles:
 
 
 async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, list[UnitRole]]:
-    """Ablate each unit on its exemplars, and write `roles.jsonl` and `roles.json`; an interrupted run is resumed.
+    """Ablate each unit on its exemplars, and write `roles.jsonl` and `roles.json`; an interrupted run is
+    resumed.
 
     Raises:
-        UsageError: If there is no such network, layer or unit, the network has no vector of outputs, or the folder
-            cannot be written or holds another run.
+        UsageError: If there is no such network, layer or unit, the network has no vector of outputs, or the
+            folder cannot be written or holds another run.
     """
     from experiments.setup.workbench import network_alone
 
@@ -259,7 +261,7 @@ def figures(result: Roles) -> Mapping[str, str]:
     return {
         "units": f"{result.known} of {result.units} with a known role",
         "effect": f"{result.with_effect} surely raise or lower an output",
-        "agreement": f"of {result.raising} that raise one, {result.agreeing} raise most the class that is seen in "
-        "most of their exemplars",
+        "agreement": f"of {result.raising} that raise one, {result.agreeing} raise most the class seen "
+        "in most of their exemplars",
         "passes": f"{result.passes:,} edited images",
     }

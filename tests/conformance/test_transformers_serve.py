@@ -72,7 +72,7 @@ async def test_a_model_that_takes_any_number_of_images_is_shown_all(settings: Op
 
 
 async def test_an_overlong_conversation_is_answered_by_a_server_without_a_limit(settings: OpenAIChat) -> None:
-    """The model's 512 positions are not enforced by this server: an answer of any words comes, and no crash."""
+    """The model's 512 positions are not enforced by this server: some answer comes, and no crash."""
     reply = await ask(settings, "long " * 2000)
     assert reply.usage.prompt_tokens > 512
 
@@ -87,7 +87,7 @@ async def test_a_wrong_model_is_named_in_the_servers_words(settings: OpenAIChat)
 
 
 async def test_a_field_that_it_does_not_know_is_said(settings: OpenAIChat) -> None:
-    """`extra_body` is the user's: the refusal is passed on with the server's words, and nothing is dropped."""
+    """`extra_body` is the user's: the refusal comes with the server's words, and nothing is dropped."""
     odd = settings.model_copy(update={"extra_body": {"top_z": 3}})
     with pytest.raises(EndpointError, match=r"HTTP 422: Unexpected fields in the request.*top_z"):
         await ask(odd, "Say hi.")

@@ -152,8 +152,8 @@ class TappedModule:
         `wanted` is the deepest layer that each row needs, deepest rows first. Rows that are done are dropped
         from the pass where that changes nothing for the others, so a read may get only the first n rows.
         `edits` are made in rows of these layers, none deeper than the last read, before the layer is read.
-        After a `fork`, at a layer that `fork_layer` names, rows are those of the fork; no edit lies before it.
-        Call in inference mode.
+        After a `fork`, at a layer that `fork_layer` names, rows are those of the fork; no edit lies before
+        it. Call in inference mode.
         """
         deepest = self.deepest(list(reads))
         exits = self._exits(wanted, deepest) if wanted else {}
@@ -237,8 +237,8 @@ class TappedModule:
         return hook
 
     def fork_layer(self, limit: int) -> str | None:
-        """Return the deepest layer up to call `limit` on which alone all deeper modules depend, None if there is
-        none near.
+        """Return the deepest layer up to call `limit` on which alone all deeper modules depend, None if there
+        is none near.
         """
         taps = sorted(self.taps.values(), key=lambda tap: -tap.recorded.call_index)
         tried = 0

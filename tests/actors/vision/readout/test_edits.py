@@ -315,7 +315,9 @@ async def test_a_tensor_among_others_is_edited_in_its_place(layer: str) -> None:
 
 
 async def test_rows_that_share_an_image_share_the_pass_up_to_their_edits() -> None:
-    """Three edits and a clean reading of each of two images, one more clean image: the stem sees three images."""
+    """Three edits and a clean reading of each of two images, one more clean image: the stem sees three
+    images.
+    """
     module = networks.tiny_conv()
     backend = VisionBackend(
         wrap(module, name="tiny", size=(18, 12)), VisionSettings(placement=Placement(threads=1), device="cpu")
@@ -351,7 +353,9 @@ async def test_rows_that_share_an_image_share_the_pass_up_to_their_edits() -> No
 
 
 async def test_readings_before_and_after_the_edits_are_the_images_own(planted: VisionBackend) -> None:
-    """A clean row that asks for an early layer, beside edited rows of its image, gets its own values, maps too."""
+    """A clean row that asks for an early layer, beside edited rows of its image, gets its own values, maps
+    too.
+    """
     image, other = noise(2)
     early = Ask(Readout("detect"), (0, 1), maps=True)
     late = Ask(SCORES, None)
