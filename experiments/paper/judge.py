@@ -48,7 +48,7 @@ PAPER: Mapping[str, tuple[float, str]] = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LabelComparison:
     """One comparison. `methods` are in the order of `labels`; `id` says nothing about them."""
 
     id: str
@@ -83,7 +83,7 @@ class Judging:
                 exemplars = records[unit.unit].get("exemplars") or ()
                 images = tuple(exemplar["image"] for exemplar in exemplars)
                 labels = (unit.labels[methods[0]], unit.labels[methods[1]])
-                questions.append(Comparison(draw.hex(), unit.unit, methods, labels, images))
+                questions.append(LabelComparison(draw.hex(), unit.unit, methods, labels, images))
         if not questions:
             raise UsageError("no unit has two different labels to compare.")
         # In an order of each judge's own: what is asked late is asked of tired eyes.
@@ -91,7 +91,7 @@ class Judging:
         self.finished = threading.Event()
         self._finish_if_answered()
 
-    def open(self) -> list[Comparison]:
+    def open(self) -> list[LabelComparison]:
         """Return the questions without an answer, in the judge's order."""
         return [
             question for question in self.questions.values() if not self.store.has(self._key(question.id))
@@ -322,7 +322,7 @@ def _handler(
         def _belongs(image: str) -> bool:
             return any(image in question.images for question in judging.questions.values())
 
-        def _page(self, waiting: Sequence[Comparison]) -> None:
+        def _page(self, waiting: Sequence[LabelComparison]) -> None:
             content = pages.render(
                 "judge.html",
                 token=self.server.token,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.cli import main as cli
+from tests.command_line import maia
 from tests.experiments.waterbirds import write_birds
 
 pytestmark = pytest.mark.ray
@@ -45,19 +45,9 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return f"python:{folder / 'net.py'}:Birds", str(write_birds(folder / "data", 500, share=0.6))
 
 
-def maia(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    *arguments: str,
-    command: str = "edit",
-) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["maia", command, *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    else:
-        code = 0
+def run_command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Run a command in this process; return its exit code, and what it printed on stdout and stderr."""
+    code = maia(*words)
     return code, *capsys.readouterr()
 
 
@@ -68,10 +58,10 @@ def arguments(birds: tuple[str, str], config: Path, *more: str) -> tuple[str, ..
 
 
 def test_ablating_the_place_saves_the_worst_group(  # type: ignore[no-untyped-def]
-    ray_cluster, birds, config_file, capsys, monkeypatch, tmp_path: Path
+    ray_cluster, birds, config_file, capsys, tmp_path: Path
 ) -> None:
     more = ("--ablate", "cues:1", "--to", "mean", "--out", str(tmp_path / "run"), "--json")
-    code, out, err = maia(capsys, monkeypatch, *arguments(birds, config_file(), *more))
+    code, out, err = run_command(capsys, "edit", *arguments(birds, config_file(), *more))
     assert code == 0, err
     result = json.loads(out)
     assert result == json.loads((tmp_path / "run" / "edit.json").read_text())
@@ -84,10 +74,10 @@ def test_ablating_the_place_saves_the_worst_group(  # type: ignore[no-untyped-de
 
 
 def test_a_unit_that_nothing_is_computed_from_changes_no_image(  # type: ignore[no-untyped-def]
-    ray_cluster, birds, config_file, capsys, monkeypatch, tmp_path: Path
+    ray_cluster, birds, config_file, capsys, tmp_path: Path
 ) -> None:
     more = ("--ablate", "cues:2", "--out", str(tmp_path / "run"), "--json")
-    code, out, err = maia(capsys, monkeypatch, *arguments(birds, config_file(), *more))
+    code, out, err = run_command(capsys, "edit", *arguments(birds, config_file(), *more))
     assert code == 0, err
     overall = json.loads(out)["overall"]
     assert (overall["change"], overall["p"]) == (0.0, 1.0)
@@ -105,10 +95,10 @@ def test_a_unit_that_nothing_is_computed_from_changes_no_image(  # type: ignore[
     ],
 )
 def test_what_cannot_be_edited_is_refused_in_a_sentence(  # type: ignore[no-untyped-def]
-    ray_cluster, birds, config_file, capsys, monkeypatch, tmp_path: Path, more: tuple[str, ...], message: str
+    ray_cluster, birds, config_file, capsys, tmp_path: Path, more: tuple[str, ...], message: str
 ) -> None:
-    code, _, err = maia(
-        capsys, monkeypatch, *arguments(birds, config_file(), *more, "--out", str(tmp_path / "run"))
+    code, _, err = run_command(
+        capsys, "edit", *arguments(birds, config_file(), *more, "--out", str(tmp_path / "run"))
     )
     assert code == 2
     assert message in " ".join(err.split())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.effects.test_edited_network import maia
+from tests.experiments.effects.test_edited_network import run_command
 
 pytestmark = pytest.mark.ray
 
@@ -37,7 +37,7 @@ class Planted(torch.nn.Module):
 
 
 def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
-    ray_cluster, config_file, capsys, monkeypatch, tmp_path: Path
+    ray_cluster, config_file, capsys, tmp_path: Path
 ) -> None:
     (tmp_path / "planted_net.py").write_text(NETWORK)
     run = tmp_path / "run"
@@ -49,7 +49,7 @@ def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
         "--out",
         str(run),
     )
-    code, out, err = maia(capsys, monkeypatch, *arguments, "--json", command="roles")
+    code, out, err = run_command(capsys, "roles", *arguments, "--json")
     assert code == 0, err
     summary = json.loads(out)
     rows = [json.loads(line) for line in (run / "roles.jsonl").read_text().splitlines()]
@@ -65,7 +65,7 @@ def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
     kept = run / "units" / "5.json"
     kept.write_text(kept.read_text().replace("class 5", "of the record"))
     (run / "units" / "6.json").unlink()
-    code, out, err = maia(capsys, monkeypatch, *arguments, command="roles")
+    code, out, err = run_command(capsys, "roles", *arguments)
     assert code == 0, err
     assert "of the record" in (run / "roles.jsonl").read_text()
     assert len(list((run / "units").glob("*.json"))) == 40
