@@ -142,7 +142,7 @@ def calibration(options: argparse.Namespace) -> str:
 
 
 def agreement(options: argparse.Namespace) -> str:
-    from experiments.paper.run_labels import label_of, records_of
+    from experiments.paper.evaluation.run_labels import label_of, records_of
     from experiments.setup.selection import Selection
     from experiments.studies.sweep import Sweep, sweep
 

@@ -174,7 +174,7 @@ Against = Annotated[
 
 def _methods(against: list[str] | None) -> dict[str, Path]:
     """Return the files of other methods by name: a name of its own for each."""
-    from experiments.paper.run_labels import NULL, OURS
+    from experiments.paper.evaluation.run_labels import NULL, OURS
 
     methods: dict[str, Path] = {}
     for text in against or []:
@@ -206,9 +206,9 @@ def evaluate(
     trust: TrustRun = False,
 ) -> None:
     """Measure how well a run's labels predict its units. This is Table A3 of the paper, and more."""
-    from experiments.paper.evaluate import EvaluationRequest, Sizes
-    from experiments.paper.evaluate import evaluate as measure
-    from experiments.paper.evaluation_page import table
+    from experiments.paper.evaluation.evaluate import EvaluationRequest, Sizes
+    from experiments.paper.evaluation.evaluate import evaluate as measure
+    from experiments.paper.evaluation.page import table
 
     request = EvaluationRequest(
         run_directory, _methods(against), limit, Sizes(controls, cosy), seed, model, trust_of(trust)

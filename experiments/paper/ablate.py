@@ -19,12 +19,12 @@ from actors.vision.readout.units import parse_unit
 from agents.records.manifest import claim
 from agents.records.store import Store
 from experiments.paper.ablation_page import AblationResult, TruthScore, page
-from experiments.paper.evaluate import Sizes, measure, prepare
-from experiments.paper.evaluation_summary import MeanDifference, Row, difference, summarize
+from experiments.paper.evaluation.evaluate import Sizes, measure, prepare
+from experiments.paper.evaluation.run_labels import NULL, LabeledUnit, label_of, with_null
+from experiments.paper.evaluation.summary import MeanDifference, Row, difference, summarize
 from experiments.paper.gym.neurons import GymUnit
 from experiments.paper.gym.neurons import choose as choose_synthetic
 from experiments.paper.gym.score import Score, score
-from experiments.paper.run_labels import NULL, LabeledUnit, label_of, with_null
 from experiments.paper.study_units import study_units
 from experiments.paper.variants import EXEMPLARS_ONLY, FULL, GENERATED_ONLY, ONE_SHOT, Variant, variant_named
 from experiments.setup.config import Profile

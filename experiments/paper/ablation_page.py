@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from experiments.paper.evaluation_page import measured
-from experiments.paper.evaluation_summary import MeanDifference, MethodSummary, Row
+from experiments.paper.evaluation.page import measured
+from experiments.paper.evaluation.summary import MeanDifference, MethodSummary, Row
 from experiments.paper.published import TABLE_A5
 from experiments.report.schema import Block, Cell, DataTable, Estimate, Page, columns
 

@@ -29,7 +29,7 @@ from agents.records.journal import Blobs
 from agents.records.record_types import Judgement, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from experiments.paper.run_labels import OURS, gather, records_of
+from experiments.paper.evaluation.run_labels import OURS, gather, records_of
 from experiments.report import pages
 from experiments.report.schema import Cell, DataTable, Estimate, Page, columns
 from experiments.setup.console import Console

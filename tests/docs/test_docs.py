@@ -12,8 +12,10 @@ import pytest
 from actors.embedded.drawing.grammar import parse_prompt
 from actors.endpoint.catalogue import catalogue
 from agents.evidence.verdict import MEANINGS
+from experiments.reference import configuration as config_reference
+from experiments.reference import formats as format_reference
+from experiments.reference import models as models_reference
 from experiments.report.figures import MEANINGS as FIGURES
-from experiments.setup import config_reference, format_reference, models_reference
 from experiments.studies.session import NotebookSystem, NotebookTools, StudySession
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,19 +28,19 @@ PAGES = [
 
 
 def test_the_configuration_page_matches_the_settings():
-    """If this fails: python -m experiments.setup.config_reference"""
+    """If this fails: python -m experiments.reference.configuration"""
     assert config_reference.TARGET.read_text(encoding="utf-8") == config_reference.reference()
 
 
 def test_the_page_of_formats_matches_the_record_types():
-    """If this fails: python -m experiments.setup.format_reference"""
+    """If this fails: python -m experiments.reference.formats"""
     written = format_reference.TARGET.read_text(encoding="utf-8")
     assert format_reference.START in written
     assert format_reference.page(written) == written
 
 
 def test_the_page_of_models_matches_the_catalogue():
-    """If this fails: python -m experiments.setup.models_reference"""
+    """If this fails: python -m experiments.reference.models"""
     assert models_reference.TARGET.read_text(encoding="utf-8") == models_reference.reference()
 
 

@@ -13,13 +13,13 @@ from agents.records.manifest import claim_studied
 from agents.records.store import Store
 from experiments.paper.ablate import AblatedUnit, Ablation, _differences, _truth, ablate
 from experiments.paper.ablation_page import AblationResult, page, table
-from experiments.paper.evaluation_summary import summarize
+from experiments.paper.evaluation.run_labels import NULL
+from experiments.paper.evaluation.summary import summarize
 from experiments.paper.gym.neurons import choose
-from experiments.paper.run_labels import NULL
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 from experiments.setup.workbench import Workbench
-from tests.experiments.paper.test_evaluate import rows as evaluated
+from tests.experiments.paper.evaluation.test_evaluate import rows as evaluated
 
 UNITS = {
     unit.name: AblatedUnit(None, "synthetic", unit.name, unit)

@@ -11,8 +11,14 @@ import pytest
 
 from actors.chat.base import ChatReply
 from actors.errors import BackendError
-from experiments.paper.predictive import Evaluation, ProbeMeasures, against_concept, compare
-from experiments.paper.prompts import PROMPTS, ChatPromptWriter, PromptError, TemplatePromptWriter, entailment
+from experiments.paper.evaluation.predictive import Evaluation, ProbeMeasures, against_concept, compare
+from experiments.paper.evaluation.prompts import (
+    PROMPTS,
+    ChatPromptWriter,
+    PromptError,
+    TemplatePromptWriter,
+    entailment,
+)
 from tests.tools.fakes import FakeStudio, FakeSubject, picture_of
 
 pytestmark = pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""Writes the records of a run into docs/formats.md: `python -m experiments.setup.format_reference`.
+"""Writes the records of a run into docs/formats.md: `python -m experiments.reference.formats`.
 
 A field's meaning is the string under it in its class (`agents.records.record_types`).
 """
@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from agents.records import record_types
 from agents.records.record_types import Record
-from experiments.setup.config_reference import meanings
+from experiments.reference.configuration import meanings
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "formats.md"
-START = "<!-- Made from the types: python -m experiments.setup.format_reference -->"
+START = "<!-- Made from the types: python -m experiments.reference.formats -->"
 END = "<!-- End of what is made from the types -->"
 _NAMES = {str: "text", bool: "true or false", int: "whole number", float: "number", type(None): "null"}
 

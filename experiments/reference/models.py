@@ -1,4 +1,4 @@
-"""Writes docs/models.md from the list of hosted models: `python -m experiments.setup.models_reference`."""
+"""Writes docs/models.md from the list of hosted models: `python -m experiments.reference.models`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _INTRO = """\
 
 Names, prices and end dates were read from published lists on {checked}. The endpoints were not called for it.
 They live in `actors/endpoint/catalogue.yaml`.
-This page is made from it: `python -m experiments.setup.models_reference`.
+This page is made from it: `python -m experiments.reference.models`.
 A `price` in a profile wins over the list. `maia doctor` warns of models that have ended or end soon.
 Prices are US dollars for a million tokens unless the heading says otherwise.
 """

@@ -20,7 +20,7 @@ from actors.serving.backend import Priority
 from agents.critic.assessor import Witness
 from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardized_margin
 from agents.study.faults import raise_infrastructure_errors
-from experiments.paper.prompts import PromptWriter
+from experiments.paper.evaluation.prompts import PromptWriter
 from tools.subject import Subject
 from tools.toolbox import Studio, seed_for
 

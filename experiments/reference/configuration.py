@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the settings themselves: `python -m experiments.setup.config_reference`.
+"""Writes docs/configuration.md from the settings themselves: `python -m experiments.reference.configuration`.
 
 A field's meaning is the string under it in the class; a default lives on its field. So neither is said twice.
 """
@@ -33,7 +33,7 @@ A profile may take another one with `extends: NAME` and change what it names.
 Mappings are merged key by key, and a mapping that names another `backend` replaces the one below it.
 Keys of endpoints are never written here: `api_key_env` names the environment variable that holds one.
 
-This page is made from the settings: `python -m experiments.setup.config_reference`.
+This page is made from the settings: `python -m experiments.reference.configuration`.
 """
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from experiments.paper.evaluation_summary import MEASURES, MeanDifference, MethodSummary, Row, difference
+from experiments.paper.evaluation.run_labels import OURS
+from experiments.paper.evaluation.summary import MEASURES, MeanDifference, MethodSummary, Row, difference
 from experiments.paper.published import TABLE_A3
-from experiments.paper.run_labels import OURS
 from experiments.report.schema import Bar, Bars, Cell, DataTable, Estimate, Page, columns
 
 _COMPARED = ("auroc", "margin", "cosy_auc", "pearson")

@@ -27,12 +27,12 @@ from agents.records.record_types import EvaluationRow, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.faults import CONCERNS_ALL
-from experiments.paper.evaluation_page import EvaluationResult, page
-from experiments.paper.evaluation_summary import Row, summarize
+from experiments.paper.evaluation.page import EvaluationResult, page
+from experiments.paper.evaluation.predictive import Evaluation, compare
+from experiments.paper.evaluation.prompts import ChatPromptWriter, PromptWriter, TemplatePromptWriter
+from experiments.paper.evaluation.run_labels import LabeledUnit, gather, left_out, manifest_of, with_null
+from experiments.paper.evaluation.summary import Row, summarize
 from experiments.paper.gym.neurons import choose
-from experiments.paper.predictive import Evaluation, compare
-from experiments.paper.prompts import ChatPromptWriter, PromptWriter, TemplatePromptWriter
-from experiments.paper.run_labels import LabeledUnit, gather, left_out, manifest_of, with_null
 from experiments.records.trust import Trust, dataset_of, network_of, units_of
 from experiments.setup import config as configuration
 from experiments.setup.config import Configuration, Profile

@@ -14,13 +14,13 @@ from actors.serving.replica import ReplicaFacts
 from actors.vision.data.datasets import open_dataset
 from agents.records.journal import slug
 from agents.records.store import Store, StoreError
-from experiments.paper.evaluate import Sizes, measure, prepare
-from experiments.paper.evaluation_page import EvaluationResult, page
-from experiments.paper.evaluation_summary import difference, summarize
-from experiments.paper.run_labels import NULL, LabeledUnit, gather, label_of, left_out, with_null
+from experiments.paper.evaluation.evaluate import Sizes, measure, prepare
+from experiments.paper.evaluation.page import EvaluationResult, page
+from experiments.paper.evaluation.run_labels import NULL, LabeledUnit, gather, label_of, left_out, with_null
+from experiments.paper.evaluation.summary import difference, summarize
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
-from tests.experiments.paper.test_predictive import dog_unit, evaluation
+from tests.experiments.paper.evaluation.test_predictive import dog_unit, evaluation
 from tests.tools.fakes import FakeStudio
 
 
