@@ -50,7 +50,7 @@ async def measure(n_images: int, layer: str, threads: int) -> None:
             _, second = await timed(NetworkUnit(client, Unit(layer, 92), dataset).scatter())
             system = SubjectSystem(subject, lambda image, *_: image)
             chosen, chose = await timed(system.exemplars_by("near", 15, 0))
-            kept = client._scatters._bytes()
+            kept = client._scatters._kept.n_bytes
     print(f"exemplars of a layer, {n_images} images: {swept:.1f} s")
     print(
         f"scatter of the first unit, {len(found.indices)} images: {first:.1f} s; of another: {second:.2f} s"

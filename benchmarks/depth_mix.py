@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from actors.images import Image
+from actors.serving.lru import LruCache
 from actors.vision.backend import VisionBackend
 from actors.vision.readout.maps import MapCache
 from actors.vision.readout.requests import Ask, VisionRequest, VisionResult
@@ -77,7 +78,7 @@ def run(context: Context) -> Result:
 def _check_batch(context: Context, backend: VisionBackend, images: list[Image]) -> None:
     """An image alone gives what it gave in the batch."""
     together = backend._measure(_requests(images))
-    backend.bank._memory.clear()
+    backend.bank._memory = LruCache(VisionSettings().bank_memory_mb << 20)
     backend._maps = MapCache(VisionSettings().map_memory_mb << 20)
     for index in (0, 3, 8, 13, 19):
         (alone,) = backend._measure(_requests(images)[index : index + 1])

@@ -107,17 +107,23 @@ class FakeHub:
         request.end_headers()
 
 
-def point_at(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the hub's client talk to `url` and keep what it fetches in `cache`."""
+def set_constants(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    """Set constants of the hub's client, which reads the environment only when it is imported."""
     import huggingface_hub.constants as constants
-    import huggingface_hub.hf_api as hf_api
 
-    values = {
-        "ENDPOINT": url,
-        "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(cache),
-        "HF_HUB_DISABLE_XET": True,
-    }
     for name, value in values.items():
         monkeypatch.setattr(constants, name, value)
+
+
+def point_at(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the hub's client talk to `url` and keep what it fetches in `cache`."""
+    import huggingface_hub.hf_api as hf_api
+
+    set_constants(
+        monkeypatch,
+        ENDPOINT=url,
+        HUGGINGFACE_CO_URL_TEMPLATE=url + "/{repo_id}/resolve/{revision}/{filename}",
+        HF_HUB_CACHE=str(cache),
+        HF_HUB_DISABLE_XET=True,
+    )
     monkeypatch.setattr(hf_api.api, "endpoint", url)

@@ -9,7 +9,7 @@ import pytest
 
 from actors import hub
 from actors.errors import MissingDependencyError, UsageError
-from tests.fake_hub import COMMIT, FakeHub, point_at
+from tests.fake_hub import COMMIT, FakeHub, point_at, set_constants
 
 
 def save(folder: Path, **tensors: np.ndarray) -> Path:
@@ -83,10 +83,8 @@ def test_an_unreachable_hub_is_reported_at_once(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_offline_hub_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants
-
     point_at("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    set_constants(monkeypatch, HF_HUB_OFFLINE=True)
     with pytest.raises(hub.HubUnreachableError, match="HF_HUB_OFFLINE"):
         hub.resolve("owner/name")
 

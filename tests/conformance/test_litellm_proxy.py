@@ -109,7 +109,7 @@ async def test_a_study_ends_in_order(through: OpenAIChat, upstream: FakeEndpoint
         "[CODE]:\n```python\nlook\n```" if seen.rounds == 0 else "[DESCRIPTION]: Dogs.\n[LABEL]: dogs"
     )
     ended = await study(through, tmp_path, key=KEY)
-    assert ended.ending == "answered"
+    assert ended.status == "answered"
     assert len(upstream.seen[-1].images) == 2
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fake_hub import set_constants
+
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the hub's client offline, which reads the environment only when it is imported."""
-    import huggingface_hub.constants as constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    """Set the hub's client offline."""
+    set_constants(monkeypatch, HF_HUB_OFFLINE=True)

@@ -9,6 +9,7 @@ import pytest
 from actors.errors import UsageError
 from actors.vision.networks.offline import check_weights
 from actors.vision.settings import VisionSettings
+from tests.fake_hub import set_constants
 
 ONLINE = VisionSettings()
 
@@ -16,10 +17,7 @@ ONLINE = VisionSettings()
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Caches of a new machine; the hub's client reads its place once, when it is imported."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    set_constants(monkeypatch, HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE=False)
     return {"TORCH_HOME": str(tmp_path / "torch")}
 
 

@@ -21,7 +21,7 @@ from actors.vision.networks.network import Network
 from actors.vision.networks.zoo import check_name, load_network, parse
 from tests.actors.vision import tiny_networks as networks
 from tests.actors.vision.networks.test_preprocess import photo
-from tests.fake_hub import FakeHub, point_at
+from tests.fake_hub import FakeHub, point_at, set_constants
 
 transformers = pytest.importorskip("transformers")
 
@@ -223,7 +223,7 @@ def test_a_network_that_timm_saved_comes_from_a_folder_or_the_hub(
     assert network.class_names == ("ant", "bee", "cat")
     assert network.preprocess.size == (176, 176)
     with FakeHub({"owner/name": tmp_path / "saved"}) as server:
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        set_constants(monkeypatch, HF_HUB_OFFLINE=False)
         point_at(server.url, tmp_path / "cache", monkeypatch)
         fetched = load_network("hf-hub:owner/name")
     assert fetched.fingerprint("float32") == network.fingerprint("float32")
