@@ -106,7 +106,7 @@ def _held_back(evidence: dict[str, Any]) -> Iterator[Figure]:
         yield Figure(
             "true on real images",
             "not known",
-            f"{meaning}: too few to tell; more images, or a larger `vision.reserve`, would help",
+            f"{meaning}: too few to tell; more images, or a larger vision.reserve, would help",
         )
         return
     value = f"AUROC {auroc:.2f}{_interval(held_back.get('auroc_interval'))}"
