@@ -44,7 +44,8 @@ _LIBRARY = re.compile(r"lib[^/]*\.so(\.[0-9]+)*")
 T = TypeVar("T")
 _START_TIMEOUT_S = 30.0
 _ANSWER_TIMEOUT_S = 10.0
-_END_TIMEOUT_S = 10.0
+_END_TIMEOUT_S = 60.0
+"""A killed process may wait for its turn on a loaded machine."""
 
 
 @dataclass
