@@ -482,6 +482,10 @@ class VisionBackend(Backend[Any, Any]):
                 row.request.image.id, _Row(row.place, VisionRequest(row.request.image, ()), {}, row.wanted)
             )
         after = [row for row in rows if self._call_index(row.wanted) >= index]
+        if len(after) == len(images):
+            # As many rows as images: what was not forked, such as another head, could not be told from what
+            # was.
+            return _Plan(rows, rows)
         number = {image_id: at for at, image_id in enumerate(images)}
         sources = tuple(number[row.request.image.id] for row in after)
         fork = Fork(layer, sources, tuple(row.wanted for row in after))
@@ -575,6 +579,12 @@ class VisionBackend(Backend[Any, Any]):
                 raise UsageError(
                     f"{layer!r} is called {n_calls} times in a pass, and which output to edit is not clear.",
                     "Edit a unit of a module that is called once, such as the block that it is in.",
+                )
+            placed = tap.info.kind != "vector" and tap.layout.grid is not None
+            if edit.where.box is not None and not placed:
+                raise UsageError(
+                    f"the positions of {layer!r} have no known places in the image for a box to select.",
+                    "Edit all positions, or a share of the unit's largest value.",
                 )
             for ask in request.asks:
                 if self._call_index(self.layer(ask.readout.layer)) < tap.recorded.call_index:

@@ -12,7 +12,7 @@ from agents.evidence.witness import Accuracy
 
 Origin = Literal["exemplar", "held back", "generated", "edited"]
 UNCOVERED = 8
-"""Strongest images without the label that are kept."""
+"""Strongest images without the label that are kept, of those that agents may see and of those held back."""
 _CHANCE = 0.05
 _MOST = 0.8
 """A label that surely covers less than this share of the strongest images explains the unit in part only."""
@@ -109,9 +109,15 @@ def coverage(
 
 
 def uncovered(images: Sequence[WitnessedImage], above: float) -> list[WitnessedImage]:
-    """Return the strongest images above an activation that show no label, strongest first."""
+    """Return the strongest images above an activation that show no label, strongest first.
+
+    As many of those that agents may see as of those that are held back: an objection shows the former.
+    """
     lacking = [image for image in images if image.covered is False and image.activation >= above]
-    return sorted(lacking, key=lambda image: -image.activation)[:UNCOVERED]
+    strongest = sorted(lacking, key=lambda image: -image.activation)
+    seen = [image for image in strongest if image.origin != "held back"][:UNCOVERED]
+    unseen = [image for image in strongest if image.origin == "held back"][:UNCOVERED]
+    return sorted([*seen, *unseen], key=lambda image: -image.activation)
 
 
 def more_than_missed(images: Sequence[WitnessedImage], above: float, witness: Accuracy | None) -> bool:

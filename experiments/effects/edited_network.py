@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 
 from actors.errors import UsageError
 from actors.vision.client import PoolVisionClient
+from actors.vision.data.folder import evenly_spaced
 from actors.vision.data.labels import Labels, labels_of
 from actors.vision.data.reserve import split
 from actors.vision.networks.zoo import check_name
@@ -25,12 +26,12 @@ from actors.vision.readout.edits import Edit
 from actors.vision.readout.units import Readout, parse_unit
 from agents.evidence.statistics import bootstrap_interval, wilson_interval
 from agents.records.journal import slug
-from agents.records.store import Store
 from experiments.audit import real_images
 from experiments.audit.subgroups import FEW
+from experiments.effects.reach import reaches_output
 from experiments.setup.console import Console
 from experiments.setup.preflight import open_images
-from experiments.setup.run_folder import check_output_folder
+from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
 
@@ -148,19 +149,30 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
     value = None if request.to == "mean" else _value(request.to)
     named = [parse_units(text) for text in request.units]
     run = request.out or Path("runs") / slug(f"edit {request.model} {' '.join(request.units)}")
-    check_output_folder(selected.profile.dataset, run)
+    manifest = selected.manifest(
+        "edit",
+        model=request.model,
+        edited=list(request.units),
+        to=request.to,
+        label_names=dict(request.label_names),
+        per_class=request.per_class,
+        seed=request.seed,
+    )
     check_name(request.model)
+    store = open_run(selected.profile.dataset, run, manifest)
     dataset = await open_images(selected.profile, selected.cache, console.say)
     labels = await asyncio.to_thread(labels_of, dataset, selected.profile.columns)
-    store = Store.open(run)
     async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
         units = [unit async for unit in _units(vision, named, request.seed)]
+        if not await reaches_output(vision, units):
+            console.warn("none of these units changed the outputs on a test image, whatever its value")
         explored, _ = await asyncio.to_thread(split, dataset, selected.profile.vision.held_back)
         values = {
             unit: await _mean(vision, unit, dataset, explored) if value is None else value for unit in units
         }
         edits = tuple(Edit(Readout.of(unit), unit.index, "set", amount) for unit, amount in values.items())
         drawn, names = _draw(labels, vision, request)
+        claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
         outcomes, read = await _measured(console, vision, dataset, drawn, edits)
         result = _result(
             request, vision, dataset, values, _LabeledOutcomes(labels, drawn, names, outcomes, read)
@@ -216,7 +228,13 @@ async def _units(
 
 async def _mean(vision: PoolVisionClient, unit: Unit, dataset: ImageDataset, explored: np.ndarray) -> float:
     """Return the mean of a unit's map over positions and some images that agents may see."""
-    chosen = explored[:: max(1, len(explored) // _MEAN_IMAGES)][:_MEAN_IMAGES]
+    layer = next(each for each in await vision.layers() if each.name == unit.layer)
+    if layer.kind != "vector" and not layer.shape:
+        raise UsageError(
+            f"the positions of {unit.layer!r} are not known, so there is no map to take the mean of.",
+            "Use --to zero or a number.",
+        )
+    chosen = explored[evenly_spaced(len(explored), _MEAN_IMAGES)]
     images = [image for image in await asyncio.to_thread(real_images.load, dataset, chosen.tolist()) if image]
     if not images:
         raise UsageError(f"no image of {dataset.name!r} could be read.", "Use --to zero, or other images.")

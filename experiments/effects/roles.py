@@ -29,12 +29,12 @@ from actors.vision.readout.units import OUTPUT, Readout
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.evidence.role import Role, role
 from agents.records.journal import slug
-from agents.records.manifest import check, claim
 from agents.records.store import Store
 from experiments.audit import real_images
+from experiments.effects.reach import SCORES, reaches_output
 from experiments.setup.console import Console
 from experiments.setup.preflight import open_images
-from experiments.setup.run_folder import check_output_folder
+from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
 
@@ -65,13 +65,14 @@ class RoleRequest:
 class UnitRole:
     """A line of `roles.jsonl`. `role` None: too few images drive the unit, or its outputs are not finite.
 
-    `shown`: the class that the network sees in most of the exemplars.
+    `shown`: the class that the network sees in most of the exemplars, by number, and `shown_name`.
     """
 
     unit: str
     index: int
     role: Role | None
-    shown: str | None
+    shown: int | None
+    shown_name: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,11 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
     selected = request.selection.load()
     unit_selection.check(request.units)
     run = request.out or Path("runs") / slug(f"roles {request.model} {request.layer} {request.units}")
-    check_output_folder(selected.profile.dataset, run)
     check_name(request.model)
-    store = Store.open(run)
     manifest = selected.manifest(
         "roles", model=request.model, layer=request.layer, k=request.k, seed=request.seed, which=request.units
     )
-    check(store, manifest)
+    store = open_run(selected.profile.dataset, run, manifest)
     dataset = await open_images(selected.profile, selected.cache, console.say)
     async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
         outputs = next((layer for layer in await vision.layers() if layer.name == OUTPUT), None)
@@ -130,8 +129,14 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
         first = await vision.unit(Unit(request.layer, 0))
         n_units = next(layer.n_units for layer in await vision.layers() if layer.name == first.layer)
         units = unit_selection.choose(request.units, n_units, request.seed, request.layer)
-        claim(store, manifest)
         readout = Readout.of(first)
+        if not await reaches_output(vision, [readout.unit(index) for index in units]):
+            raise UsageError(
+                f"no unit of {request.layer!r} changes the outputs, whatever its value.",
+                "Edits change a map's positions, and of tokens the patches: choose a layer that the outputs "
+                "are computed from.",
+            )
+        claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
         with console.progress("images") as progress:
             found = await vision.layer_exemplars(
                 [readout], dataset, request.k, lambda swept: progress(swept.done, swept.total)
@@ -161,16 +166,15 @@ class _Layer:
         unit = readout.unit(index)
         images = await self._images(unit)
         edit = Edit(readout, index, "set", 0.0)
-        scores = Readout(OUTPUT, "logit")
-        clean = await self.vision.outputs(scores, images) if images else np.empty((0, 0))
+        clean = await self.vision.outputs(SCORES, images) if images else np.empty((0, 0))
         if len(images) < 3 or not np.isfinite(clean).all():
-            return UnitRole(str(unit), index, None, None)
-        ablated = await self.vision.outputs(scores, images, (edit,))
+            return UnitRole(str(unit), index, None, None, None)
+        ablated = await self.vision.outputs(SCORES, images, (edit,))
         placebo = clean.copy()
-        placebo[:_PLACEBOS] = await self.vision.outputs(scores, images[:_PLACEBOS], (edit.placebo,))
+        placebo[:_PLACEBOS] = await self.vision.outputs(SCORES, images[:_PLACEBOS], (edit.placebo,))
         found = role(clean, ablated, placebo, self.class_names) if np.isfinite(ablated).all() else None
         most = Counter(clean.argmax(1).tolist()).most_common(1)[0][0]
-        return UnitRole(str(unit), index, found, self.name_of(int(most)))
+        return UnitRole(str(unit), index, found, int(most), self.name_of(int(most)))
 
     def name_of(self, output: int) -> str:
         return self.class_names[output] if output < len(self.class_names) else f"output {output}"
@@ -223,7 +227,7 @@ def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole], run:
         len(rows),
         len(known),
         sum(bool(each.raised or each.lowered) for each in known),
-        sum(row.role is not None and row.role.raised[0].name == row.shown for row in raising),
+        sum(row.role is not None and row.role.raised[0].output == row.shown for row in raising),
         len(raising),
         sum(each.n + _PLACEBOS for each in known),
         [str(run / FILE)],

@@ -31,7 +31,8 @@ class Where:
     """The positions at which a unit is edited: all of them unless one of these says less.
 
     `box`: top, left, bottom, right as fractions of what the network sees; positions whose centers lie in it.
-    `share`: positions at which the unit reaches this part of its largest value on the image, in 0..1.
+    `share`: positions at which the unit reaches this part of the way from zero to its largest value on the
+    image, in 0..1; from its least value where none is positive.
     """
 
     box: tuple[float, float, float, float] | None = None
@@ -60,7 +61,9 @@ class Where:
             inside = (rows >= top) & (rows < bottom)
             kept &= inside[:, None] & (columns >= left) & (columns < right)
         if self.share is not None:
-            kept &= values >= self.share * values.max()
+            low, high = values.aminmax()
+            low = torch.where(high > 0, torch.zeros_like(low), low)
+            kept &= values >= low + self.share * (high - low)
         return kept
 
 

@@ -145,6 +145,8 @@ def _directions(readout: Readout, layer: LayerInfo) -> UnitReader:
         maps: torch.Tensor, index: int, change: Callable[[torch.Tensor], torch.Tensor]
     ) -> tuple[slice, torch.Tensor]:
         x, v = maps.float(), vectors[index].to(maps.device)
+        if not v.any():
+            raise UsageError(f"row {index} of {readout.source} is all zeros: nothing can be moved along it.")
         values = torch.einsum("chw,c->hw", x, v)
         # Along the vector itself: nothing orthogonal to it changes, and <v, x> becomes what is wanted.
         step = (change(values) - values) / v.square().sum()

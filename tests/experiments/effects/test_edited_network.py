@@ -71,6 +71,11 @@ def test_ablating_the_place_saves_the_worst_group(  # type: ignore[no-untyped-de
     assert result["overall"]["p"] < 1e-3
     assert {each["name"] for each in result["classes"]} == {"0", "1"}
     assert len(result["groups"]) == 4
+    # Again in its folder: the same; another value in it: refused.
+    code, again, err = run_command(capsys, "edit", *arguments(birds, config_file(), *more))
+    assert (code, json.loads(again)) == (0, result), err
+    code, _, err = run_command(capsys, "edit", *arguments(birds, config_file(), *more, "--to", "zero"))
+    assert (code, "to" in err) == (2, True)
 
 
 def test_a_unit_that_nothing_is_computed_from_changes_no_image(  # type: ignore[no-untyped-def]
@@ -82,6 +87,7 @@ def test_a_unit_that_nothing_is_computed_from_changes_no_image(  # type: ignore[
     overall = json.loads(out)["overall"]
     assert (overall["change"], overall["p"]) == (0.0, 1.0)
     assert overall["probability"] == overall["edited_probability"]
+    assert "none of these units changed the outputs" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

@@ -69,3 +69,14 @@ def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
     assert code == 0, err
     assert "of the record" in (run / "roles.jsonl").read_text()
     assert len(list((run / "units").glob("*.json"))) == 40
+    code, _, err = run_command(
+        capsys,
+        "roles",
+        arguments[0],
+        "output",
+        "--config",
+        str(config_file()),
+        "--out",
+        str(tmp_path / "other"),
+    )
+    assert (code, "cannot be edited" in " ".join(err.split())) == (2, True), "before a pass over the data set"

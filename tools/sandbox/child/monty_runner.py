@@ -8,6 +8,7 @@ host ends at the program's deadline. It is started by `__main__` with frames on 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import os
@@ -242,11 +243,21 @@ def _wrapped(value: Any) -> Any:
     return value
 
 
+def _called(program: str) -> set[str]:
+    """Return the names that a program calls; none of one that cannot be parsed, which then says so itself."""
+    try:
+        nodes = list(ast.walk(ast.parse(program)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    return {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
 def _entry_calls(program: str) -> list[str]:
     """Return the calls of entry points that a program defines and does not call itself, read off its text."""
     calls = []
+    called = _called(program)
     for name, parameters in dict(_ENTRY.findall(program)).items():
-        if len(re.findall(rf"\b{name}[ \t]*\(", program)) > 1:
+        if name in called:
             continue
         given = [
             text.partition(":")[0].partition("=")[0].strip() for text in parameters.split(",") if text.strip()

@@ -222,6 +222,13 @@ async def test_zero_in_front_of_a_normalization_is_not_its_mean() -> None:
     await backend.close()
 
 
+def test_a_share_of_a_map_without_positive_values_is_taken_from_its_least() -> None:
+    values = torch.tensor([[-4.0, -3.0], [-2.5, -2.0]])
+    assert Where(share=0.5).mask(values).tolist() == [[False, True], [True, True]]
+    assert Where(share=0.5).mask(values + 4).tolist() == [[False, True], [True, True]]
+    assert Where(share=0.9).mask(torch.tensor([[-4.0, 1.0]])).tolist() == [[False, True]]
+
+
 async def test_another_images_values_are_put_in_position_by_position(planted: VisionBackend) -> None:
     """The detector is linear: with all its values the image scores as the donor does."""
     image, donor = noise(2)
@@ -258,6 +265,7 @@ async def test_edited_values_are_not_remembered_as_the_images_own(planted: Visio
         (Edit(Readout("detect"), 4, "set"), "numbered 0 to 3"),
         (Edit(Readout("head"), 0, "set"), "has no effect on 'detect'"),
         (Edit(Readout("nowhere"), 0, "set"), "has no layer 'nowhere'"),
+        (Edit(Readout("head"), 0, "set", where=Where(box=(0, 0, 0.5, 0.5))), "no known places"),
     ],
 )
 async def test_an_edit_that_cannot_be_made_is_refused_by_name(
