@@ -64,6 +64,8 @@ _TIMEOUT_S = 3600.0
 """Time limit of a batch, or of compiling a pass, after which the device counts as hanging."""
 _ANY_SIZE = (224, 224)
 """Size of the recorded input of a network that takes images at their own size."""
+_TIE = 1e-6
+"""Less than the depths of two layers differ by."""
 _RECENT_READOUTS = 32
 """Recently requested readouts, which every pass reads if it is deep enough: they are requested again."""
 
@@ -196,10 +198,14 @@ class VisionBackend(Backend[Any, Any]):
     def rank(self, request: VisionRequest | SweepStep) -> float:
         if isinstance(request, SweepStep):
             return float(request.start)
-        try:
-            return max(self._tapped.depth(self.layer(ask.readout.layer)) for ask in request.asks)
-        except UsageError:
+        taps = self._tapped.taps
+        layers = [self.layer(ask.readout.layer) for ask in request.asks]
+        edited = [self.layer(edit.readout.layer) for edit in request.edits]
+        if not all(layer in taps for layer in (*layers, *edited)):
             return 0.0
+        # Among equals by the first edit: rows of a batch share the pass up to the first of all their edits.
+        first = min(map(self._tapped.depth, edited), default=0.0)
+        return max(map(self._tapped.depth, layers)) + _TIE * first
 
     def lookup(self, request: VisionRequest | SweepStep) -> VisionResult | None:
         if isinstance(request, SweepStep) or request.edits:
