@@ -69,14 +69,16 @@ def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
     assert code == 0, err
     assert "of the record" in (run / "roles.jsonl").read_text()
     assert len(list((run / "units").glob("*.json"))) == 40
+
+
+def test_a_layer_behind_which_nothing_lies_is_refused_before_a_pass_over_the_data(  # type: ignore[no-untyped-def]
+    ray_cluster, config_file, capsys, tmp_path: Path
+) -> None:
+    (tmp_path / "planted_net.py").write_text(NETWORK)
+    name, run = f"python:{tmp_path / 'planted_net.py'}:Planted", tmp_path / "run"
     code, _, err = run_command(
-        capsys,
-        "roles",
-        arguments[0],
-        "output",
-        "--config",
-        str(config_file()),
-        "--out",
-        str(tmp_path / "other"),
+        capsys, "roles", name, "output", "--config", str(config_file()), "--out", str(run)
     )
-    assert (code, "cannot be edited" in " ".join(err.split())) == (2, True), "before a pass over the data set"
+    assert code == 2
+    assert "cannot be edited" in " ".join(err.split())
+    assert not (run / "manifest.json").exists()
