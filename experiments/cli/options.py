@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,6 +127,33 @@ def shared_options(
         return wrapper
 
     return decorate
+
+
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of the data set with the class of each image [default: label, y, class ...]."),
+]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of the data set that names its image files, or holds images.")
+]
+Attributes = Annotated[
+    str | None,
+    typer.Option(help="Columns to form subgroups by, with commas [default: those of 2 to 20 values]."),
+]
+LabelNames = Annotated[
+    str | None,
+    typer.Option(help="The network's class of each label: 0=landbird,1=waterbird, or a file of names."),
+]
+
+
+def with_columns(
+    selection: Selection, image: str | None, label: str | None, attributes: str | None
+) -> Selection:
+    """Return the selection with the columns of the data set that hold images, labels and attributes."""
+    from actors.vision.data.labels import ColumnSettings
+
+    named = tuple(name.strip() for name in (attributes or "").split(",") if name.strip())
+    return replace(selection, columns=ColumnSettings(image=image or "", label=label or "", attributes=named))
 
 
 TrustRun = Annotated[

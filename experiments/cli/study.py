@@ -12,6 +12,10 @@ import typer
 
 from experiments.cli.folders import EarlierRun, out_option
 from experiments.cli.options import (
+    Attributes,
+    ImageColumn,
+    LabelColumn,
+    LabelNames,
     Model,
     Repeat,
     Shared,
@@ -26,6 +30,7 @@ from experiments.cli.options import (
     shared_options,
     show_run,
     units_left,
+    with_columns,
 )
 
 commands = typer.Typer()
@@ -150,23 +155,10 @@ def audit(
     figures_only: Annotated[
         bool, typer.Option("--figures-only", help="Measure the fixed design alone, without agents.")
     ] = False,
-    label_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of the data set with the class of each image [default: label, y, class ...]."
-        ),
-    ] = None,
-    image_column: Annotated[
-        str | None, typer.Option(help="Column of the data set that names its image files, or holds images.")
-    ] = None,
-    attributes: Annotated[
-        str | None,
-        typer.Option(help="Columns to form subgroups by, with commas [default: those of 2 to 20 values]."),
-    ] = None,
-    label_names: Annotated[
-        str | None,
-        typer.Option(help="The network's class of each label: 0=landbird,1=waterbird, or a file of names."),
-    ] = None,
+    label_column: LabelColumn = None,
+    image_column: ImageColumn = None,
+    attributes: Attributes = None,
+    label_names: LabelNames = None,
     real_images: Annotated[
         int, typer.Option(min=1, max=20_000, help="Labelled images of each class that are measured at most.")
     ] = 2000,
@@ -185,16 +177,13 @@ def audit(
     An existing run is resumed; more classes may be added.
     """
     from actors.vision.data.class_match import read_pairs
-    from actors.vision.data.labels import ColumnSettings
     from experiments.audit.classes import OF_DATA
     from experiments.audit.real_audit import RealSettings, count_classes
     from experiments.audit.run import AuditRequest
     from experiments.audit.run import audit as audit_classes
     from experiments.audit.table import table
 
-    named = tuple(name.strip() for name in (attributes or "").split(",") if name.strip())
-    columns = ColumnSettings(image=image_column or "", label=label_column or "", attributes=named)
-    selection = replace(shared.selection, columns=columns)
+    selection = with_columns(shared.selection, image_column, label_column, attributes)
     real = RealSettings(
         read_pairs(label_names) if label_names else {}, real_images, everything=witness, approved=yes
     )
