@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from actors.errors import BackendError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
+
+if TYPE_CHECKING:
+    from actors.vision.readout.edits import Edit
+    from actors.vision.readout.units import Readout
 
 
 class SampleError(BackendError):
@@ -190,6 +194,21 @@ class VisionClient(Protocol):
         """Return float32 (units, images) without maps; what the stimulus bank holds needs no pass.
 
         Values that are not finite are returned as they are.
+        """
+
+    async def outputs(
+        self,
+        readout: Readout,
+        images: Sequence[Image],
+        edits: tuple[Edit, ...] = (),
+        *,
+        agent: str = "",
+        priority: Priority = Priority.INTERACTIVE,
+    ) -> np.ndarray:
+        """Return all units of a readout on images, float32 (images, units), after `edits` during the pass.
+
+        Raises:
+            UsageError: If there is no such unit, or an edit cannot be made or has no effect on the readout.
         """
 
     async def exemplars(

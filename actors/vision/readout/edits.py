@@ -77,6 +77,9 @@ class Edit:
     `set`: a' = amount (0 ablates the unit; the mean of its map over a data set ablates it to its mean).
     `scale`: a' = amount * a (1 changes nothing, and is the placebo). `add`: a' = a + amount. `clamp`: a into
     [amount, upper]. `replace`: a' at each position as in `values`, float32 (h, w) as bytes, of another image.
+
+    `turned`: seed of a random direction, the same at all positions, along which the layer's output makes the
+    step in place of the unit's own; it stays as long at each position.
     """
 
     readout: Readout
@@ -87,6 +90,7 @@ class Edit:
     where: Where = EVERYWHERE
     values: bytes = b""
     shape: tuple[int, int] = (0, 0)
+    turned: int | None = None
 
     @classmethod
     def replaced_by(cls, readout: Readout, index: int, values: np.ndarray, where: Where = EVERYWHERE) -> Edit:
@@ -99,6 +103,10 @@ class Edit:
     def placebo(self) -> Edit:
         """The edit of the same unit that changes nothing."""
         return replace(self, how="scale", amount=1.0, values=b"", shape=(0, 0))
+
+    def control(self, seed: int) -> Edit:
+        """Return the edit that changes the layer as much at each position, in a random direction."""
+        return replace(self, turned=seed)
 
     def changed(self, values: torch.Tensor) -> torch.Tensor:
         """Return the unit's new values for its values, float32 (h, w).
@@ -149,6 +157,8 @@ def edited(output: torch.Tensor, layout: Layout, image_hw: Grid, edits: Sequence
         maps = layout.maps(new[row_edit.row : row_edit.row + 1], image_hw)[0]
         edit = row_edit.reader.edit or edit_channel
         at, values = edit(maps, row_edit.edit.index, row_edit.edit.changed)
+        if row_edit.edit.turned is not None:
+            at, values = slice(None), turned(maps, values.float() - maps[at].float(), row_edit.edit.turned)
         where = tuple(axis[at] for axis in places)
         new[row_edit.row].index_put_(where, values.to(new.dtype))
     return new
@@ -159,6 +169,20 @@ def edit_channel(
 ) -> tuple[int, torch.Tensor]:
     """Return the channel of maps (C, h, w) that changes, and its new values."""
     return index, change(maps[index].float())
+
+
+def turned(maps: torch.Tensor, step: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return maps, float32 (C, h, w), after a step as long at each position as `step`, in a random direction.
+
+    `step` is of one channel (h, w) or of all (C, h, w). The direction is uniform on the sphere of C
+    dimensions.
+    """
+    import torch
+
+    direction = np.random.default_rng(seed).standard_normal(len(maps)).astype(np.float32)
+    direction /= np.linalg.norm(direction)
+    length = step.abs() if step.ndim < maps.ndim else step.norm(dim=0)
+    return maps.float() + length * torch.from_numpy(direction).to(maps.device)[:, None, None]
 
 
 def _places(output: torch.Tensor, layout: Layout, image_hw: Grid) -> tuple[torch.Tensor, ...]:

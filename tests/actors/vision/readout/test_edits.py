@@ -172,6 +172,26 @@ async def test_a_direction_is_moved_along_itself(tmp_path: Path) -> None:
     await backend.close()
 
 
+async def test_a_control_is_as_long_at_each_position_and_goes_another_way(planted: VisionBackend) -> None:
+    """The same step for the same seed, of whatever kind the unit is."""
+    image, layer = noise(1)[0], Readout("detect")
+    ablated = edit(0, "set", 0.0)
+    maps = []
+    for edits in ((), (ablated,), (ablated.control(1),), (ablated.control(1),), (ablated.control(2),)):
+        request = VisionRequest(image, (Ask(layer, (0, 1, 2, 3), maps=True),), edits)
+        (answer,) = await planted.run([request])
+        maps.append(np.stack(list(answer.reading(layer).maps.values())).astype(float))  # type: ignore[union-attr]
+    own, first, again, other = (each - maps[0] for each in maps[1:])
+    lengths = [np.linalg.norm(step, axis=0) for step in (own, first, other)]
+    half = np.finfo(np.float16).eps * np.abs(maps).max() * 2  # maps come in half precision
+    np.testing.assert_allclose(lengths[1:], [lengths[0]] * 2, atol=4 * half)
+    assert (first == again).all()
+    assert not np.allclose(first, other, atol=0.01)
+    placed = lengths[0] > 0.5
+    directions = first[:, placed] / lengths[0][placed]
+    assert directions.std(axis=1).max() < 4 * half, "the same direction at all positions"
+
+
 async def test_a_latent_is_set_and_what_its_dictionary_leaves_out_stays(tmp_path: Path) -> None:
     """A tied dictionary with orthogonal unit rows re-encodes to what was set; others change nothing."""
     torch.manual_seed(0)
