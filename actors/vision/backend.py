@@ -21,10 +21,13 @@ import numpy as np
 
 from actors import hub, runtime
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
-from actors.images import Provenance
+from actors.images import Image, Provenance
 from actors.packaged import head_digest
 from actors.serving.backend import Backend
 from actors.serving.blocking import DeviceThread
+from actors.vision.gradients.attribution import Attribution, PixelMethod, of_output, of_pixels
+from actors.vision.gradients.differentiable import DifferentiableNetwork
+from actors.vision.gradients.visualization import Optimization, VisualizationSettings
 from actors.vision.networks.network import Network, convert
 from actors.vision.networks.preprocess import View
 from actors.vision.readout import requests
@@ -64,6 +67,8 @@ _TIMEOUT_S = 3600.0
 """Time limit of a batch, or of compiling a pass, after which the device counts as hanging."""
 _ANY_SIZE = (224, 224)
 """Size of the recorded input of a network that takes images at their own size."""
+_STEPS_AT_ONCE = 4
+"""Steps of a visualization without a pause."""
 _TIE = 1e-6
 """Less than the depths of two layers differ by."""
 _RECENT_READOUTS = 32
@@ -82,7 +87,9 @@ class VisionBackend(Backend[Any, Any]):
     """One network on one device; a `Backend` for `VisionRequest` and `SweepStep`."""
 
     slots = 1
-    controls = frozenset({"describe", "layers", "n_units", "note", "statistics", "finish_sweep"})
+    controls = frozenset(
+        {"describe", "layers", "n_units", "note", "statistics", "finish_sweep", "visualize", "attribute"}
+    )
 
     def __init__(self, network: str | Network, settings: VisionSettings | None = None) -> None:
         """Load the network onto the device and record its layers.
@@ -290,6 +297,49 @@ class VisionBackend(Backend[Any, Any]):
         Return how many images counted.
         """
         return await asyncio.to_thread(finish_sweep, Path(folder), Path(store))
+
+    async def visualize(self, readout: Readout, index: int, settings: VisualizationSettings) -> np.ndarray:
+        """Return an image, uint8 (H, W, 3) of the input's size, optimized to drive a unit.
+
+        Raises:
+            UsageError: If there is no such unit.
+            BackendError: If no gradient passes through the network.
+        """
+        self._check(Ask(readout, (index,)))
+        size = self.network.preprocess.size or _ANY_SIZE
+        work = await self.on_device(
+            Optimization, self._differentiable(), readout, index, size, settings, self.device
+        )
+        for start in range(0, settings.steps, _STEPS_AT_ONCE):  # batches of others run in between
+            await self.on_device(work.advance, min(_STEPS_AT_ONCE, settings.steps - start))
+        return await self.on_device(work.pixels)
+
+    async def attribute(
+        self, image: Image, readout: Readout, index: int, of: PixelMethod | int
+    ) -> Attribution:
+        """Return what a unit's largest value comes from by a method, or what it contributes to output `of`.
+
+        Raises:
+            UsageError: If there is no such unit or output, or the unit has no effect on outputs.
+            BackendError: If no gradient passes through the network.
+            MissingDependencyError: If captum is not installed.
+        """
+        self._check(Ask(readout, (index,)))
+        view = self.network.preprocess.view(*image.size)
+
+        def work() -> Attribution:
+            pixels = self.network.preprocess.pixels([image.pixels]).to(self.device).float()
+            if isinstance(of, int):
+                found, score = of_output(self._differentiable(), pixels, (readout, index), of)
+                return Attribution(found, score, 0.0, view)
+            return Attribution(*of_pixels(self._differentiable(), pixels, (readout, index), of), view)
+
+        return await self.on_device(work)
+
+    def _differentiable(self) -> DifferentiableNetwork:
+        return DifferentiableNetwork(
+            self.name, self._tapped, self.network.preprocess, self.layer, self._dtype, self._channels_last
+        )
 
     async def close(self) -> None:
         if self._sweeps is not None:
@@ -606,7 +656,9 @@ class VisionBackend(Backend[Any, Any]):
         for at, row in enumerate(rows):
             for edit in row.request.edits:
                 layer = self.layer(edit.readout.layer)
-                edits.setdefault(layer, []).append(RowEdit(at, edit, self._reader(edit.readout)))
+                edits.setdefault(layer, []).append(
+                    RowEdit(at, edit.index, self._reader(edit.readout), edit.changed)
+                )
         return edits
 
     def _bank_key(self, readout: Readout) -> str:

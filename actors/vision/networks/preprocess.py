@@ -145,6 +145,13 @@ class Preprocess:
         """
         import torch
 
+        pixels = self.pixels(images).to(device, non_blocking=True)
+        return self.normalized(pixels).to(dtype or torch.float32)
+
+    def pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return what the network sees of uint8 (H, W, 3) images, resized and cropped: uint8 (N, 3, h, w)."""
+        import torch
+
         height, width = self.input_size(*images[0].shape[:2])
         pixels = torch.empty((len(images), height, width, 3), dtype=torch.uint8)
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -153,17 +160,25 @@ class Preprocess:
         for rows in groups.values():
             same = self._resized(np.stack([images[row] for row in rows]))
             pixels[rows] = self._cropped(same, height, width)
-        batch = pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).to(torch.float32)
-        mean = torch.tensor(self.mean, device=batch.device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=batch.device).view(1, -1, 1, 1)
+        return pixels.permute(0, 3, 1, 2)
+
+    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the input, float32 (N, C, h, w), of RGB pixels (N, 3, h, w) in 0..255 of the input's size;
+        differentiable.
+        """
+        import torch
+
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1)
         if self.channels != "RGB":
-            weights = torch.tensor([_CHANNELS[channel] for channel in self.channels], device=batch.device)
-            batch = torch.einsum("nihw,ci->nhwc", batch, weights).permute(0, 3, 1, 2)
-        batch = batch.mul_(1 / (255 * std)).sub_(mean / std)
+            weights = torch.tensor([_CHANNELS[channel] for channel in self.channels], device=pixels.device)
+            pixels = torch.einsum("nihw,ci->nhwc", pixels.float(), weights).permute(0, 3, 1, 2)
+        # In place on the product alone: a second large tensor costs time.
+        batch = pixels.mul(1 / (255 * std)).sub_(mean / std)
         absent = [place for place, channel in enumerate(self.channels) if channel == "0"]
         if absent:
             batch[:, absent] = 0
-        return batch.to(dtype or torch.float32)
+        return batch
 
     def _resized(self, images: np.ndarray) -> torch.Tensor:
         """Return uint8 (N, h, w, 3) for uint8 (N, H, W, 3), without ends that are far from the crop."""
@@ -206,6 +221,13 @@ class Preprocess:
                 images = images.take(range(cut, length - cut), axis)
                 target[axis - 1] = round(images.shape[axis] * long / length)
         return images, (target[0], target[1])
+
+    def mean_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels (N, 3, h, w) in 0..255 of the mean color alone, for such pixels."""
+        import torch
+
+        color = 255 * torch.tensor(self._mean_color(), device=pixels.device)
+        return color.view(1, 3, 1, 1).expand_as(pixels).to(pixels.dtype).contiguous()
 
     def _mean_color(self) -> tuple[float, float, float]:
         """Return red, green and blue of the color that is 0 to the network, as nearly as there is one."""

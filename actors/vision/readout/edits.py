@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -137,12 +137,25 @@ class Edit:
         return torch.where(self.where.mask(values), new, values)
 
 
+class UnitChange(Protocol):
+    """A change of unit `index`, such as an `Edit`; `turned` is the seed of a random direction, or None."""
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def turned(self) -> int | None: ...
+
+    def changed(self, values: torch.Tensor) -> torch.Tensor:
+        """Return new values of the unit for its values, float32 (h, w)."""
+
+
 @dataclass(frozen=True, slots=True)
 class RowEdit:
     """An edit of one row of a batch, and the reader of its unit."""
 
     row: int
-    edit: Edit
+    edit: UnitChange
     reader: UnitReader
 
 

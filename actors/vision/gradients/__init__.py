@@ -1,0 +1,1 @@
+"""What needs gradients of a network under study: feature visualizations and attributions."""
