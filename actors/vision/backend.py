@@ -656,9 +656,7 @@ class VisionBackend(Backend[Any, Any]):
         for at, row in enumerate(rows):
             for edit in row.request.edits:
                 layer = self.layer(edit.readout.layer)
-                edits.setdefault(layer, []).append(
-                    RowEdit(at, edit.index, self._reader(edit.readout), edit.changed)
-                )
+                edits.setdefault(layer, []).append(RowEdit(at, edit, self._reader(edit.readout)))
         return edits
 
     def _bank_key(self, readout: Readout) -> str:

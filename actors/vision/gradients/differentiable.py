@@ -88,7 +88,6 @@ class DifferentiableNetwork:
         Raises:
             UsageError: If the unit cannot be edited, is not in front of the output, or there is no such one.
         """
-        import torch
 
         tap = self._tap(readout)
         own = self.tapped.taps[tap]
