@@ -15,6 +15,7 @@ from actors.errors import BackendError, ReplicaLostError, UsageError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.pool import Pool
+from actors.vision.data.folder import evenly_spaced
 from actors.vision.data.loading import load_readable
 from actors.vision.data.reserve import Reserve, split
 from actors.vision.held_out import HeldOutTables
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 SAMPLE = 128
 """Images at most in `PoolVisionClient.sample`."""
+_MEAN_IMAGES = 200
+"""Images over which the mean of a unit's map is taken where no sweep knows it."""
 
 DEFAULT_RESERVE = Reserve(0.2)
 
@@ -209,9 +212,7 @@ class PoolVisionClient:
         """
         if k < 1:
             raise UsageError(f"k must be at least 1, got {k}")
-        store = ExemplarStore.of(
-            self._cache, self.fingerprint, dataset.fingerprint, self._reserve, len(dataset)
-        )
+        store = self._store(dataset)
         async with self._sweeping.setdefault(dataset.fingerprint, asyncio.Lock()):
             missing = [r for r in readouts if await self._find(store, dataset, r, k) is None]
             if missing:
@@ -225,6 +226,37 @@ class PoolVisionClient:
             assert exemplars is not None, "a finished sweep stores every readout"
             result[readout] = exemplars
         return result
+
+    async def map_mean(self, unit: Unit, dataset: ImageDataset) -> float:
+        unit = await self.unit(unit)
+        store = self._store(dataset)
+        swept = await self._find(store, dataset, Readout.of(unit), 1)
+        mean = float("nan") if swept is None else float(swept.map_mean[unit.index])
+        if not np.isfinite(mean):
+            mean = await self._sampled_map_mean(unit, dataset)
+        if not np.isfinite(mean):
+            raise SampleError(f"{unit} of {self.name} is not finite at all positions, so it has no mean.")
+        return mean
+
+    async def _sampled_map_mean(self, unit: Unit, dataset: ImageDataset) -> float:
+        layer = self._layers[unit.layer]
+        if layer.kind != "vector" and not layer.shape:
+            raise UsageError(
+                f"the positions of {unit.layer!r} are not known, so there is no map to take the mean of.",
+                "Find its exemplars first, with `maia exemplars`, or give a number.",
+            )
+        explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        chosen = explored[evenly_spaced(len(explored), _MEAN_IMAGES)].tolist()
+        images = [image for _, image in await asyncio.to_thread(load_readable, dataset, chosen)]
+        if not images:
+            raise SampleError(f"no image of {dataset.name!r} could be read.", "Look at its images.")
+        responses = await self.measure(unit, images)
+        return float(np.mean([response.map.mean(dtype=np.float64) for response in responses]))
+
+    def _store(self, dataset: ImageDataset) -> ExemplarStore:
+        return ExemplarStore.of(
+            self._cache, self.fingerprint, dataset.fingerprint, self._reserve, len(dataset)
+        )
 
     async def _find(
         self, store: ExemplarStore, dataset: ImageDataset, readout: Readout, k: int

@@ -17,9 +17,7 @@ from scipy.stats import binomtest
 
 from actors.errors import UsageError
 from actors.vision.client import PoolVisionClient
-from actors.vision.data.folder import evenly_spaced
 from actors.vision.data.labels import Labels, labels_of
-from actors.vision.data.reserve import split
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.edits import Edit
@@ -37,8 +35,6 @@ from experiments.studies import unit_selection
 
 Interval = tuple[float, float]
 FILE = "edit.json"
-_MEAN_IMAGES = 200
-"""Images, of those that agents may see, over which the mean of a unit's map is taken."""
 _HOW_TO_NAME_UNITS = "Name units as LAYER:UNITS, such as layer4:3,17 or layer4:0-63."
 
 
@@ -166,10 +162,7 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
         units = [unit async for unit in _units(vision, named, request.seed)]
         if not await reaches_output(vision, units):
             console.warn("none of these units changed the outputs on a test image, whatever its value")
-        explored, _ = await asyncio.to_thread(split, dataset, selected.profile.vision.held_back)
-        values = {
-            unit: await _mean(vision, unit, dataset, explored) if value is None else value for unit in units
-        }
+        values = {unit: await vision.map_mean(unit, dataset) if value is None else value for unit in units}
         edits = tuple(Edit(Readout.of(unit), unit.index, "set", amount) for unit, amount in values.items())
         drawn, names = _draw(labels, vision, request)
         claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
@@ -224,22 +217,6 @@ async def _units(
             if unit not in given:
                 given.add(unit)
                 yield unit
-
-
-async def _mean(vision: PoolVisionClient, unit: Unit, dataset: ImageDataset, explored: np.ndarray) -> float:
-    """Return the mean of a unit's map over positions and some images that agents may see."""
-    layer = next(each for each in await vision.layers() if each.name == unit.layer)
-    if layer.kind != "vector" and not layer.shape:
-        raise UsageError(
-            f"the positions of {unit.layer!r} are not known, so there is no map to take the mean of.",
-            "Use --to zero or a number.",
-        )
-    chosen = explored[evenly_spaced(len(explored), _MEAN_IMAGES)]
-    images = [image for image in await asyncio.to_thread(real_images.load, dataset, chosen.tolist()) if image]
-    if not images:
-        raise UsageError(f"no image of {dataset.name!r} could be read.", "Use --to zero, or other images.")
-    responses = await vision.measure(unit, images)
-    return float(np.mean([response.map.astype(np.float64).mean() for response in responses]))
 
 
 def _draw(

@@ -90,7 +90,8 @@ class Exemplars:
     `indices` int64 (k,) into the data set and `activations` float32 (k,); `quantiles` maps a level in (0, 1)
     to the activation at that level over positions and images, from a sample that is kept, like maps, in half
     precision: to three digits, and at most 65504 in size. `mean`, `std`, `maximum` are of per-image
-    activations over the `n_images` seen, in single precision.
+    activations over the `n_images` seen, in single precision. `map_mean` is over positions and images; NaN if
+    an earlier version swept the data set, which did not keep it.
     """
 
     unit: Unit
@@ -101,6 +102,7 @@ class Exemplars:
     std: float
     maximum: float
     n_images: int
+    map_mean: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,15 @@ class VisionClient(Protocol):
 
         Raises:
             SampleError: If no image can be measured.
+        """
+
+    async def map_mean(self, unit: Unit, dataset: ImageDataset) -> float:
+        """Return the mean of the unit's map over positions and the images that are not held out, each image
+        counted once; over a sample of these where no sweep knows it.
+
+        Raises:
+            UsageError: If the positions of the unit's layer are not known.
+            SampleError: If there is no finite mean.
         """
 
     async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:

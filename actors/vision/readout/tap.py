@@ -112,3 +112,10 @@ def spatial_max(maps: torch.Tensor) -> torch.Tensor:
     if maps.stride(1) == 1:
         return maps.permute(0, 2, 3, 1).amax(1).amax(1).float()
     return maps.flatten(2).amax(2).float()
+
+
+def spatial_mean(maps: torch.Tensor) -> torch.Tensor:
+    """Return the mean over positions, float32 (N, C), of maps (N, C, h, w)."""
+    import torch
+
+    return maps.mean((2, 3), dtype=torch.float32)

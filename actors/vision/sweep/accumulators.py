@@ -195,8 +195,8 @@ def from_keys(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class ReadoutAccumulator:
-    """The running statistics of one readout: top k and moments of per-image activations, and a reservoir
-    sample of activations at positions.
+    """The running statistics of one readout: top k and moments of per-image activations, the mean of maps,
+    and a reservoir sample of activations at positions.
     """
 
     def __init__(self, n_units: int, k: int, rows: int, device: torch.device | str = "cpu") -> None:
@@ -207,6 +207,8 @@ class ReadoutAccumulator:
         wide = torch.float64 if torch.device(device).type != "mps" else torch.float32
         self.mean = torch.zeros(n_units, dtype=wide, device=device)
         self.m2 = torch.zeros(n_units, dtype=wide, device=device)
+        self.map_total = torch.zeros(n_units, dtype=wide, device=device)
+        """The sum over images of the mean over an image's positions; NaN where a part lacks it."""
         self.reservoir = torch.empty((rows, n_units), dtype=torch.float16, device=device)
         self.filled = torch.zeros(rows, dtype=torch.bool)
         self.never_finite = torch.zeros(n_units, dtype=torch.bool, device=device)
@@ -227,6 +229,16 @@ class ReadoutAccumulator:
             self._chunk[self._buffered : end] = some
             self._chunk_indices[self._buffered : end] = their
             self._buffered = end
+
+    def add_map_means(self, means: torch.Tensor) -> None:
+        """Add float32 (n, U) means over positions, of the images whose maxima are added."""
+        self.map_total += means.sum(0, dtype=self.map_total.dtype)
+
+    def map_mean(self) -> np.ndarray:
+        """Return the mean over positions and images, each image counted once, float32 (U,)."""
+        self.fold()
+        mean: np.ndarray = (self.map_total / max(1, self.n_images)).cpu().numpy().astype(np.float32)
+        return mean
 
     def sample(self, rows: torch.Tensor | slice, values: torch.Tensor) -> None:
         """Put (m, U) activations at positions into the reservoir's `rows`; beyond half precision's range they
@@ -292,6 +304,7 @@ class ReadoutAccumulator:
         self.never_finite |= other.never_finite.to(self.never_finite.device)
         both = torch.cat([self.keys, other.keys.to(self.keys.device)], dim=1)
         self.keys = both.topk(self.keys.shape[1], dim=1).values
+        self.map_total += other.map_total.to(self.map_total.device)
         if other.n_images:
             self._add_moments(other.n_images, other.mean.to(self.mean.device), other.m2.to(self.m2.device))
         rows = other.filled.nonzero()[:, 0]
@@ -300,7 +313,7 @@ class ReadoutAccumulator:
 
     def state_bytes(self) -> int:
         """Return the memory of the state without the chunk in progress, which is shared by many images."""
-        tensors = (self.keys, self.mean, self.m2, self.reservoir, self.filled)
+        tensors = (self.keys, self.mean, self.m2, self.map_total, self.reservoir, self.filled)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def top(self) -> tuple[np.ndarray, np.ndarray]:
@@ -344,6 +357,7 @@ class ReadoutAccumulator:
             "keys": self.keys.cpu().numpy(),
             "mean": self.mean.cpu().numpy(),
             "m2": self.m2.cpu().numpy(),
+            "map_total": self.map_total.cpu().numpy(),
             "n_images": np.array(self.n_images),
             "rows": rows.numpy(),
             "reservoir": self.reservoir[rows.to(self.reservoir.device)].cpu().numpy(),
@@ -363,6 +377,8 @@ class ReadoutAccumulator:
         accumulator.keys = torch.tensor(arrays["keys"], device=device)
         accumulator.mean = torch.tensor(arrays["mean"], device=device, dtype=accumulator.mean.dtype)
         accumulator.m2 = torch.tensor(arrays["m2"], device=device, dtype=accumulator.m2.dtype)
+        total = arrays.get("map_total", np.full(n_units, np.nan))  # parts of earlier versions have none
+        accumulator.map_total = torch.tensor(total, device=device, dtype=accumulator.map_total.dtype)
         accumulator.n_images = int(arrays["n_images"])
         rows = torch.tensor(arrays["rows"])
         accumulator.reservoir[rows.to(accumulator.reservoir.device)] = torch.tensor(

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from actors.errors import BackendError
 from actors.hub import is_out_of_memory
-from actors.vision.readout.tap import OutputChangedError
+from actors.vision.readout.tap import OutputChangedError, spatial_mean
 from actors.vision.readout.taps import TappedModule
 from actors.vision.readout.units import UnitReader
 
 if TYPE_CHECKING:
     import torch
 
-ReducedReadout = tuple["torch.Tensor", "torch.Tensor", int]
-"""Maxima, float32 (n, U); activations at sampled positions, float16 (n * samples, U); the number of
-positions.
+ReducedReadout = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", int]
+"""Maxima and means over positions, float32 (n, U) each; activations at sampled positions, float16
+(n * samples, U); the number of positions.
 """
 
 
@@ -82,4 +82,5 @@ def _reduce(units: torch.Tensor, flat: torch.Tensor) -> ReducedReadout:
     n_positions = units.shape[2] * units.shape[3]
     positions_first = units.permute(0, 2, 3, 1)
     sampled = positions_first.flatten(1, 2)[flat // n_positions, flat % n_positions]
-    return positions_first.flatten(1, 2).amax(1).float(), sampled.half(), n_positions
+    maxima = positions_first.flatten(1, 2).amax(1).float()
+    return maxima, spatial_mean(units), sampled.half(), n_positions

@@ -23,7 +23,7 @@ import numpy as np
 from actors import runtime
 from actors.errors import BackendError, MaiaError
 from actors.vision.readout.requests import SweepAck, SweepStep
-from actors.vision.readout.tap import spatial_max
+from actors.vision.readout.tap import spatial_max, spatial_mean
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import Draw, ReadoutAccumulator, SweepPart, SweepPlan
@@ -47,12 +47,13 @@ _PROBED_IMAGES = 8
 
 @dataclass(frozen=True)
 class ReadoutBatch:
-    """A batch's maxima of one readout, float32 (n, U), its sampled activations (m * samples, U), and the
-    accumulator that they are for.
+    """A batch's maxima of one readout and means over positions, float32 (n, U) each, its sampled activations
+    (m * samples, U), and the accumulator that they are for.
     """
 
     accumulator: ReadoutAccumulator
     maxima: torch.Tensor
+    means: torch.Tensor
     draw: Draw
     sampled: torch.Tensor | None
 
@@ -68,8 +69,11 @@ class ReadoutBatch:
                 self.accumulator.sample(self.draw.rows(kept), by_image[kept].flatten(0, 1))
         if whole:
             self.accumulator.add(self.maxima, indices)
+            self.accumulator.add_map_means(self.means)
         elif which.any():
-            self.accumulator.add(self.maxima[which.to(self.maxima.device)], indices[which])
+            rows = which.to(self.maxima.device)
+            self.accumulator.add(self.maxima[rows], indices[which])
+            self.accumulator.add_map_means(self.means[rows])
 
     def without_never_finite(self) -> ReadoutBatch:
         """Return the batch with 0 as the maximum of the units that are never finite."""
@@ -312,7 +316,8 @@ class SweepDevice:
                 draw = draws[n_positions]
                 accumulator = sweep.accumulator(readout, units.shape[1], draw.samples, units.device)
                 sampled = draw.of(units) if len(draw.images) else None
-                batches.append(ReadoutBatch(accumulator, spatial_max(units), draw, sampled))
+                means = spatial_mean(units)
+                batches.append(ReadoutBatch(accumulator, spatial_max(units), means, draw, sampled))
 
             return read
 
@@ -340,13 +345,14 @@ class SweepDevice:
         )
         self._backend.forwards += n
         batches: list[ReadoutBatch] = []
-        for readout, (maxima, sampled, n_positions) in zip(plan.readouts, results, strict=True):
+        for readout, (maxima, means, sampled, n_positions) in zip(plan.readouts, results, strict=True):
             draw = draws[n_positions]
             accumulator = sweep.accumulator(readout, maxima.shape[1], draw.samples, maxima.device)
             if len(draw.images) < plan.step:
                 by_image = sampled.unflatten(0, (plan.step, draw.samples))
                 sampled = by_image[torch.from_numpy(draw.images)].flatten(0, 1)
-            batches.append(ReadoutBatch(accumulator, maxima[:n], draw, sampled if len(draw.images) else None))
+            taken = sampled if len(draw.images) else None
+            batches.append(ReadoutBatch(accumulator, maxima[:n], means[:n], draw, taken))
         return batches
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class LayerExemplars:
 
     `indices` int64 (U, k), -1 where the data set had fewer than k images; `activations` float32 (U, k);
     `quantiles` float32 (U, levels), of values in half precision; `mean`, `std`, `maximum` float32 (U,).
+    `map_mean` float32 (U,), over positions and images; NaN in tables of earlier versions, which lack it.
     `skipped` images by index, with the reason. Of a unit that is never finite there is no exemplar, and
     everything else is NaN.
     """
@@ -42,6 +43,7 @@ class LayerExemplars:
     quantiles: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    map_mean: np.ndarray
     n_images: int
     skipped: dict[int, str] = field(default_factory=dict)
 
@@ -57,6 +59,7 @@ class LayerExemplars:
             mean=float(self.mean[row]),
             std=float(self.std[row]),
             maximum=float(self.activations[row, 0]),
+            map_mean=float(self.map_mean[row]),
             n_images=self.n_images,
         )
 
@@ -76,6 +79,7 @@ class LayerExemplars:
             quantiles=self.quantiles,
             mean=self.mean,
             std=self.std,
+            map_mean=self.map_mean,
         )
         write_if_absent(path, buffer.getvalue())
 
@@ -84,7 +88,9 @@ class LayerExemplars:
         # Opened here: numpy leaves a file open that is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             facts = json.loads(stored["facts"].tobytes())
-            arrays = {name: stored[name] for name in stored.files if name != "facts"}
+            known = {each.name for each in fields(cls)}  # a later version may have more
+            arrays = {name: stored[name] for name in stored.files if name in known}
+        arrays.setdefault("map_mean", np.full(len(arrays["mean"]), np.nan, np.float32))
         return cls(
             readout=Readout(*facts["readout"]),
             n_images=facts["n_images"],
@@ -180,9 +186,10 @@ def finish_sweep(folder: Path, store: Path) -> int:
         activations, indices = accumulator.top()
         mean, quantiles = accumulator.mean.cpu().numpy().astype(np.float32), accumulator.quantiles(LEVELS)
         deviation = np.sqrt(accumulator.m2.cpu().numpy() / max(1, n_images)).astype(np.float32)
+        map_mean = accumulator.map_mean()
         never_finite = accumulator.never_finite.cpu().numpy()
         indices[never_finite] = -1
-        for values in (activations, mean, deviation, quantiles):
+        for values in (activations, mean, deviation, quantiles, map_mean):
             values[never_finite] = np.nan
         ExemplarStore(store).put(
             LayerExemplars(
@@ -193,6 +200,7 @@ def finish_sweep(folder: Path, store: Path) -> int:
                 quantiles=quantiles,
                 mean=mean,
                 std=deviation,
+                map_mean=map_mean,
                 n_images=n_images,
                 skipped=whole.skipped,
             )

@@ -557,6 +557,37 @@ async def test_a_damaged_table_of_exemplars_is_made_again(
     assert np.array_equal(LayerExemplars.load(table).indices, good.indices)
 
 
+async def mean_maps(client: PoolVisionClient, dataset: Numbered) -> np.ndarray:
+    """Return the mean over positions and images that agents may see of the layer `deep`, (U,)."""
+    images = [dataset.load(int(index)) for index in split(dataset, Reserve(0.25))[0]]
+    maps = [await client.measure(Unit("deep", unit), images) for unit in range(7)]
+    return np.array([np.mean([each.map.mean(dtype=np.float64) for each in some]) for some in maps])
+
+
+async def test_the_mean_of_a_units_map_is_the_sweeps_or_that_of_a_sample(
+    pool: LocalPool[Any, Any], tmp_path: Path
+) -> None:
+    """Also with a table of an earlier version, which has none: it is read, and swept no second time."""
+    dataset, unit = Numbered(40), Unit("deep", 3)
+    client = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    expected = await mean_maps(client, dataset)
+    assert await client.map_mean(unit, dataset) == pytest.approx(expected[3], rel=1e-3)
+    found = (await client.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
+    np.testing.assert_allclose(found.map_mean, expected, rtol=2e-3, atol=1e-3)
+    assert await client.map_mean(unit, dataset) == found.map_mean[3] == found.of(unit, 1).map_mean
+    (table,) = ExemplarStore.of(
+        tmp_path, client.fingerprint, dataset.fingerprint, Reserve(0.25), len(dataset)
+    ).folder.glob("*.npz")
+    with np.load(table) as stored:
+        earlier = {name: stored[name] for name in stored.files if name != "map_mean"}
+    np.savez(table, later=np.zeros(3), **earlier)
+    again = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    old = (await again.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
+    assert np.isnan(old.map_mean).all()
+    assert np.array_equal(old.indices, found.indices)
+    assert await again.map_mean(unit, dataset) == pytest.approx(expected[3], rel=1e-3)
+
+
 class Poisoned(torch.nn.Module):
     """Makes two of its channels what they must not be, on every image."""
 

@@ -69,6 +69,7 @@ def test_screening_separates_dead_constant_and_duplicate_units() -> None:
         quantiles=np.array([[1, 2], [1, 2], [0, 0], [5, 5], [1, 2]], np.float32),
         mean=np.array([1, 1, 0, 5, 1], np.float32),
         std=np.array([1, 1, 0, 0, 1], np.float32),
+        map_mean=np.zeros(5, np.float32),
         n_images=9,
     )
     rows = screen(found, [0, 1, 2, 3, 4])
@@ -88,6 +89,7 @@ def test_a_unit_that_is_never_finite_is_no_twin_of_another() -> None:
         quantiles=nothing,
         mean=nothing[:, 0],
         std=nothing[:, 0],
+        map_mean=nothing[:, 0],
         n_images=9,
     )
     assert [row.verdict for row in screen(found, [0, 1])] == ["not finite", "not finite"]
@@ -102,6 +104,7 @@ def test_one_image_says_of_no_unit_that_it_is_dead_or_constant() -> None:
         quantiles=np.array([[3.0], [0.0]], np.float32),
         mean=np.array([3.0, 0.0], np.float32),
         std=np.zeros(2, np.float32),
+        map_mean=np.zeros(2, np.float32),
         n_images=1,
     )
     assert [row.verdict for row in screen(found, [0, 1])] == ["alive", "alive"]

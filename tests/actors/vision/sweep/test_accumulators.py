@@ -117,6 +117,21 @@ def test_moments_are_those_of_all_images_in_any_sharding() -> None:
         assert np.allclose(np.sqrt(accumulator.m2.numpy() / 613), values.std(0, dtype=np.float64), rtol=1e-4)
 
 
+def test_the_mean_of_maps_counts_each_image_once_and_is_unknown_where_a_part_lacks_it() -> None:
+    means = np.random.default_rng(2).normal(7, 1, (90, 4)).astype(np.float32)
+    parts = [accumulator_of(means, order, [], 3) for order in np.array_split(np.arange(90), 4)]
+    for part, order in zip(parts, np.array_split(np.arange(90), 4), strict=True):
+        part.add_map_means(torch.from_numpy(means[order]))
+    stored = parts[2].arrays()
+    for part in parts[1:]:
+        parts[0].merge(part)
+    np.testing.assert_allclose(parts[0].map_mean(), means.mean(0, dtype=np.float64), rtol=1e-6)
+    assert np.array_equal(ReadoutAccumulator.restore(stored).map_total, parts[2].map_total)
+    del stored["map_total"]
+    parts[0].merge(ReadoutAccumulator.restore(stored))
+    assert np.isnan(parts[0].map_mean()).all()
+
+
 def plan(n: int, rows: int = 64) -> SweepPlan:
     return SweepPlan(Numbered(n), np.arange(n), (Readout("deep"),), rows=rows)
 
