@@ -24,6 +24,7 @@ from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Image, Provenance
 from actors.packaged import head_digest
 from actors.serving.backend import Backend
+from actors.serving.bank import BankStatistics, StimulusBank
 from actors.serving.blocking import DeviceThread
 from actors.vision.gradients.attribution import Attribution, PixelMethod, of_output, of_pixels
 from actors.vision.gradients.differentiable import DifferentiableNetwork
@@ -31,7 +32,6 @@ from actors.vision.gradients.visualization import Optimization, VisualizationSet
 from actors.vision.networks.network import Network, convert
 from actors.vision.networks.preprocess import View
 from actors.vision.readout import requests
-from actors.vision.readout.bank import BankStatistics, StimulusBank
 from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.edits import RowEdit
 from actors.vision.readout.maps import MapCache

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from actors.chat.settings import BuiltinChat, ChatSettings
 from actors.cluster.settings import RaySettings
 from actors.detection.settings import DetectionSettings, ScenesDetection
+from actors.embedding.settings import BuiltinEmbedding, EmbeddingSettings
 from actors.errors import ConfigError, UsageError
 from actors.generation.settings import GenerationSettings, ScenesGeneration
 from actors.settings import Settings
@@ -60,6 +61,8 @@ class Profile(Settings):
     """Accept a data set of fewer than 30 distinct images."""
     generation: GenerationSettings = ScenesGeneration()
     detection: DetectionSettings = ScenesDetection()
+    embedding: EmbeddingSettings = BuiltinEmbedding()
+    """What `maia label` compares images with words by."""
     chat: ChatRoles = ChatRoles()
     interpreter: InterpreterSettings = InterpreterSettings()
     confirmation: ConfirmationSettings | None = ConfirmationSettings()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from actors.chat.factory import available as chat_available
 from actors.detection.factory import available as detection_available
+from actors.embedding.factory import available as embedding_available
 from actors.errors import UsageError
 from actors.generation.factory import available as generation_available
 from actors.serving.backend import Readiness
@@ -36,13 +37,15 @@ def availability(profile: Profile) -> dict[str, tuple[Readiness, str]]:
         "observers": chat_available(roles.observers or roles.interpreter),
         "generation": generation_available(profile.generation),
         "detection": detection_available(profile.detection),
+        "embedding": embedding_available(profile.embedding),
     }
 
 
 def check(profile: Profile, model: str | None) -> None:
     """Make sure that, as far as can be known without a model, the named models can work.
 
-    Without a `model` the concept detector is what is studied; with one it is not needed. What runs on the
+    Without a `model` the concept detector is what is studied; with one it is not needed. Only `maia label`
+    needs the embedder. What runs on the
     nodes of a cluster that is joined finds packages, keys and files there, so that it cannot be known here
     whether it can.
 
@@ -58,7 +61,8 @@ def check(profile: Profile, model: str | None) -> None:
     if model is not None:
         check_weights(model, profile.vision)
     for role, (state, reason) in availability(profile).items():
-        if state == "missing" and not (role == "detection" and model is not None):
+        needed = role != "embedding" and (role != "detection" or model is None)
+        if state == "missing" and needed:
             raise UsageError(
                 f"the profile's {role} cannot be used here: {reason}",
                 "`maia doctor`, with the same --profile, says more.",

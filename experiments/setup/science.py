@@ -15,6 +15,7 @@ _NOT_SCIENCE = {
     "remembered",
     "remembered_mb",
     "bank_folder",
+    "embedding",
     "bank_memory_mb",
     "map_memory_mb",
     "sweep",

@@ -163,6 +163,14 @@ class Sighting:
         chosen = self._maps[[_index()[name] for name in names]].sum(0)[self._seen]
         return min(1.0, float(np.sort(chosen)[-_CORE:].mean()))
 
+    def scores_of(self, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """Return `score_of` of several groups at once, (n,), each of places in `class_names`."""
+        fields = self._maps[:, self._seen]
+        sums = np.stack([fields[places].sum(0) for places in groups])
+        core = min(_CORE, sums.shape[1])
+        best: np.ndarray = np.partition(sums, sums.shape[1] - core, axis=1)[:, -core:].mean(1)
+        return np.minimum(1.0, best)
+
     def mask(self, name: str, least: float = EDGE) -> np.ndarray:
         """Return where a concept or a background is, bool (H, W): where its probability is above `least`."""
         return self.mask_of([name], least)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from actors.detection.compose import Formula
-from actors.embedded.detector import understand
 from actors.embedded.drawing.backgrounds import BACKGROUNDS
 from actors.embedded.drawing.lexicon import read
+from actors.embedded.drawing.phrases import understand
 from actors.embedded.drawing.vocabulary import COLORS, PLAIN, vocabulary
 from actors.errors import UsageError
 from experiments.paper.gym.neurons import GymUnit

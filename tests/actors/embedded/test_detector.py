@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from actors.detection.base import Detection, DetectRequest
-from actors.embedded.detector import ScenesDetector, UnknownConceptError, understand
+from actors.embedded.detector import ScenesDetector
+from actors.embedded.drawing.phrases import UnknownConceptError, understand
 from actors.embedded.drawing.render import render, render_with_masks
 from actors.embedded.drawing.scene import Placed, Scene
 from actors.images import Image

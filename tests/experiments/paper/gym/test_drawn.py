@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.embedded.detector import understand
+from actors.embedded.drawing.phrases import understand
 from actors.embedded.drawing.withheld import Withheld
 from experiments.paper.gym.drawn import drawn, out_of_reach, reachable
 from experiments.paper.gym.neurons import choose

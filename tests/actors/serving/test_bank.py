@@ -10,7 +10,7 @@ import pytest
 
 from actors.errors import UsageError
 from actors.images import Provenance
-from actors.vision.readout.bank import StimulusBank
+from actors.serving.bank import StimulusBank
 
 
 def image_id(number: int) -> str:
