@@ -18,7 +18,7 @@ from actors.embedding.base import (
     EmbedRequest,
     EmbedStep,
     EmbedText,
-    ImageSource,
+    ReadableImages,
 )
 from actors.errors import BackendError, MaiaError
 from actors.images import Image
@@ -138,7 +138,7 @@ def _place(request: EmbedImage | EmbedText) -> tuple[str, str]:
     return ("image", request.image.id) if isinstance(request, EmbedImage) else ("text", request.id)
 
 
-def _load(images: ImageSource, index: int) -> Image | str:
+def _load(images: ReadableImages, index: int) -> Image | str:
     """Return an image, or why it cannot be read."""
     try:
         return images.load(index)

@@ -13,7 +13,7 @@ from actors.errors import BackendError
 from actors.images import Image
 
 
-class ImageSource(Protocol):
+class ReadableImages(Protocol):
     """Images by index, each a pure function of it. Small: it is sent to the process that reads them."""
 
     def load(self, index: int) -> Image: ...
@@ -42,7 +42,7 @@ class EmbedText:
 class EmbedStep:
     """Embed images of a data set where they are read, so that no pixels travel."""
 
-    images: ImageSource
+    images: ReadableImages
     dataset: str
     """The data set's fingerprint."""
     indices: tuple[int, ...]

@@ -14,7 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from actors.embedding.base import EmbeddedStep, EmbedderFacts, EmbedImage, EmbedStep, EmbedText, ImageSource
+from actors.embedding.base import (
+    EmbeddedStep,
+    EmbedderFacts,
+    EmbedImage,
+    EmbedStep,
+    EmbedText,
+    ReadableImages,
+)
 from actors.errors import MaiaError, UsageError
 from actors.files import replacing
 from actors.grouping import task_group
@@ -115,7 +122,7 @@ class PoolEmbedder:
 
     async def survey(
         self,
-        images: ImageSource,
+        images: ReadableImages,
         fingerprint: str,
         indices: np.ndarray,
         cache: Path,
@@ -146,7 +153,7 @@ class PoolEmbedder:
             raise UsageError(f"no image could be embedded. The first: {first}.", "Check the images.")
         return table
 
-    async def _shard(self, images: ImageSource, fingerprint: str, wanted: np.ndarray) -> EmbeddingTable:
+    async def _shard(self, images: ReadableImages, fingerprint: str, wanted: np.ndarray) -> EmbeddingTable:
         window = asyncio.Semaphore(_STEPS_PER_REPLICA * max(1, self._pool.statistics().replicas))
         steps: dict[int, EmbeddedStep] = {}
 
