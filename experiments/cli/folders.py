@@ -82,6 +82,17 @@ def read(ctx: typer.Context, value: Any) -> Any:
     return _followed(ctx, value) if isinstance(value, Url) else value
 
 
+def searched_run(ctx: typer.Context, text: str) -> Path | None:
+    """Return the run that a text names, a folder or a URL, None where it names a network."""
+    from experiments.records.lookup import is_run
+
+    named = place(text)
+    if isinstance(named, Url):
+        return _followed(ctx, named)
+    # Networks with a slash in their names have a source before it, or a checkpoint.
+    return named if is_run(named) or ("/" in text and not {":", "@"} & set(text)) else None
+
+
 def _read_records(ctx: typer.Context, value: Any) -> Any:
     return _followed(ctx, value, images=False) if isinstance(value, Url) else value
 

@@ -6,11 +6,11 @@ import contextlib
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.folders import EarlierRun, out_option
+from experiments.cli.folders import EarlierRun, out_option, searched_run
 from experiments.cli.options import (
     Attributes,
     ImageColumn,
@@ -18,7 +18,9 @@ from experiments.cli.options import (
     LabelNames,
     Model,
     Repeat,
+    RunModel,
     Shared,
+    TrustRun,
     Yes,
     confirm_cost,
     default_run,
@@ -29,9 +31,13 @@ from experiments.cli.options import (
     seed_option,
     shared_options,
     show_run,
+    trust_of,
     units_left,
     with_columns,
 )
+
+if TYPE_CHECKING:
+    from experiments.studies.find import SelectiveUnits
 
 commands = typer.Typer()
 
@@ -270,32 +276,78 @@ def session(
         raise typer.Exit(1)
 
 
-@commands.command(epilog=examples('maia find "forested backgrounds" tf_efficientnet_lite0 blocks.6'))
+@commands.command(
+    epilog=examples(
+        'maia find "forested backgrounds" runs/b6',
+        'maia find "forested backgrounds" runs/b6 --confirm',
+        'maia find "forested backgrounds" tf_efficientnet_lite0 blocks.6',
+    )
+)
 @shared_options()
 def find(
+    ctx: typer.Context,
     shared: Shared,
     concept: Annotated[
         str, typer.Argument(help='What units should be selective for: "forested backgrounds".')
     ],
-    model: Model,
-    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    where: Annotated[
+        str,
+        typer.Argument(help="A run, whose records are searched; or a network, whose units are measured."),
+    ],
+    layer: Annotated[
+        str, typer.Argument(help="Layer, as `maia layers MODEL` lists them [default: of a run, all]")
+    ] = "",
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Measure the units that a run says match on new images, too.")
+    ] = False,
     images: Annotated[
         int, typer.Option(min=8, max=500, help="Images of the concept; many units need many images.")
     ] = 40,
     top: Annotated[int, typer.Option(min=1, help="Units to show.")] = 10,
     seed: Annotated[int, seed_option("Seed of the images.")] = 0,
+    model: RunModel = None,
+    trust: TrustRun = False,
 ) -> None:
-    """Find the units of a layer that answer to a concept."""
-    from experiments.studies.find import ConceptQuery, find_units, table
+    """Find the units that answer to a concept. In a run by what was said of them, in a layer by images."""
+    from experiments.studies import search
+    from experiments.studies.find import ConceptQuery, check_order, find_units, table
 
-    query = ConceptQuery(concept, model, layer, images, top, seed)
-    result = run(find_units(shared.console, shared.selection, query))
+    if (folder := searched_run(ctx, where)) is None:
+        check_order(concept, where, layer)
+        result = run(
+            find_units(
+                shared.console, shared.selection, ConceptQuery(concept, where, layer, images, top, seed)
+            )
+        )
+        show_selective(shared, result)
+        return
+    found = search.search(search.RunQuery(concept, folder, layer, top))
+    if confirm:
+        asked = ConceptQuery(concept, model or "", layer, images, top, seed)
+        measured = run(search.confirm(shared.console, shared.selection, found, asked, trust_of(trust)))
+        found = replace(found, confirmed=measured)
+    if shared.json:
+        shared.console.result(asdict(found))
+        return
+    for problem in found.problems:
+        shared.console.warn(problem)
+    shared.console.show(search.table(found))
+    if found.confirmed is not None:
+        for note in found.confirmed.notes:
+            shared.console.warn(note)
+        shared.console.show(table(found.confirmed))
+
+
+def show_selective(shared: Shared, result: SelectiveUnits) -> None:
+    """Show which units of a layer answer to a concept."""
+    from experiments.studies.find import table
+
     if shared.json:
         shared.console.result(asdict(result))
-    else:
-        for note in result.notes:
-            shared.console.warn(note)
-        shared.console.show(table(result))
+        return
+    for note in result.notes:
+        shared.console.warn(note)
+    shared.console.show(table(result))
 
 
 @commands.command(epilog=examples("maia exemplars tf_efficientnet_lite0 --layers blocks.5,blocks.6 --k 20"))

@@ -105,7 +105,7 @@ def _clusters(labels: Sequence[str]) -> list[list[int]]:
 
 def similarity(labels: Sequence[str]) -> np.ndarray:
     """Return cosine similarities float64 (n, n) of TF-IDF vectors of the labels' words."""
-    counts = [Counter(_terms(label)) for label in labels]
+    counts = [Counter(terms(label)) for label in labels]
     terms = sorted({term for words in counts for term in words})
     place = {term: column for column, term in enumerate(terms)}
     vectors = np.zeros((len(labels), max(1, len(terms))))
@@ -119,7 +119,7 @@ def similarity(labels: Sequence[str]) -> np.ndarray:
     return np.asarray(vectors @ vectors.T)
 
 
-def _terms(label: str) -> list[str]:
+def terms(label: str) -> list[str]:
     """Return the words that count, cut so that the forms of one word are mostly the same."""
     words = [word for word in re.findall(r"[^\W_]{2,}", label.lower()) if word not in _STOP]
     return [(word.removesuffix("s") if len(word) > 3 else word)[:6] for word in words]

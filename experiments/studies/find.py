@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 import re
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ import numpy as np
 
 from actors.errors import BackendError, MaiaError, UsageError
 from actors.generation.base import MadeImage
+from actors.vision.networks.zoo import check_name
+from actors.vision.readout.base import Unit
 from actors.vision.readout.units import Readout, parse_unit
 from agents.critic.stimuli import control_subjects, lacks_something, prompts_for
 from agents.study.faults import raise_infrastructure_errors
@@ -127,33 +130,84 @@ async def find_units(console: Console, selection: Selection, query: ConceptQuery
     async with Workbench.open(
         selected.profile, cache=selected.cache, model=query.model, notify=console.say
     ) as bench:
-        vision = bench.vision
-        first = await vision.unit(parse_unit(query.layer, "0", await vision.class_names()))
+        first = await bench.vision.unit(parse_unit(query.layer, "0", await bench.vision.class_names()))
         readout = Readout.of(first)
-        sizes = {layer.name: layer.n_units for layer in await vision.layers()}
+        sizes = {layer.name: layer.n_units for layer in await bench.vision.layers()}
         units = [readout.unit(index) for index in range(sizes[readout.layer])]
-        groups = await _make_groups(console, bench, query, len(units))
-        images = [made.image for group in groups for made in group.images]
-        activations = await vision.activations(units, images, agent="find")
-        names = [f"{vision.name}/{unit}" for unit in units]
+        return await _measure(console, bench, query, units)
+
+
+def check_order(concept: str, model: str, layer: str) -> None:
+    """Refuse arguments that name no network and layer, or name them in another order.
+
+    Raises:
+        UsageError: With the order in which `maia find` takes them.
+    """
+    try:
+        check_name(model)
+    except UsageError as error:
+        try:
+            check_name(concept)
+        except UsageError:
+            raise error from None
+        raise UsageError(
+            f"{model!r} is no network, and {concept!r} is one: the concept comes first.",
+            f"Write: maia find {shlex.quote(layer or 'CONCEPT')} {concept} {model}",
+        ) from None
+    if not layer:
+        raise UsageError(
+            f"of the network {model} a layer is needed, and there is no run of that name.",
+            f"Write: maia find {shlex.quote(concept)} {model} LAYER; or name the --out folder of a run.",
+        )
+
+
+async def confirm_units(
+    console: Console, selection: Selection, query: ConceptQuery, units: Sequence[Unit]
+) -> SelectiveUnits:
+    """Return how selective these units of any layers are for the concept, as `find_units` measures it.
+
+    Raises:
+        UsageError: If one of them does not exist, or no image of the concept could be made.
+        BackendError: If none of them is finite on the images.
+    """
+    from experiments.setup.workbench import Workbench
+
+    selected = selection.load()
+    async with Workbench.open(
+        selected.profile, cache=selected.cache, model=query.model, notify=console.say
+    ) as bench:
+        known = [await bench.vision.unit(unit) for unit in units]
+        return await _measure(console, bench, query, known)
+
+
+async def _measure(
+    console: Console, bench: Workbench, query: ConceptQuery, units: Sequence[Unit]
+) -> SelectiveUnits:
+    """Return the units that prefer the concept most, by images that are made of it and of other subjects."""
+    vision = bench.vision
+    groups = await _make_groups(console, bench, query, len(units))
+    images = [made.image for group in groups for made in group.images]
+    activations = await vision.activations(units, images, agent="find")
+    layers = ", ".join(dict.fromkeys(unit.layer for unit in units))
     ends = np.cumsum([len(group.images) for group in groups])[:-1]
-    ranked = rank(names, *np.split(activations, ends, axis=1))
+    ranked = rank([f"{vision.name}/{unit}" for unit in units], *np.split(activations, ends, axis=1))
     if not ranked:
         raise BackendError(
-            f"no unit of {readout.layer!r} is finite on all of the {len(images)} images.",
+            f"no unit of {layers!r} is finite on all of the {len(images)} images.",
             "Set vision.dtype to float32, and check the network's weights.",
         )
     notes = [*sorted(groups[0].notes), *(note for group in groups for note in group.shortfall())]
     if n_left := len(units) - len(ranked):
         notes.append(f"{n_left} of {len(units)} units are not finite on all of the images, and were left out")
+    best = sorted(ranked[: query.top], key=lambda score: -score.auroc)
     return SelectiveUnits(
         concept=query.concept,
         model=query.model,
-        layer=readout.layer,
+        layer=layers,
         n_images=[len(group.images) for group in groups],
         n_units=len(units),
         notes=notes,
-        units=sorted(ranked[: query.top], key=lambda score: -score.auroc),
+        units=[replace(score, index=units[score.index].index) for score in best],
     )
 
 
@@ -331,6 +385,7 @@ def table(result: SelectiveUnits) -> Any:
     """Return the result as a table for a terminal; what may be chance is dim."""
     from rich.table import Table
 
+    from experiments.records.names import UnitName
     from experiments.setup.console import counted, plain
 
     concept = plain(shorten(result.concept, 60))
@@ -343,10 +398,11 @@ def table(result: SelectiveUnits) -> Any:
     )
     for name in ("unit", "AUROC", "q", "mean on the concept", "on other things", "on other places"):
         shown.add_column(name, justify="right")
+    several = "," in result.layer
     for score in result.units:
         means = (score.mean_concept, score.mean_things, score.mean_places)
         shown.add_row(
-            str(score.index),
+            plain(UnitName.parse(score.unit).short) if several else str(score.index),
             f"{score.auroc:.2f}",
             f"{score.q:.2g}",
             *map(_format_activation, means),

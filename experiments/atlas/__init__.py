@@ -1,0 +1,1 @@
+"""What a whole run says of its units: search, comparison by meaning, and the atlas."""

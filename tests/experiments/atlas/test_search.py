@@ -1,0 +1,138 @@
+"""A search finds units by what any record says of them, and says where it found it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.errors import UsageError
+from experiments.atlas.catalog import CatalogUnit
+from experiments.atlas.search_index import KEY, SearchIndex, open_index
+from experiments.cli.main import main
+from experiments.studies.search import RunQuery, search, table
+from tests.experiments.atlas.runs import LabeledRun
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> LabeledRun:
+    made = LabeledRun(tmp_path / "run")
+    made.embed("a:0", "golden retriever", runner_up={"label": "labrador"})
+    made.embed("a:1", "striped cloth")
+    made.embed("a:2", "")
+    made.embed("b:0", "forests")
+    made.study("b:1", "snowplow", description="Fires for snow that is cleared from roads.")
+    made.role("b:0", ["snowplow, snowplough"], ["alp"])
+    return made
+
+
+def found(run: LabeledRun, words: str, layer: str = "") -> list[tuple[str, str]]:
+    hits = search(RunQuery(words, run.root, layer)).units
+    return [(hit.unit.removeprefix("net/"), hit.matched) for hit in hits]
+
+
+def test_each_field_is_searched_and_named(run):
+    assert found(run, "striped") == [("a:1", "label")]
+    assert found(run, "labrador")[0] == ("a:0", "other label")
+    assert found(run, "snowplow") == [("b:1", "label"), ("b:0", "raises")]
+    assert ("b:0", "lowers") in found(run, "alp")
+    assert found(run, "cleared roads") == [("b:1", "description")]
+    assert found(run, "a:2") == [("a:2", "unit")]
+
+
+def test_other_forms_of_a_word_and_kinds_of_a_thing_are_found(run):
+    assert found(run, "forested backgrounds")[0] == ("b:0", "label")
+    assert found(run, "dog")[0][0] == "a:0"
+    assert found(run, "animals")[0][0] == "a:0"
+
+
+def test_one_layer_can_be_searched(run):
+    assert found(run, "snowplow", "a") == []
+    with pytest.raises(UsageError, match="no layer 'c'"):
+        found(run, "snowplow", "c")
+
+
+def test_what_nothing_says_is_not_found_and_the_table_says_so(run):
+    result = search(RunQuery("submarine cables", run.root))
+    assert result.units == []
+    assert "nothing was said" in table(result)
+
+
+def test_an_agents_label_replaces_that_of_an_embedding_which_stays_searchable(run):
+    run.study("a:1", "curtains")
+    assert found(run, "curtains") == [("a:1", "label")]
+    assert found(run, "striped cloth")[0] == ("a:1", "other label")
+
+
+def test_the_index_is_kept_and_made_again_when_a_record_is_new(run):
+    open_index(run.open())
+    kept = (run.root / KEY).stat()
+    open_index(run.open())
+    assert (run.root / KEY).stat().st_mtime_ns == kept.st_mtime_ns
+    run.embed("b:7", "windmill")
+    assert found(run, "windmill") == [("b:7", "label")]
+
+
+def test_a_damaged_index_or_one_of_a_stranger_is_made_again(run):
+    open_index(run.open())
+    whole = (run.root / KEY).read_bytes()
+    with np.load(run.root / KEY) as stored:
+        arrays = dict(stored)
+    arrays["texts_of"] = arrays["texts_of"] + 1000
+    (run.root / KEY).unlink()
+    with (run.root / KEY).open("wb") as file:
+        np.savez(file, **arrays)
+    assert found(run, "striped") == [("a:1", "label")]
+    (run.root / KEY).write_bytes(whole[: len(whole) // 2])
+    assert found(run, "striped") == [("a:1", "label")]
+
+
+def test_damaged_lines_are_named_and_the_others_are_searched(run):
+    with (run.root / "labels.jsonl").open("a") as file:
+        file.write('{"unit": 3}\n{"unit": "net/a:9", "lab\n[]\n"\\ud800"\n')
+    (run.root / "roles.jsonl").write_text(json.dumps({"unit": "net/a:0", "role": {"raised": [3, {}]}}))
+    result = search(RunQuery("striped", run.root))
+    assert [hit.unit for hit in result.units] == ["net/a:1"]
+    assert result.problems == ["labels.jsonl: 4 lines are damaged, and were left out"]
+
+
+def test_a_run_of_which_nothing_is_said_and_a_query_without_words_are_refused(tmp_path):
+    run = LabeledRun(tmp_path / "run")
+    with pytest.raises(UsageError, match="nothing is said"):
+        search(RunQuery("dog", run.root))
+    with pytest.raises(UsageError, match="no concept"):
+        search(RunQuery("  ", run.root))
+    with pytest.raises(UsageError, match="there is no run"):
+        search(RunQuery("dog", tmp_path / "nothing"))
+
+
+def test_find_takes_one_order_of_arguments_for_runs_and_networks(run, capsys):
+    main(["find", "striped", str(run.root), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert [(hit["unit"], hit["matched"]) for hit in answer["units"]] == [("net/a:1", "label")]
+    for wrong, advice in (
+        (["resnet18", "layer1", "dog"], "maia find dog resnet18 layer1"),
+        (["dog", "resnet18"], "maia find dog resnet18 LAYER"),
+        (["dog", str(run.root / "nothing")], "--out folder of a run"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["find", *wrong])
+        assert stop.value.code == 2
+        assert advice in " ".join(capsys.readouterr().err.split())
+
+
+def test_fifty_thousand_units_are_searched_without_a_loop_over_them():
+    words = ["dog", "cat", "forest", "wheel", "stripes", "sky", "fur", "text", "hand", "arch"]
+    labels = [f"{a} {b} {c}" for a in words for b in words for c in words]
+    units = [
+        CatalogUnit(f"net/a:{i}", "a", i, f"a:{i}", labels[i % 1000], "embedding") for i in range(50_000)
+    ]
+    index = SearchIndex.of(units)
+    index.search("dog", 10)
+    began = time.process_time()
+    for word in words:
+        assert len(index.search(word, 10)) == 10
+    assert (time.process_time() - began) / len(words) < 0.05
