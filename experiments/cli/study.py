@@ -285,8 +285,8 @@ def session(
 )
 @shared_options()
 def find(
-    ctx: typer.Context,
     shared: Shared,
+    ctx: typer.Context,
     concept: Annotated[
         str, typer.Argument(help='What units should be selective for: "forested backgrounds".')
     ],
