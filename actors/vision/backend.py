@@ -325,14 +325,14 @@ class VisionBackend(Backend[Any, Any]):
             MissingDependencyError: If captum is not installed.
         """
         self._check(Ask(readout, (index,)))
-        view = self.network.preprocess.view(*image.size)
 
         def work() -> Attribution:
-            pixels = self.network.preprocess.pixels([image.pixels]).to(self.device).float()
+            given = self.network.preprocess.pixels([image.pixels])
+            seen = given[0].permute(1, 2, 0).numpy().copy()
+            network, pixels = self._differentiable(), given.to(self.device).float()
             if isinstance(of, int):
-                found, score = of_output(self._differentiable(), pixels, (readout, index), of)
-                return Attribution(found, score, 0.0, view)
-            return Attribution(*of_pixels(self._differentiable(), pixels, (readout, index), of), view)
+                return Attribution(*of_output(network, pixels, (readout, index), of), 0.0, seen)
+            return Attribution(*of_pixels(network, pixels, (readout, index), of), seen)
 
         return await self.on_device(work)
 

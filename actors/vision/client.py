@@ -18,6 +18,8 @@ from actors.serving.pool import Pool
 from actors.vision.data.folder import evenly_spaced
 from actors.vision.data.loading import load_readable
 from actors.vision.data.reserve import Reserve, split
+from actors.vision.gradients.attribution import Attribution, PixelMethod
+from actors.vision.gradients.visualization import VisualizationSettings
 from actors.vision.held_out import HeldOutTables
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import (
@@ -342,6 +344,27 @@ class PoolVisionClient:
         unit = await self.unit(unit)
         readout = Readout.of(unit)
         return await self._held_back.of(readout, unit.index, await self._count_units(readout), dataset, count)
+
+    async def visualize(self, unit: Unit, settings: VisualizationSettings) -> Image:
+        """Return an image of the input's size that is optimized to drive a unit.
+
+        Raises:
+            UsageError: If there is no such unit.
+            BackendError: If no gradient passes through the network.
+        """
+        unit = await self.unit(unit)
+        return Image.from_pixels(await self._pool.call("visualize", Readout.of(unit), unit.index, settings))
+
+    async def attribute(self, unit: Unit, image: Image, of: PixelMethod | int) -> Attribution:
+        """Return what a unit's value on an image comes from by a method, or its part in output number `of`.
+
+        Raises:
+            UsageError: If there is no such unit or output, or the unit has no effect on outputs.
+            BackendError: If no gradient passes through the network.
+        """
+        unit = await self.unit(unit)
+        attribution: Attribution = await self._pool.call("attribute", image, Readout.of(unit), unit.index, of)
+        return attribution
 
     async def note(self, image: Image, provenance: Provenance) -> None:
         """Record in the stimulus bank where an image came from."""

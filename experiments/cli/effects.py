@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -98,3 +98,91 @@ def roles(
         shared.console.show(table(result, rows))
         shared.console.show(*(f"{name}: {line}" for name, line in figures(result).items()))
         shared.console.show(f"results: {', '.join(result.files)}")
+
+
+@commands.command(
+    epilog=examples(
+        "maia visualize tf_efficientnet_lite0 blocks.6 91",
+        "maia visualize resnet50 layer4 3 --objective max --images 4 --steps 512 --data ~/photographs",
+    )
+)
+@shared_options("data", "class_names", "few_images", quiet_json=True)
+def visualize(
+    shared: Shared,
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    unit: Annotated[str, typer.Argument(help="Unit, as in `maia describe`.")],
+    images: Annotated[int, typer.Option(min=1, max=64, help="Images, each from noise of its own.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of the optimizer.")] = 256,
+    objective: Annotated[
+        Literal["mean", "max"],
+        typer.Option(help="The unit's mean over positions, which fills the image, or its maximum."),
+    ] = "mean",
+    seed: Annotated[int, seed_option("Seed of the first image; the next has the next.")] = 0,
+    out: Annotated[Path | None, out_option("Folder for the images [default: runs/visualize-...].")] = None,
+) -> None:
+    """Make images that drive a unit as strongly as an optimizer can. Beside them, what exemplars reach."""
+    from actors.vision.gradients.visualization import VisualizationSettings
+    from experiments.effects.pictures import PictureRequest
+    from experiments.effects.pictures import visualize as make
+
+    folder = out or default_run(f"visualize {model} {layer} {unit} {objective} {steps}")
+    request = PictureRequest(model, layer, unit, shared.selection, folder)
+    settings = VisualizationSettings(steps=steps, objective=objective, seed=seed)
+    result = run(make(shared.console, request, settings, images), folder)
+    if shared.json:
+        shared.console.result(asdict(result))
+        return
+    for image in result.images:
+        shared.console.show(f"seed {image.seed}: activation {image.activation:.2f}, {folder / image.file}")
+    best, last = max(result.exemplars), min(result.exemplars)
+    shared.console.show(
+        f"the {len(result.exemplars)} strongest images of {result.dataset}: {best:.2f} to {last:.2f}, "
+        f"mean of all {result.mean:.2f}"
+    )
+    shared.console.show(
+        "optimized images are unlike those that the network was trained on: they are hints, not evidence"
+    )
+
+
+@commands.command(
+    epilog=examples(
+        "maia attribute tf_efficientnet_lite0 blocks.6 91",
+        "maia attribute resnet50 layer4 3 --image dog.jpg --output 'golden retriever'",
+    )
+)
+@shared_options("data", "class_names", "few_images", quiet_json=True)
+def attribute(
+    shared: Shared,
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    unit: Annotated[str, typer.Argument(help="Unit, as in `maia describe`.")],
+    image: Annotated[
+        list[Path] | None, typer.Option(help="Image file; may be repeated [default: the unit's exemplars].")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Class whose logit the unit acts on [default: the unit's own value]."),
+    ] = None,
+    method: Annotated[
+        Literal["integrated-gradients", "gradient-x-input", "smoothgrad"],
+        typer.Option(help="How the unit's value is attributed to pixels."),
+    ] = "integrated-gradients",
+    k: Annotated[int, typer.Option(min=1, max=100, help="Exemplars.")] = 5,
+    out: Annotated[Path | None, out_option("Folder for the maps [default: runs/attribute-...].")] = None,
+) -> None:
+    """Show where in images a unit's value comes from, or where it acts on a class."""
+    from experiments.effects.pictures import PictureRequest
+    from experiments.effects.pictures import attribute as make
+
+    words = [model, layer, unit, output or method, *map(str, image or [])]
+    folder = out or default_run(" ".join(["attribute", *words]))
+    request = PictureRequest(model, layer, unit, shared.selection, folder, k)
+    result = run(make(shared.console, request, image or [], method, output), folder)
+    if shared.json:
+        shared.console.result(asdict(result))
+        return
+    what = "the unit's value" if result.output is None else result.output
+    for row in result.images:
+        shared.console.show(f"{row.source}: {what} {row.value:.2f}, {folder / row.file}", markup=False)
+    shared.console.show("red raises it, blue lowers it; the maps themselves are beside the pictures (.npy)")

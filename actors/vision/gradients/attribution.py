@@ -6,13 +6,12 @@ Shapes: H x W pixels of the network's input; h x w positions of a layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from actors.errors import MissingDependencyError, UsageError
+from actors.errors import MissingDependencyError
 from actors.vision.gradients.differentiable import DifferentiableNetwork
-from actors.vision.networks.preprocess import View
 from actors.vision.readout.units import Readout
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _NOISE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """A map of contributions, float32, over the part `view` of the image.
+    """A map of contributions, float32, over what the network saw of the image: `seen`, uint8 (H, W, 3).
 
     Of pixels (H, W), signed: summed over colors. Of positions (h, w): the unit's value times the output's
     derivative by it. `value` is what is attributed: the unit's largest value, or the output. `baseline` is
@@ -37,15 +36,7 @@ class Attribution:
     map: np.ndarray
     value: float
     baseline: float
-    view: View
-
-
-def check_method(method: str) -> None:
-    """Raise UsageError if there is no such method."""
-    if method not in get_args(PixelMethod):
-        raise UsageError(
-            f"there is no method {method!r}.", f"Give one of {', '.join(get_args(PixelMethod))}."
-        )
+    seen: np.ndarray
 
 
 def of_pixels(
