@@ -106,9 +106,9 @@ def _clusters(labels: Sequence[str]) -> list[list[int]]:
 def similarity(labels: Sequence[str]) -> np.ndarray:
     """Return cosine similarities float64 (n, n) of TF-IDF vectors of the labels' words."""
     counts = [Counter(terms(label)) for label in labels]
-    terms = sorted({term for words in counts for term in words})
-    place = {term: column for column, term in enumerate(terms)}
-    vectors = np.zeros((len(labels), max(1, len(terms))))
+    known = sorted({term for words in counts for term in words})
+    place = {term: column for column, term in enumerate(known)}
+    vectors = np.zeros((len(labels), max(1, len(known))))
     for row, words in enumerate(counts):
         for term, count in words.items():
             vectors[row, place[term]] = count
