@@ -24,6 +24,8 @@ from actors.vision.readout.base import (
     Unit,
     VisionClient,
 )
+from tools.intervention import Intervention, UnitInterventions
+from tools.sandbox.child.effects import Effects
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,21 @@ class Anchored(Protocol):
         """
 
 
+@runtime_checkable
+class Intervenable(Protocol):
+    """A subject that can be given other values inside a network."""
+
+    async def intervene(
+        self,
+        images: Sequence[Image],
+        intervention: Intervention,
+        outputs: Sequence[str] = (),
+        *,
+        name_units: bool = True,
+    ) -> Effects:
+        """Return what an intervention does to images; as `UnitInterventions.effects`."""
+
+
 class Histogram(TypedDict):
     """Counts of the `n` finite values in bins of one width from `low` to `high`."""
 
@@ -233,6 +250,19 @@ class NetworkUnit:
     async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
         loaded = await asyncio.to_thread(_recent.load_all, self._dataset, indices)
         return [image for image, _ in loaded]
+
+    async def intervene(
+        self,
+        images: Sequence[Image],
+        intervention: Intervention,
+        outputs: Sequence[str] = (),
+        *,
+        name_units: bool = True,
+    ) -> Effects:
+        interventions = UnitInterventions(self._client, self._unit, self._dataset)
+        return await interventions.effects(
+            images, intervention, outputs, name_units=name_units, agent=self.id
+        )
 
     async def background(self) -> ActivationStatistics:
         (unit,) = await self._client.exemplars([self._unit], self._dataset)

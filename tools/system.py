@@ -14,7 +14,9 @@ from actors.images import Image, Provenance
 from actors.vision.readout.base import Scatter
 from tools import contrast
 from tools.contrast import Chosen, Which
-from tools.subject import Browsable, DatasetImage, Response, Subject
+from tools.intervention import NOTHING_BEHIND, Intervention, InterventionError
+from tools.sandbox.child.effects import Effects
+from tools.subject import Browsable, DatasetImage, Intervenable, Response, Subject
 
 
 class Painter(Protocol):
@@ -100,6 +102,24 @@ class SubjectSystem:
         others = contrast.unit_length(features, centre)
         chosen = await asyncio.to_thread(contrast.near, values, others, strengths, vectors)
         return await self._pictured(self.subject, scatter, chosen)
+
+    async def intervene(
+        self,
+        images: Sequence[Image],
+        intervention: Intervention,
+        outputs: Sequence[str] = (),
+        *,
+        name_units: bool = False,
+    ) -> Effects:
+        """Return what an intervention does to images.
+
+        Raises:
+            InterventionError: If the subject is no unit inside a network, or as `UnitInterventions.effects`.
+            UsageError: If the network cannot be edited there. These words name layers.
+        """
+        if not isinstance(self.subject, Intervenable):
+            raise InterventionError(NOTHING_BEHIND)
+        return await self.subject.intervene(images, intervention, outputs, name_units=name_units)
 
     async def _pictured(
         self, subject: Browsable, scatter: Scatter, chosen: Sequence[Chosen]

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
-from actors.errors import MaiaError, UsageError
+from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError, UsageError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from tools.contrast import Which
 from tools.experiment_log import ExperimentLog
+from tools.intervention import Intervention, InterventionError
 from tools.sandbox.base import ImageRef, ImageSource
+from tools.sandbox.child.effects import values_of
 from tools.system import Measurement, SubjectSystem
 
 EXEMPLARS = 15
@@ -74,6 +76,14 @@ class MadeAnswer(TypedDict):
 
     images: list[Image]
     notes: list[str]
+
+
+class EffectsAnswer(TypedDict):
+    """The answer of `intervene`: the fields of `Effects`, and what the unit answers without intervention."""
+
+    effects: dict[str, Any]
+    activations: list[float]
+    images: list[Image]
 
 
 class StateAnswer(TypedDict):
@@ -218,10 +228,13 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class ToolLimits:
-    """Limits of one study: images made, images described (None: any number), and calls that it lacks."""
+    """Limits of one study: images made, images described, passes with another value of the unit (None: any
+    number), and calls that it lacks.
+    """
 
     max_images: int | None = None
     max_observations: int | None = None
+    max_interventions: int | None = None
     withheld: frozenset[str] = frozenset()
     """Calls that are refused, for ablations."""
 
@@ -249,6 +262,10 @@ class Toolbox:
         self.screen = Screen()
         self.images_made = 0
         self.observations = 0
+        self.interventions = 0
+        """Images that passed with another value of the unit."""
+        self.blind = True
+        """Whether the caller must not learn which unit this is: units cannot be named, nor layers be told."""
         self.measured: dict[str, float] = {}
         """Activation of each image that was shown to the unit, by its id and not by that of the masked one.
         """
@@ -298,6 +315,7 @@ class Toolbox:
             "draws": dict(self._draws),
             "images_made": self.images_made,
             "observations": self.observations,
+            "interventions": self.interventions,
             "measured": dict(self.measured),
             "activation_threshold": self.log_book.activation_threshold,
             "log": [
@@ -314,7 +332,8 @@ class Toolbox:
         """Take up a snapshot; `images` must hold every logged image by id."""
         self._draws = Counter(snapshot["draws"])
         self.images_made = snapshot["images_made"]
-        self.observations = snapshot.get("observations", 0)  # older records have neither
+        self.observations = snapshot.get("observations", 0)  # older records have none of these
+        self.interventions = snapshot.get("interventions", 0)
         self.measured = dict(snapshot.get("measured", {}))
         self.log_book = ExperimentLog(activation_threshold=snapshot["activation_threshold"])
         for entries in snapshot["log"]:
@@ -348,6 +367,31 @@ class Toolbox:
             raise ToolFailedError(f"{error.message} {error.fix}") from error
         answer = await self._keep([measurement for measurement, _ in chosen])
         return {**answer, "notes": [note for _, note in chosen]}
+
+    async def _do_intervene(
+        self, images: list[Image], kind: str, value: Any, where: Any, outputs: list[str]
+    ) -> EffectsAnswer:
+        try:
+            intervention = Intervention.of(kind, value, where)
+            self._count_interventions(len(images) * intervention.donors)
+            # As `edit`: of a darkened image the effect of the darkening would be part.
+            images = await asyncio.to_thread(lambda: [self.album.under_mask(image) for image in images])
+            effects = await self.system.intervene(images, intervention, outputs, name_units=not self.blind)
+        except InterventionError as error:
+            raise ToolFailedError(f"{error.message} {error.fix}".strip()) from error
+        except (UsageError, BackendError) as error:
+            if not self.blind or isinstance(error, ReplicaLostError | OverloadedError):
+                raise
+            raise ToolFailedError(
+                "The network cannot be run with this intervention; why would tell which unit it is. Try "
+                "another kind or place, or do without."
+            ) from error
+        activations = [round(effect.activation, 2) for effect in effects.images]
+        for image, activation in zip(images, activations, strict=True):
+            self.measured[image.id] = activation  # without the intervention: the image's own
+            self.album.add(image, Provenance("program"))
+        await self.album.spill()
+        return {"effects": values_of(effects), "activations": activations, "images": images}
 
     async def _keep(self, measurements: Sequence[Measurement]) -> MeasuredAnswer:
         for measurement in measurements:
@@ -454,6 +498,16 @@ class Toolbox:
                 f"This study may make {limit} images and {left} are left, but {count} were asked for."
                 " Ask for fewer, or conclude from what you have."
             )
+
+    def _count_interventions(self, count: int) -> None:
+        limit = self._limits.max_interventions
+        if limit is not None and self.interventions + count > limit:
+            left = limit - self.interventions
+            raise ToolFailedError(
+                f"This study may pass {limit} images with interventions and {left} are left, but {count} "
+                "were asked for. Use fewer images, or conclude from what you have."
+            )
+        self.interventions += count
 
     def _observe(self, count: int) -> None:
         """Count observations before they are asked for, whether or not they succeed: each costs a request."""

@@ -33,7 +33,7 @@ from actors.vision.readout.base import (
     UnitResponse,
 )
 from actors.vision.readout.edits import Edit
-from actors.vision.readout.requests import Ask, NetworkDescription, VisionRequest
+from actors.vision.readout.requests import Ask, NetworkDescription, VisionRequest, VisionResult
 from actors.vision.readout.units import OUTPUT, Readout, class_index
 from actors.vision.sweep.accumulators import SweepPlan
 from actors.vision.sweep.driver import ReportProgress, run_sweep
@@ -182,11 +182,22 @@ class PoolVisionClient:
         Raises:
             UsageError: If there is no such unit, or an edit cannot be made or has no effect on the readout.
         """
-        ask = Ask(readout, None)
-        results = await self._pool.map(
-            [VisionRequest(image, (ask,), edits) for image in images], agent=agent, priority=priority
-        )
+        rows = [VisionRequest(image, (Ask(readout, None),), edits) for image in images]
+        results = await self.passes(rows, agent=agent, priority=priority)
         return np.stack([result.readings[0].activations for result in results])
+
+    async def passes(
+        self, rows: Sequence[VisionRequest], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> list[VisionResult]:
+        return list(await self._pool.map(rows, agent=agent, priority=priority))
+
+    async def drawn(self, dataset: ImageDataset, count: int) -> list[Image]:
+        explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        chosen = np.random.default_rng(0).permutation(explored)[:count].tolist()
+        images = [image for _, image in await asyncio.to_thread(load_readable, dataset, chosen)]
+        if not images:
+            raise SampleError(f"none of {count} images of {dataset.name!r} could be read.", "Look at them.")
+        return images
 
     async def exemplars(
         self,

@@ -337,6 +337,8 @@ class ToolboxRecord(Record):
     """Images drawn so far, by prompt."""
     images_made: Count = 0
     observations: Count = 0
+    interventions: Count = 0
+    """Images that passed with another value of the unit."""
     measured: dict[ImageId, Number] = {}
     """What the unit answered to each image."""
     activation_threshold: Number | None = None

@@ -64,6 +64,10 @@ class InterpreterSettings(Settings):
     """Images of one study that the observers may describe, a summary of several counted as one; null is no
     limit.
     """
+    max_interventions: int | None = Field(1000, ge=0)
+    """Images of one study that may pass with another value of the unit (`system.intervene`), each counted for
+    every pass; null is no limit. With 0 agents neither have the call nor read of it.
+    """
     max_tokens: int = Field(4096, ge=1)
     """Longest reply of the model, in tokens."""
     temperature: float | None = Field(None, ge=0)
@@ -72,6 +76,11 @@ class InterpreterSettings(Settings):
     """Answers that may be sent back by the examiner before the last one stands, with the verdict that its
     figures give.
     """
+
+    @property
+    def interventions(self) -> bool:
+        """Whether programs may intervene."""
+        return self.max_interventions != 0
 
 
 class StudyPausedError(MaiaError):

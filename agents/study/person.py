@@ -50,6 +50,7 @@ class PersonsStudy:
         """
         journal, toolbox = self.context.journal, self.context.toolbox
         toolbox.screen = Screen(_MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN)
+        toolbox.blind = False
         self.result = await asyncio.to_thread(journal.done)
         self._records = await asyncio.to_thread(journal.rounds)
         for record in self._records:

@@ -127,7 +127,8 @@ class _RecordedToolbox(Toolbox):
     def snapshot(self) -> dict[str, Any]:
         # How images came about is known to those who made them: it is taken over, not made again.
         known = self._place.record.toolbox.to_json()
-        taken = {key: known[key] for key in ("provenance", "observations", "measured") if key in known}
+        names = ("provenance", "observations", "interventions", "measured")
+        taken = {key: known[key] for key in names if key in known}
         return {key: value for key, value in (super().snapshot() | taken).items() if key in known}
 
     def _decoded(self, value: Any) -> Any:

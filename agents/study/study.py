@@ -74,6 +74,23 @@ class RunContext:
     did it at once would all end last, and hold up those that still converse.
     """
 
+    @property
+    def limits(self) -> ToolLimits:
+        """What one study may ask of its tools."""
+        settings = self.settings
+        none = frozenset() if settings.interventions else {"intervene"}
+        return ToolLimits(
+            settings.max_images,
+            settings.max_observations,
+            settings.max_interventions,
+            self.withheld | none,
+        )
+
+    @property
+    def api_page(self) -> str:
+        """What agents read of the calls that they have."""
+        return api_page(self.sandboxes.dialect, "intervene" not in self.limits.withheld)
+
 
 @dataclass(frozen=True, slots=True)
 class StudyRequest:
@@ -122,7 +139,7 @@ class StudyContext:
             studio,
             BlindObservers(observer, seed=self.seed),
             seed=self.seed if request.image_seed is None else request.image_seed,
-            limits=ToolLimits(run.settings.max_images, run.settings.max_observations, run.withheld),
+            limits=run.limits,
             keeper=self.journal.blobs,
         )
         self.critic: Critic | None = None
@@ -233,7 +250,7 @@ async def study(
     sandbox = await run.sandboxes.open(seed=request.seed)
     try:
         agent = Interpreter(
-            context.parts(sandbox, request.task, api_page(run.sandboxes.dialect)),
+            context.parts(sandbox, request.task, run.api_page),
             run.settings,
             seed=request.seed,
             steering=supervision.steering,

@@ -40,7 +40,7 @@ ONE_SHOT = Variant(
     "a label from one look at the exemplars, without experiments (MILAN's role)",
     max_rounds=2,
     confirmed=False,
-    withheld=frozenset({"text2image", "edit"}),
+    withheld=frozenset({"text2image", "edit", "intervene"}),
 )
 EXEMPLARS_ONLY = Variant(
     "exemplars-only", "no image is made", frozenset({"text2image", "edit"}), confirmed=False

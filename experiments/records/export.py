@@ -373,8 +373,10 @@ def _samples(
 
 def _api_page(manifest: dict[str, Any]) -> str:
     """Return the API page that the agents of a run were shown; a damaged setting counts as the usual one."""
-    sandbox = (manifest.get("settings") or {}).get("sandbox") or {}
-    return api_page("paper" if sandbox.get("dialect") == "paper" else "maia2")
+    settings = manifest.get("settings") or {}
+    dialect = (settings.get("sandbox") or {}).get("dialect")
+    interventions = (settings.get("interpreter") or {}).get("max_interventions", 0) != 0
+    return api_page("paper" if dialect == "paper" else "maia2", interventions)
 
 
 def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images: bool) -> dict[str, Any]:

@@ -60,6 +60,15 @@ class StimulusEdit:
         return self.after.activation - self.before.activation
 
 
+@dataclass(frozen=True, slots=True)
+class StimulusIntervention:
+    """One intervention: `about` says what was done, `mean` what came of it in the mean over `pictures`."""
+
+    about: str
+    mean: str
+    pictures: tuple[Picture, ...]
+
+
 class Gallery:
     """Knows every image of a study by id, from the records of its rounds: how it came about, how it was
     measured.
@@ -215,6 +224,32 @@ class Gallery:
             )
         return edits
 
+    def interventions(self, programs: Any) -> list[StimulusIntervention]:
+        """Return the interventions of programs, in order, by the recorded answers to calls."""
+        found = []
+        for answer in _answers(programs):
+            effects = mapping(answer.get("effects"))
+            if not (about := text(effects.get("about"))):
+                continue
+            floor = number(effects.get("floor"))
+            noise = "" if floor is None else f"; a pass without it is reproduced to {floor:.2g}"
+            if effects.get("exact") is True:
+                noise = "; a pass without it is reproduced exactly"
+            pictures = tuple(self._intervened(mapping(each)) for each in sequence(effects.get("images")))
+            found.append(
+                StimulusIntervention(about, f"{_changes(effects) or 'no output changed'}{noise}", pictures)
+            )
+        return found
+
+    def _intervened(self, effect: dict[str, Any]) -> Picture:
+        handle = sequence(mapping(effect.get("image")).get(IMAGE))
+        before, after = number(effect.get("activation")), number(effect.get("edited"))
+        caption = "" if before is None or after is None else f"unit {before:.3g} to {after:.3g}"
+        top = [name for name in sequence(effect.get("top")) if isinstance(name, str)]
+        first = f"first output {top[0]}, then {top[1]}" if len(set(top)) == 2 else ""
+        note = "; ".join(part for part in (_changes(effect), first) if part)
+        return self.picture(handle[0] if handle else None, caption=caption, note=note)
+
 
 def logged(snapshot: Any) -> list[dict[str, Any]]:
     """Return all logged entries of a toolbox snapshot."""
@@ -228,14 +263,33 @@ def logged(snapshot: Any) -> list[dict[str, Any]]:
 
 def measured(programs: Any) -> Iterator[tuple[Any, Any]]:
     """Return (image id, activation) of all that programs measured, by the recorded answers to calls."""
+    for value in _answers(programs):
+        activations, images = sequence(value.get("activations")), sequence(value.get("images"))
+        if len(activations) == len(images):
+            for image, activation in zip(images, activations, strict=True):
+                handle = sequence(mapping(image).get(IMAGE))
+                yield (handle[0] if handle else None), activation
+
+
+def _answers(programs: Any) -> Iterator[dict[str, Any]]:
+    """Return the recorded answers to the calls of programs, in order."""
     for program in sequence(programs):
         for call in sequence(mapping(program).get("calls")):
-            value = mapping(mapping(call).get("value"))
-            activations, images = sequence(value.get("activations")), sequence(value.get("images"))
-            if len(activations) == len(images):
-                for image, activation in zip(images, activations, strict=True):
-                    handle = sequence(mapping(image).get(IMAGE))
-                    yield (handle[0] if handle else None), activation
+            yield mapping(mapping(call).get("value"))
+
+
+def _changes(effects: dict[str, Any]) -> str:
+    """Return in words which outputs were raised and lowered, and those that were asked for."""
+    parts = []
+    for key, what in (("raised", "raised"), ("lowered", "lowered"), ("asked", "asked for")):
+        changes = [
+            f"{text(each.get('name'))} {change:+.3g}"
+            for each in map(mapping, sequence(effects.get(key)))
+            if (change := number(each.get("change"))) is not None
+        ]
+        if changes:
+            parts.append(f"{what} {', '.join(changes)}")
+    return "; ".join(parts)
 
 
 def _origin(value: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from experiments.records.names import UnitName
 from experiments.report import pages, reproduce
 from experiments.report.evidence import EvidenceSection, background_plot, card_of, evidence_of, uncovered
 from experiments.report.figures import MEANINGS, figures_of, reason
-from experiments.report.gallery import Block, Gallery, Picture, StimulusEdit
+from experiments.report.gallery import Block, Gallery, Picture, StimulusEdit, StimulusIntervention
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 from experiments.report.summary import error_of, summarize, tokens_of, usage_of
 from experiments.report.verdicts import STANDING, VERDICTS, key_of
@@ -54,6 +54,7 @@ class RoundView:
     observation: list[Block]
     made: list[Picture]
     edits: list[StimulusEdit]
+    interventions: list[StimulusIntervention]
     verdict: str
     objection: str
     evidence: EvidenceSection | None
@@ -227,6 +228,7 @@ def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
             observation=gallery.observation(shown),
             made=gallery.made(known, snapshot),
             edits=gallery.edits(known, snapshot),
+            interventions=gallery.interventions(record.get("sandbox")),
             verdict=_of_round(verdict),
             objection=text(verdict.get("objection")),
             evidence=evidence_of(verdict.get("evidence"), gallery, f"round-{position}-trial")

@@ -111,7 +111,8 @@ async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer
 def _studies(unit: RecordedUnit, sandboxes: SandboxServer) -> list[RecordedStudy]:
     """Return what there is to play of a unit: its study, or several and the answer pooled from them."""
     task, settings, seed = build_task(unit.item), _interpreter_settings(unit), unit.item.seed
-    page, own = api_page(sandboxes.dialect), Journal(unit.store, unit.item.unit)
+    page = api_page(sandboxes.dialect, settings.interventions)
+    own = Journal(unit.store, unit.item.unit)
     repeats = repeats_of(unit.store, unit.item.unit)
     if not repeats:
         return [RecordedStudy(own, task, sandboxes, page, settings, seed)]
@@ -132,6 +133,8 @@ def _unit_replay(unit: RecordedUnit, outcome: Replay, taken_over: int) -> UnitRe
 def _interpreter_settings(unit: RecordedUnit) -> InterpreterSettings:
     """Return the recorded limits of the study; what a round may show has bounds whatever the record says."""
     recorded = unit.manifest.get("settings", {}).get("interpreter", {})
+    if isinstance(recorded, dict):
+        recorded = {"max_interventions": 0, **recorded}  # earlier versions had none
     try:
         settings = InterpreterSettings.model_validate(recorded)
     except ValidationError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import PIL.Image
@@ -17,6 +18,7 @@ from actors.images import data_url
 from agents.evidence.label_card import kind_of
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, reason_of, verdict_of
 from experiments.report.figures import figures_of
+from tools.sandbox.child.effects import Effects
 from tools.sandbox.child.image_handle import ImageHandle
 
 SHOWN = 60
@@ -52,6 +54,18 @@ class ShownExemplars(list[tuple[float, ImageHandle]]):
 
     def _repr_html_(self) -> str:
         return gallery((image, f"{activation:.2f}") for activation, image in self)
+
+
+class ShownEffects(Effects):
+    """What an intervention did: the means, and each image with its figures."""
+
+    @classmethod
+    def of(cls, effects: Effects) -> ShownEffects:
+        return cls(**{each.name: getattr(effects, each.name) for each in fields(effects)})
+
+    def _repr_html_(self) -> str:
+        shown = gallery((effect.image, repr(effect)) for effect in self.images)
+        return Markup("<p>{}</p>{}").format(self.summary, Markup(shown))
 
 
 class ObserverText(str):

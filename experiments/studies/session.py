@@ -39,6 +39,7 @@ from experiments.studies.notebook_html import (
     MeasuredImages,
     ObserverText,
     Pictures,
+    ShownEffects,
     ShownExemplars,
     mixed,
     unit_card,
@@ -76,6 +77,10 @@ class NotebookSystem(AgentSystem):
     @_documented_as(AgentSystem.call_neuron)
     def call_neuron(self, *args: Any, **kwargs: Any) -> MeasuredImages:
         return MeasuredImages(super().call_neuron(*args, **kwargs))
+
+    @_documented_as(AgentSystem.intervene)
+    def intervene(self, *args: Any, **kwargs: Any) -> ShownEffects:
+        return ShownEffects.of(super().intervene(*args, **kwargs))
 
 
 class NotebookTools(AgentTools):

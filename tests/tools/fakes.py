@@ -12,6 +12,8 @@ from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.vision.readout.base import HeldOutActivations
+from tools.intervention import Intervention
+from tools.sandbox.child.effects import Effects, ImageEffect, OutputChange
 from tools.subject import ActivationStatistics, DatasetImage, Response
 
 
@@ -110,6 +112,28 @@ class FakeSubject:
 
     async def background(self) -> ActivationStatistics:
         return ActivationStatistics(0.5, 0.2, 5.0, 15, 0.9)
+
+
+class IntervenableSubject(FakeSubject):
+    """Each intervention silences it, and lowers an output of a name that no page may take for its own."""
+
+    async def intervene(
+        self,
+        images: Sequence[Image],
+        intervention: Intervention,
+        outputs: Sequence[str] = (),
+        *,
+        name_units: bool = True,
+    ) -> Effects:
+        assert isinstance(intervention, Intervention)
+        lowered = [OutputChange("<script>snow</script>", 3.5, 1.0, -2.5, [0.75, 0.25])]
+        asked = [OutputChange(name, 1.0, 1.0, 0.0, []) for name in outputs if name_units or ":" not in name]
+        values = [self._activation(self._studio.shows.get(image.id, "")) for image in images]
+        each = [
+            ImageEffect(image, value, 0.0, [], lowered, asked, ["ski", "dog"], 2.5, 0.5)
+            for image, value in zip(images, values, strict=True)
+        ]
+        return Effects(str(intervention), each, [], lowered, asked, 1e-7, False)
 
 
 class ReservingSubject(FakeSubject):

@@ -14,6 +14,7 @@ from typing import Any
 from actors.errors import UsageError
 from actors.images import Image
 from tools.contrast import WHICH
+from tools.sandbox.child.effects import KINDS, MOST_ASKED
 from tools.sandbox.child.wire import IMAGE, MAX_TEXT
 from tools.sandbox.shelf import ImageShelf
 
@@ -22,6 +23,8 @@ MOST_EXEMPLARS = 15
 """Exemplars that a program may ask for at once: as many as every sweep keeps, so that no call begins another
 sweep.
 """
+MOST_INTERVENED = 64
+"""Images of one intervention: its answer names outputs of each."""
 MAX_CALL_BYTES = 384 << 20
 """Pixels of the images of one call: 128 images of 1024 x 1024."""
 
@@ -43,6 +46,13 @@ def _number(value: Any, name: str, shelf: ImageShelf) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise BadCallError(f"{name} must be a finite number, got {_shown(value)}")
     return float(value)
+
+
+def _number_or_text_or_none(value: Any, name: str, shelf: ImageShelf) -> Any:
+    """A number, a text, two to four numbers, or nothing: what they mean depends on the other arguments."""
+    if value is None or type(value) is str:
+        return None if value is None else _text(value, name, shelf)
+    return _listed(_number, 2, 4)(value, name, shelf) if type(value) is list else _number(value, name, shelf)
 
 
 def _image(value: Any, name: str, shelf: ImageShelf) -> Image:
@@ -124,6 +134,15 @@ METHODS: Mapping[str, Method] = {
     "edit": Method({"images": _IMAGES, "instructions": _listed(_text, 1, 256)}, ("images", "instructions")),
     "describe": Method({"images": _IMAGES, "titles": _listed(_text, 1, 256)}, ("images", "titles")),
     "summarize": Method({"images": _IMAGES}),
+    "intervene": Method(
+        {
+            "images": _listed(_image, 1, MOST_INTERVENED),
+            "kind": _one_of(KINDS),
+            "value": _number_or_text_or_none,
+            "where": _number_or_text_or_none,
+            "outputs": _listed(_text, 0, MOST_ASKED),
+        }
+    ),
     "log": Method(
         {
             "activations": _listed(_number),

@@ -33,7 +33,7 @@ image can stand for a list of one.
 }
 _METHODS: dict[Dialect, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "maia2": (
-        ("call_neuron", "exemplars"),
+        ("call_neuron", "exemplars", "intervene"),
         (
             "dataset_exemplars",
             "text2image",
@@ -60,12 +60,14 @@ _METHODS: dict[Dialect, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @cache
-def api_page(dialect: Dialect = "maia2") -> str:
-    """Return the page of a dialect as text."""
+def api_page(dialect: Dialect = "maia2", interventions: bool = True) -> str:
+    """Return the page of a dialect as text; the paper's never has `interventions`, which its API lacks."""
     parts = [f"{_PROGRAMS}\n{_IMAGES[dialect]}"]
     for name, kind, methods in zip(("system", "tools"), DIALECTS[dialect], _METHODS[dialect], strict=True):
         parts.append(f"{name}: {inspect.getdoc(kind)}\n")
         for method in methods:
+            if method == "intervene" and not interventions:
+                continue
             function = getattr(kind, method)
             about = _indented(inspect.getdoc(function) or "")
             parts.append(f"{name}.{method}{_signature(function, dialect)}\n{about}\n")

@@ -18,6 +18,7 @@ from actors.serving.backend import Priority
 
 if TYPE_CHECKING:
     from actors.vision.readout.edits import Edit
+    from actors.vision.readout.requests import VisionRequest, VisionResult
     from actors.vision.readout.units import Readout
 
 
@@ -169,6 +170,9 @@ class VisionClient(Protocol):
 
     async def layers(self) -> list[LayerInfo]: ...
 
+    async def unit(self, unit: Unit | str) -> Unit:
+        """Return `unit` under its layer's own name, checked; a string is a class of the classifier."""
+
     async def check(self, unit: Unit) -> None:
         """Raise UsageError naming the nearest layers or the range if the network has no such unit."""
 
@@ -250,6 +254,22 @@ class VisionClient(Protocol):
 
         Raises:
             SampleError: If no image can be measured.
+        """
+
+    async def passes(
+        self, rows: Sequence[VisionRequest], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
+    ) -> list[VisionResult]:
+        """Run images, each with its own edits, and return what each row asks for, in order.
+
+        Raises:
+            UsageError: If there is no such unit, or an edit cannot be made or has no effect on what is asked.
+        """
+
+    async def drawn(self, dataset: ImageDataset, count: int) -> list[Image]:
+        """Return at most `count` images of those that are not held out, at random, always the same ones.
+
+        Raises:
+            SampleError: If none of them can be read.
         """
 
     async def map_mean(self, unit: Unit, dataset: ImageDataset) -> float:

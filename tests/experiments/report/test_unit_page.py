@@ -165,6 +165,42 @@ def test_a_page_finds_measurements_in_recorded_calls(run):
     assert "+3.75" in next(page.find("ol", class_="edits")).text
 
 
+def intervention(image: str, name: str) -> dict[str, Any]:
+    """Return the recorded answer to an intervention on an image."""
+    change = {"name": name, "before": 3.5, "after": 1.0, "change": -2.5, "probabilities": [0.75, 0.25]}
+    effect = {
+        "image": {IMAGE: [image, 64, 64]},
+        "activation": 4.2,
+        "edited": 0.0,
+        "raised": [],
+        "lowered": [change, {"name": 3, "change": "much"}, None],
+        "asked": [],
+        "top": [name, "dog"],
+        "distance": 2.5,
+        "cosine": None,
+    }
+    effects = {"about": f"ablate {name}", "images": [effect, None], "raised": [], "lowered": [change]}
+    return {"effects": {**effects, "floor": 1e-7, "exact": False}, "activations": [4.2], "images": []}
+
+
+@pytest.mark.parametrize("name", ["snowplow", HOSTILE])
+def test_an_intervention_is_shown_with_its_figures_beside_the_images(run, name):
+    record = run.round(1)
+    image = picture(1001)
+    calls = [{"asked": "", "value": intervention(image.id, name)}, {"asked": "", "value": {"effects": [1]}}]
+    record["sandbox"] = [{"program": "", "status": "ok", "calls": calls}]
+    page = markup.check(write_unit_page(run.root, run.write_unit(8, rounds=[record], finished=False)))
+    (details,) = [
+        each for each in page.find("details") if each.text.lstrip().startswith("Interventions: the unit")
+    ]
+    words = " ".join(details.text.split())
+    assert "inside the network (1)" in words
+    assert "unit 4.2 to 0" in words
+    assert "reproduced to 1e-07" in words
+    assert f"lowered {name[:9]}" in words
+    assert "-2.5" in words
+
+
 def test_a_page_marks_kept_new_and_dropped_hypotheses(run):
     rounds = [run.round(1, hypotheses=("cars", "dogs")), run.round(2, hypotheses=("dogs", "wheels"))]
     page = markup.check(write_unit_page(run.root, run.write_unit(6, rounds=rounds, finished=False)))

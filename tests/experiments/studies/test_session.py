@@ -27,7 +27,7 @@ from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.report import write_unit_page
 from experiments.studies.session import StudySession, talk
-from tests.tools.fakes import FakeStudio, FakeSubject, darken
+from tests.tools.fakes import FakeStudio, IntervenableSubject, darken
 from tools.sandbox import SandboxSettings
 from tools.sandbox.child.link import ToolError
 
@@ -58,7 +58,9 @@ def open_session(tmp_path) -> Iterator:
             folder: str = "run", limits: SandboxSettings | None = None, studio: FakeStudio | None = None
         ) -> StudySession:
             studio = studio or FakeStudio()
-            subject = FakeSubject(studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1)
+            subject = IntervenableSubject(
+                studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1
+            )
             context = RunContext(
                 interpreter=Observer(),
                 observers=Observer(),
@@ -312,6 +314,24 @@ def test_a_session_speaks_the_dialect_that_is_set(open_session):
     activations, images = study.tools.dataset_exemplars(study.system)
     assert activations == [activation for activation, _ in pairs]
     assert images[0].startswith("iVBOR")
+
+
+def test_an_intervention_is_shown_counted_and_written_down_and_a_person_may_name_units(open_session):
+    study = open_session()
+    with study.cell("effects = study.system.intervene(things, outputs=['deep:3'])"):
+        things = study.tools.text2image(["a banana", "a car"])
+        effects = study.system.intervene(things, outputs=["deep:3"])
+    assert [each.name for each in effects.asked] == ["deep:3"]
+    assert effects.images[0].image.size == things[0].size
+    page = effects._repr_html_()
+    assert page.count("<img src=") == 2
+    assert "<script>" not in page
+    (record,) = rounds_of(study)
+    answer = record.sandbox[0].calls[-1]["value"]
+    assert answer["effects"]["about"] == "ablate to zero everywhere"
+    assert record.toolbox.interventions == 2
+    assert sorted(record.toolbox.measured.values()) == sorted(answer["activations"]), "the images' own"
+    assert record.toolbox.log == []
 
 
 def test_html_in_a_notebook_escapes_all_text(open_session):

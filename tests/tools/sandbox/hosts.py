@@ -10,6 +10,7 @@ import numpy as np
 from actors.errors import BackendError
 from actors.images import Image
 from tools.sandbox import METHODS
+from tools.sandbox.child.effects import Effects, ImageEffect, OutputChange, values_of
 
 
 def picture(seed: int | str, height: int = 24, width: int = 32) -> Image:
@@ -56,6 +57,15 @@ class FakeHost:
         activations = [float(9 - index) for index in range(k)]
         images = [picture(f"{which} {activation}") for activation in activations]
         return {"activations": activations, "images": images, "notes": [f"{which} {i + 1}" for i in range(k)]}
+
+    def _intervene(self, images: list[Image], kind: str, value: Any, where: Any, outputs: list[str]) -> Any:
+        lowered = [OutputChange("snowplow", 3.5, 1.0, -2.5, [0.75, 0.25])]
+        asked = [OutputChange(name, 1.0, 1.0, 0.0, []) for name in outputs]
+        each = [
+            ImageEffect(image, 4.0, 0.0, [], lowered, asked, ["ski", "dog"], 2.5, 0.5) for image in images
+        ]
+        effects = Effects(f"{kind} {value} {where}", each, [], lowered, asked, 0.0, True)
+        return {"effects": values_of(effects), "activations": [4.0] * len(images), "images": images}
 
     def _text2image(self, prompts: list[str], n: int) -> Any:
         assert all(type(prompt) is str for prompt in prompts)

@@ -19,6 +19,7 @@ def test_the_page_of_the_later_dialect_names_none_of_the_papers_methods() -> Non
     assert shown == {
         "call_neuron",
         "exemplars",
+        "intervene",
         "dataset_exemplars",
         "text2image",
         "edit_images",
@@ -28,6 +29,7 @@ def test_the_page_of_the_later_dialect_names_none_of_the_papers_methods() -> Non
     }
     assert "run_experiment" not in page
     assert "ImageHandle" not in page
+    assert "intervene" not in api_page(interventions=False)
 
 
 def test_the_page_of_the_papers_dialect_shows_images_as_text() -> None:
@@ -36,6 +38,7 @@ def test_the_page_of_the_papers_dialect_shows_images_as_text() -> None:
     assert "run_experiment(system, tools)" in page
     assert "call_neuron" not in page
     assert "Image]" not in page
+    assert "intervene" not in page, "the paper's protocol has none"
 
 
 @pytest.mark.anyio
@@ -62,7 +65,7 @@ activation_list, activation_map_list = masked = system.neuron(images)
 
 async def check_examples(sandbox: Sandbox, host: FakeHost, dialect: Dialect, ready: str) -> None:
     examples = re.findall(r"Example:\n((?: {8}.*\n?|\n)+)", api_page(dialect))
-    assert len(examples) == {"maia2": 8, "paper": 9}[dialect]
+    assert len(examples) == {"maia2": 9, "paper": 9}[dialect]
     for example in examples:
         outcome = await sandbox.run(ready + "\n".join(line[8:] for line in example.splitlines()), host)
         assert outcome.status == "ok", (example, outcome)

@@ -129,6 +129,73 @@ async def test_a_kind_of_exemplars_that_there_is_not_is_refused_in_words(
     )
 
 
+INTERVENTION = """
+images = tools.text2image(["a", "b"])
+effects = system.intervene(images, "clamp", value=(0, 1.5), where=[0, 0, 0.5, 1], outputs=["dog"])
+first, change = effects.images[0], effects.lowered[0]
+assert (first.activation, first.edited, first.cosine) == (4.0, 0.0, 0.5)
+assert (effects.floor, effects.exact) == (0.0, True)
+assert (change.name, change.change, change.probabilities) == ("snowplow", -2.5, [0.75, 0.25])
+assert len(effects.images) == 2 and effects.asked[0].name == "dog" and first.top == ["ski", "dog"]
+system.neuron([first.image]) if hasattr(system, "neuron") else system.call_neuron([first.image])
+tools.display(effects)
+tools.display("alone", first.lowered[0].name)
+print(effects.summary)
+"""
+
+
+async def check_intervention(sandbox: Sandbox, host: FakeHost) -> None:
+    outcome = await good(sandbox, host, INTERVENTION)
+    assert host.asked[1][0] == "intervene"
+    asked = host.asked[1][1]
+    assert (asked["kind"], asked["value"], asked["where"]) == ("clamp", [0.0, 1.5], [0.0, 0.0, 0.5, 1.0])
+    assert outcome.output == (
+        "clamp [0.0, 1.5] [0.0, 0.0, 0.5, 1.0]; mean of 2: lowered snowplow -2.5 (probability 0.750 to "
+        "0.250); asked for dog +0; pass without it reproduced exactly\n"
+    )
+    words = [item for item in host.displayed if isinstance(item, str)]
+    pictures = [item for item in host.displayed if isinstance(item, Image)]
+    assert len(pictures) == 2
+    assert pictures[0] == host.asked[1][1]["images"][0]
+    assert words[1].startswith("unit 4 to 0; lowered snowplow -2.5")
+    assert words[-2:] == ["alone", "snowplow"]
+
+
+async def test_an_intervention_comes_as_a_record_with_its_images(either: Sandbox, host: FakeHost) -> None:
+    await check_intervention(either, host)
+
+
+async def test_an_intervention_comes_as_a_record_in_the_papers_dialect(
+    paper: Sandbox, host: FakeHost
+) -> None:
+    await check_intervention(paper, host)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ('images, "explode"', "kind must be one of ablate, scale, clamp, add, set"),
+        ('images, "scale", float("nan")', "value must be a finite number"),
+        ('images, "scale", {"a": 1}', "value"),
+        ('images, "clamp", [1, 2, 3, 4, 5]', "value must have 2 to 4 items"),
+        ("images * 40", "images must have 1 to 64 items"),
+        ("images * 6000", "at most 10000 items"),
+        ("[]", "images must have 1 to 64 items"),
+        ('images, where=float("inf")', "where must be a finite number"),
+        ('images, outputs=["a"] * 21', "outputs must have 0 to 20 items"),
+        ("images, outputs=[7]", "outputs[0] must be a string"),
+    ],
+)
+async def test_an_intervention_that_is_none_is_refused_in_words(
+    either: Sandbox, host: FakeHost, call: str, words: str
+) -> None:
+    program = f'images = tools.text2image(["a", "b"])\nsystem.intervene({call})'
+    outcome = await either.run(program, host)
+    assert outcome.status == "error"
+    assert words in outcome.error
+    assert "intervene" not in host.methods
+
+
 STUDY = """
 import statistics, math, random, json, re
 from dataclasses import dataclass

@@ -49,6 +49,16 @@ async def test_variables_are_rebuilt_without_asking_the_tools_again(
     assert again.output == outcome.output
 
 
+async def test_an_intervention_is_rebuilt_from_its_recorded_answer(
+    sandbox: KernelSandbox, host: FakeHost
+) -> None:
+    await sandbox.run("effects = system.intervene(tools.text2image(['a']), 'ablate', 'mean')", host)
+    await sandbox.run("import os; os._exit(1)", host)
+    outcome = await sandbox.run("print(effects.lowered[0].name, effects.images[0].image.size)", host)
+    assert outcome.output == "snowplow (32, 24)\n"
+    assert host.methods == ["text2image", "intervene"]
+
+
 async def test_an_error_of_a_tool_is_replayed_as_that_error(sandbox: KernelSandbox, host: FakeHost) -> None:
     await sandbox.run(
         "try:\n  tools.text2image(['forbidden'])\nexcept Exception as error:\n  words = str(error)", host

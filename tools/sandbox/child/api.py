@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from .effects import Effects, ImageEffect, effects_of
 from .image_handle import ImageHandle
 from .link import ToolError
 from .values import Values, as_list, is_picture, looks_like_base64_image, text_of
@@ -106,6 +107,43 @@ class System(Remote):
         """
         answer = self._call("exemplars_by", which=which, k=k)
         return list(zip(answer["activations"], answer["images"], answer["notes"], strict=True))
+
+    def intervene(
+        self,
+        images: list[ImageHandle],
+        kind: str = "ablate",
+        value: Any = None,
+        where: Any = None,
+        outputs: list[str] = [],  # noqa: B006 - shown to the model, and never changed
+    ) -> Effects:
+        """Give the unit another value inside the network, and see what that does to the network's outputs.
+
+        Images say what drives the unit; this says what the unit does where it is driven. `kind`: "ablate"
+        with value "zero", "mean" (of the photo collection) or "resample" (what other photos have there),
+        "scale" with a factor, "add" or "set" with a number, "clamp" with (low, high). `where`: None is
+        everywhere, 0.5 is where the unit reaches half of its largest value, (top, left, bottom, right) is a
+        box in fractions of the image. `outputs` names classes that you want listed whatever happens to them.
+        Masked images count as the images beneath. At most 64 images at once.
+
+        Returns a record: `raised` and `lowered` (the outputs that changed most, in the mean over the images;
+        each has `name`, `change`, `probabilities` before and after), `asked`, `images` (the same for each
+        image, with `activation` and `edited`), and `floor` (changes that small are noise).
+
+        Example:
+            exemplars = [image for activation, image, why in system.exemplars("top", 8)]
+            effects = system.intervene(exemplars, "ablate", "mean")
+            tools.display(effects.summary, effects.images[0])
+        """
+        references = self._values.images(images)
+        answer = self._values.call(
+            "intervene",
+            images=references,
+            kind=text_of(kind),
+            value=_plain(value, "value"),
+            where=_plain(where, "where"),
+            outputs=self._texts(outputs, "outputs"),
+        )
+        return effects_of(self._values.decode(answer["effects"]))
 
     @property
     def model(self) -> Any:
@@ -256,6 +294,8 @@ class Tools(Remote):
                 raise ToolError(f"at most {MAX_LIST} items can be displayed at once")
             if is_picture(item) or looks_like_base64_image(item):
                 shown.append(self._values.image(item))
+            elif depth < 8 and isinstance(item, (Effects, ImageEffect)):
+                self._flatten(_pictured(item), shown, depth + 1)
             elif depth < 8 and type(item) is dict:
                 for key, value in item.items():
                     shown.append(f"{text_of(key)}:")
@@ -272,13 +312,20 @@ class Tools(Remote):
         return images
 
 
+def _pictured(item: Effects | ImageEffect) -> list[Any]:
+    """Return what is displayed of an intervention: its words, and the images with theirs."""
+    if isinstance(item, Effects):
+        return [item.summary, *item.images]
+    return [repr(item), item.image]
+
+
 def _holds_pictures(items: Any) -> bool:
     """A list of numbers reads better in one piece; one with images must be taken apart."""
     return any(
         is_picture(item)
         or looks_like_base64_image(item)
         or type(item) is str
-        or isinstance(item, (list, tuple, dict))
+        or isinstance(item, (list, tuple, dict, Effects, ImageEffect))
         for item in items
     )
 
@@ -296,6 +343,16 @@ def paired(first: list[Any], second: list[str], what: str, other: str) -> tuple[
     if len(first) != len(second):
         raise ToolError(f"{what} and {other} must have the same length, got {len(first)} and {len(second)}")
     return first, second
+
+
+def _plain(value: Any, what: str) -> Any:
+    """Return None, a text, a number, or a list of numbers."""
+    if value is None or type(value) is str:
+        return value
+    try:
+        return [float(item) for item in value] if hasattr(value, "__iter__") else float(value)
+    except (TypeError, ValueError):
+        raise ToolError(f"{what} must be a number, or several, got {type(value).__name__}") from None
 
 
 def _numbers(value: Any) -> list[Any]:

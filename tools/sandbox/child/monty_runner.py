@@ -18,12 +18,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 from uuid import UUID, uuid4
 
 import pydantic_monty as monty
 
 from .dialects import DIALECTS
+from .effects import RECORDS, Effects
 from .image_handle import ImageHandle
 from .link import HostLink, Report, ToolError
 from .values import Values, text_of
@@ -229,9 +231,12 @@ def _failed(error: Any) -> Report:
 
 
 def _wrapped(value: Any) -> Any:
-    """Return `value` with each image as an opaque object of the interpreter."""
+    """Return `value` with each image as an opaque object, and records with their fields."""
     if type(value) is ImageHandle:
         return monty.ClassInstance(value, eager_attrs=("width", "height", "size"))
+    if isinstance(value, RECORDS):
+        names = [each.name for each in fields(value)]
+        return _Record(value, eager_attrs=[*names, "summary"] if isinstance(value, Effects) else names)
     if isinstance(value, (list, tuple)):
         return (
             type(value)(map(_wrapped, value))
@@ -241,6 +246,13 @@ def _wrapped(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _wrapped(item) for key, item in value.items()}
     return value
+
+
+class _Record(monty.ClassInstance):
+    """A record of ours, whose fields are values like any other."""
+
+    def convert_value(self, name: str, value: Any, /) -> Any:
+        return _wrapped(value)
 
 
 def _called(program: str) -> set[str]:
