@@ -182,8 +182,7 @@ def _outputs(effects: Any) -> tuple[str, ...]:
 
 
 def _label(value: Any) -> str:
-    """Return a text that can be printed: half of a surrogate pair has no UTF-8."""
-    return text(value)[:LONGEST].encode("utf-8", "replace").decode()
+    return text(value)[:LONGEST]
 
 
 def _lines(run: RunDirectory, key: str) -> Iterator[dict[str, Any]]:
@@ -197,6 +196,8 @@ def _lines(run: RunDirectory, key: str) -> Iterator[dict[str, Any]]:
     for line in data.splitlines():
         try:
             row = json.loads(line)
+            if b"\\u" in line:  # perhaps half of a surrogate pair, which has no UTF-8 and cannot be printed
+                row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError):
             damaged += 1
             continue

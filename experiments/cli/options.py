@@ -313,10 +313,10 @@ def default_run(name: str) -> Path:
 
 def show_report(console: Console, run: Path) -> None:
     """Write the run's report and say where it is; the results are safe without it."""
-    from experiments.report import write_site
+    from experiments.atlas.front_page import write_report
 
     try:
-        console.show(f"report: {write_site(run)}", markup=False)
+        console.show(f"report: {write_report(run)}", markup=False)
     except (OSError, RecordError) as error:
         why = error.message if isinstance(error, RecordError) else error.strerror
         console.warn(f"the report could not be written ({why}): maia report {run}")

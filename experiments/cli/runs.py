@@ -147,14 +147,42 @@ def branch(
 @commands.command(epilog=examples("maia report runs/b6"))
 def report(run_directory: OpenRun, json: Json = False) -> None:
     """Write the static report of a run. What did not change is left as it is."""
-    from experiments.report import write_site
+    from experiments.atlas.front_page import write_report
 
-    page = write_site(run_directory)
+    page = write_report(run_directory)
     console = Console(quiet=json)
     if json:
         console.result({"run": str(run_directory), "report": str(page)})
     else:
         console.show(f"report: {page}")
+
+
+@commands.command(epilog=examples("maia atlas runs/lite0", "maia atlas runs/lite0 --out ~/public/lite0"))
+def atlas(
+    run_directory: OpenRun,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the page [default: atlas in the run].", parser=here, metavar="DIR"),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write a map of all units of a run, with a search. It is the front page of a large run's report, too."""
+    from experiments.atlas.front_page import write_atlas
+
+    console = Console(quiet=json)
+    with console.waiting("placing the labels on a map"):
+        written = write_atlas(run_directory, out)
+    for problem in written.problems[:_PROBLEMS_SHOWN]:
+        console.warn(problem)
+    if json:
+        console.result(asdict(written))
+        return
+    named = f"{written.labeled:,} with a label, {counted(written.labels, 'distinct label')}"
+    console.show(
+        f"{counted(written.units, 'unit')} of {counted(written.layers, 'layer')}, "
+        f"{named}\natlas: {written.page}",
+        markup=False,
+    )
 
 
 @commands.command(epilog=examples("maia view runs/b6", "maia view runs/b6 --port 8080 --no-open"))

@@ -83,10 +83,15 @@ def as_script(name: str, value: Any) -> str:
 
     ASCII only, and without `<`, `>` and `&`, so that the text is inert wherever it ends up.
     """
+    return f"const {name} = {script_value(value)};\n"
+
+
+def script_value(value: Any) -> str:
+    """Return a value as a script has it, inert as `as_script` says."""
     coded = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     for character in "<>&":
         coded = coded.replace(character, f"\\u{ord(character):04x}")
-    return f"const {name} = {coded};\n"
+    return coded
 
 
 def render(template: str, /, **values: Any) -> str:
@@ -113,14 +118,14 @@ def edition() -> str:
     return digest.hexdigest()[:16]
 
 
-def write_assets(store: Store) -> list[str]:
-    """Write styles and scripts unless the very same are there; return their keys.
+def write_assets(store: Store, folder: str = "report/") -> list[str]:
+    """Write styles and scripts into `assets` of a folder unless the very same are there; return their keys.
 
     Whoever made the run may have put others in their place.
     """
     keys = []
     for source in sorted(ASSETS.iterdir()):
-        keys.append(f"report/assets/{source.name}")
+        keys.append(f"{folder}assets/{source.name}")
         content = source.read_bytes()
         if store.status(keys[-1]) is None or store.get(keys[-1]) != content:
             run_files.replace_file(store.root, keys[-1], content)

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from agents.records.run_files import RecordError
@@ -42,9 +42,20 @@ COLUMNS = (
 """Fields of a summary that the index's table is made of, in the order of its rows."""
 
 
-def write(run_dir: Path) -> Path:
+class FrontPage(Protocol):
+    """A page that takes the overview's place in front where a run is fit for it."""
+
+    def state(self, run: RunDirectory) -> list[tuple[str, float]]:
+        """Return what changes whenever a record does that the page is made of, beside those of units."""
+
+    def write(self, run: RunDirectory) -> list[str]:
+        """Write `report/index.html` and what belongs to it, or nothing; return the keys written."""
+
+
+def write(run_dir: Path, front: FrontPage | None = None) -> Path:
     """Write what is missing or older than its records; return the index.
 
+    Where a `front` page was written, the overview is `overview.html`.
     What lies in `report/` and was not written there by this machine is written again or removed.
 
     Raises:
@@ -72,15 +83,18 @@ def write(run_dir: Path) -> Path:
             changed = True
         summaries.append(summary)
         kept += [page, *(f"report/units/{slug}.html" for slug in summary.repeats)]
-    changed |= known.others_changed([*experiment_page.newest(run), *_reuse(run)])
+    shown_in_front = front.state(run) if front is not None else []
+    changed |= known.others_changed([*experiment_page.newest(run), *_reuse(run), *shown_in_front])
     changed |= known.forget_others({unit.slug for unit in summaries}) or not known.site_is_whole()
     if changed:
         layers = layer_page.write_all(run, summaries)
         experiments = experiment_page.write_all(run)
         pages.write(store, "report/units.js", pages.as_script("MAIA_UNITS", rows(summaries)))
-        pages.write(store, "report/index.html", _index(run, summaries, layers, experiments))
-        site = ["index.html", "units.js", *layers.values(), *(unquote(href) for _, href in experiments)]
-        known.keep_site([f"report/{page}" for page in site])
+        in_front = front.write(run) if front is not None else []
+        overview = "overview.html" if in_front else "index.html"
+        pages.write(store, f"report/{overview}", _index(run, summaries, layers, experiments))
+        site = [overview, "units.js", *layers.values(), *(unquote(href) for _, href in experiments)]
+        known.keep_site([*in_front, *(f"report/{page}" for page in site)])
         known.save()
     _remove_others(store, {*kept, *known.site, _Summaries.KEY})
     return run_dir / "report" / "index.html"

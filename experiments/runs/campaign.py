@@ -323,13 +323,13 @@ class Finished:
 
     def summary(self) -> RunSummary:
         """Return how the run stands, and write its report."""
-        from experiments.report import write_site
+        from experiments.atlas.front_page import write_report
 
         run = self.store.root
         stopped = self.outcome.stopped
         page: str | None = None
         try:
-            page = str(write_site(run))
+            page = str(write_report(run))
         except (OSError, RecordError) as error:
             # The results are safe without it, and a full disk has been reported.
             why = error.message if isinstance(error, RecordError) else error.strerror

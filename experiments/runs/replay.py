@@ -226,7 +226,7 @@ async def _continue(
     console: Console, selected: Selected, unit: RecordedUnit, store: Store, manifest: dict[str, Any]
 ) -> dict[str, Any]:
     """Take over the rounds, study the unit from there, and return its result with the report's path."""
-    from experiments.report import write_site
+    from experiments.atlas.front_page import write_report
     from experiments.setup.workbench import Workbench
 
     item, source = unit.item, Journal(unit.store, unit.item.unit)
@@ -250,7 +250,7 @@ async def _continue(
             store,
             Supervision(on_round=lambda number, finished: console.say(f"round {finished.number}")),
         )
-    return result.to_json() | {"report": str(write_site(store.root))}
+    return result.to_json() | {"report": str(write_report(store.root))}
 
 
 def _check_same_network(source: Store, facts: Mapping[str, Any], from_round: int) -> None:

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from actors.errors import UsageError
 from agents.records import run_files
 from agents.records.run_files import RecordError
-from experiments.report import experiment_page, pages, write_site
+from experiments.atlas.front_page import write_report
+from experiments.report import experiment_page, pages
 from experiments.report.records import RunDirectory
 from experiments.web.local_server import LoopbackHandler, LoopbackServer
 
@@ -32,7 +33,7 @@ _TYPES = {
     ".png": "image/png",
 }
 _SERVED = re.compile(
-    r"report/(index\.html|units\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
+    r"report/((index|overview)\.html|units\.js|atlas/[a-z0-9-]+\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
 )
 """What the report's writer made, and stored images: nothing else of a run is served."""
 _LIVE = '<script defer src="/{token}/report/assets/live.js" data-seen="{seen}"></script>\n'
@@ -94,7 +95,7 @@ class RunServer:
             OSError: If the port is taken.
         """
         self._run_dir = run_dir.resolve()
-        write_site(self._run_dir)
+        write_report(self._run_dir)
         self.changes = ChangeCounter()
         self._poll_s = poll_s
         self._server = _RunHttpServer(self._run_dir, self.changes, port)
@@ -132,7 +133,7 @@ class RunServer:
             if state == seen:
                 continue
             try:
-                write_site(self._run_dir)
+                write_report(self._run_dir)
             except (OSError, UsageError, RecordError):
                 continue  # a full disk, or a folder moved away: the next check tries again
             seen = state

@@ -1,0 +1,111 @@
+"""The atlas of a made network: time to write it, to its first screen in Chromium, and to answer a letter.
+
+python -m benchmarks.atlas [UNITS]
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from actors.embedded.photographs.taxonomy import imagenet
+from experiments.atlas.front_page import write_atlas
+from experiments.atlas.search_index import open_index
+from experiments.report.records import RunDirectory
+from tests.experiments.browser import installed, started
+
+LAYERS = 25
+OPENINGS = 5
+FIRST_SCREEN_S, SEARCH_S = 2.0, 0.05
+QUERIES = ("dog", "striped animals", "vehicle", "forested backgrounds", "red wheel")
+LOOKS = ("red", "striped", "small", "wooden", "blurry", "metal", "furry", "round", "shiny", "old")
+T = TypeVar("T")
+
+_OPENED = """const done = arguments[0];
+const look = () => document.querySelector('#hits li')
+  ? requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))) : setTimeout(look, 1);
+look();"""
+_WHOLE = """const done = arguments[0];
+const look = () => atlas.dataset.whole ? done() : setTimeout(look, 9); look();"""
+_TYPED = """const [word, done] = arguments, began = performance.now();
+search.value = word; search.dispatchEvent(new Event('input'));
+requestAnimationFrame(() => setTimeout(() => done(performance.now() - began), 0));"""
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder) / "run", count)
+        open_index(RunDirectory(run))
+        index = timed("open the index of the search", lambda: open_index(RunDirectory(run)))
+        answers = [_seconds(lambda words=words: index.search(words, 10)) for words in QUERIES]
+        met = "met" if max(answers) <= SEARCH_S else "MISSED"
+        print(
+            f"{'search, slowest of five':45} {1e3 * max(answers):8.1f} ms  target {1e3 * SEARCH_S:g}: {met}"
+        )
+        atlas = timed(f"write the atlas of {count} units", lambda: write_atlas(run))
+        timed("write it again, nothing changed", lambda: write_atlas(run))
+        print(f"{'distinct labels':45} {atlas.labels:8}")
+        _in_chromium(Path(atlas.page))
+
+
+def make_run(folder: Path, count: int) -> Path:
+    """Write a run whose units have made labels of an embedding: a look and one of ImageNet's names."""
+    rng, names = random.Random(0), [node.name for node in imagenet().spoken]
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"model": "made"}')
+    each = -(-count // LAYERS)
+    with (folder / "labels.jsonl").open("w") as file:
+        for place in range(count):
+            label = f"{rng.choice(LOOKS)} {rng.choice(names)}"
+            unit = f"made/layer{place // each}:{place % each}"
+            record = {"unit": unit, "label": label, "runner_up": rng.choice(names)}
+            file.write(json.dumps(record | {"scores": {"auroc": rng.random()}, "q": rng.random()}) + "\n")
+    return folder
+
+
+def timed(what: str, work: Callable[[], T]) -> T:
+    began, used = time.perf_counter(), time.process_time()
+    result = work()
+    wall, processor = time.perf_counter() - began, time.process_time() - used
+    print(f"{what:45} {wall:8.2f} s   {processor:.2f} s of processor", flush=True)
+    return result
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _in_chromium(page: Path) -> None:
+    if not installed():
+        print("not opened: no chromium and chromedriver here")
+        return
+    with started() as browser:
+        opened = [_opening(browser, page) for _ in range(OPENINGS)]
+        browser.execute_async_script(_WHOLE)
+        typed = [browser.execute_async_script(_TYPED, "striped animal"[:end]) for end in range(1, 15)]
+    met = "met" if max(opened) < FIRST_SCREEN_S else "MISSED"
+    print(f"{'first screen in Chromium, median':45} {statistics.median(opened):8.2f} s")
+    print(f"{'first screen, slowest':45} {max(opened):8.2f} s   target {FIRST_SCREEN_S:g} s: {met}")
+    print(f"{'a typed letter until it is drawn, median':45} {statistics.median(typed):8.1f} ms")
+    print(f"{'a typed letter, slowest':45} {max(typed):8.1f} ms")
+
+
+def _opening(browser: Any, page: Path) -> float:
+    """Return the seconds from the start of loading until two frames after the first list was drawn."""
+    browser.get("about:blank")
+    browser.get(page.resolve().as_uri())
+    return float(browser.execute_async_script(_OPENED)) / 1e3
+
+
+if __name__ == "__main__":
+    main()
