@@ -28,7 +28,10 @@ def page(result: RobustResult, summary: RobustSummary) -> Page:
     text = (
         f"Over {summary.n} trainings the agent's units beat L1 of the same size in {summary.beats_l1}, and "
         f"the 95th percentile of random sets in {summary.beats_random_95}; with one ridge for all choices, "
-        f"in {summary.ridge_beats_l1} and {summary.ridge_beats_random_95}."
+        f"in {summary.ridge_beats_l1} and {summary.ridge_beats_random_95}. Without training, with what it "
+        f"calls SPURIOUS at zero in the network, in {summary.edited_beats_l1} and "
+        f"{summary.edited_beats_random_95}; with all units at zero that it does not keep, in "
+        f"{summary.alone_beats_l1} and {summary.alone_beats_random_95}."
     )
     origin = (f"Set: {result.set}; classes {', '.join(result.classes)}; places {', '.join(result.places)}.",)
     bars = tuple(
@@ -77,7 +80,10 @@ def _table_2(summary: RobustSummary) -> DataTable:
         "figures are of one training on Spawrious and are not comparable one by one. Rows without a figure "
         "of the paper are ours. Validation accuracy is on the unbalanced set that all rows but the first "
         "and the balanced ones are fitted to, with its wrong labels. Rows with ridge have one read-out for "
-        f"every choice, of inverse strength {logistic.RIDGE}.",
+        f"every choice, of inverse strength {logistic.RIDGE}. In edited rows the network keeps its own last "
+        "layer: the units that the agent calls SPURIOUS are set to zero in it, against as many that L1 drops "
+        "first or that are drawn from the subset at random. In rows that say alone, so are all units outside "
+        "the subset, which no agent judged.",
     )
 
 
@@ -130,7 +136,9 @@ def table(result: RobustResult) -> str:
             *map(_line, summary.rows),
             f"agent ahead of L1 in {summary.beats_l1} of {summary.n} trainings, of the 95th percentile of "
             f"random sets in {summary.beats_random_95}; with one ridge for all choices "
-            f"{summary.ridge_beats_l1} and {summary.ridge_beats_random_95}",
+            f"{summary.ridge_beats_l1} and {summary.ridge_beats_random_95}; in the edited network "
+            f"{summary.edited_beats_l1} and {summary.edited_beats_random_95}, with its units alone "
+            f"{summary.alone_beats_l1} and {summary.alone_beats_random_95}",
             f"classes and places explain {shares} variance on balanced images; AUROC of the judgement "
             f"{_figure(judged.auroc)}",
         ]

@@ -13,9 +13,11 @@ from experiments.paper.gym import classifiers, logistic
 from experiments.paper.gym.draft import draft_of
 from experiments.paper.gym.selectivity import FactorShares, SelectivityJudgement
 from experiments.paper.gym.spawrious import SpuriousSet, balanced
-from experiments.paper.robust_rows import PLAIN, RIDGE, TableRow, Training, table_row
+from experiments.paper.robust_rows import ALONE, EDITED, PLAIN, RIDGE, TableRow, Training, table_row
 
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], logistic.Fitted]
+Head = Callable[[np.ndarray], np.ndarray]
+"""A network's last layer: class scores float32 (N, classes) of features float32 (N, units)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Measurements:
     original: float
     original_validation: float
     repeats: Repeats = field(default_factory=Repeats)
+    head: Head | None = None
+    """The network's own last layer; without it there are no rows of the edited network."""
 
     @classmethod
     def of(cls, network: Path, spurious: SpuriousSet, repeats: Repeats) -> Measurements:
@@ -77,6 +81,7 @@ class Measurements:
                 float(kept["original"]),
                 float(kept["original_validation"]),
                 repeats,
+                _head(classifiers.load(network).module),
             )
 
     def informative(self, top: int) -> logistic.Fitted:
@@ -110,10 +115,73 @@ class Measurements:
         choices = _Choices(subset, chosen, random)
         plain_rows, plain = self._refitted(choices, logistic.unregularized, PLAIN)
         ridge_rows, ridge = self._refitted(choices, logistic.ridge, RIDGE)
-        rows += [*plain_rows, *ridge_rows, *self._balanced_rows(n, seed)]
+        edited_rows, edited, alone = self.edited_rows(pool, choice, seed)
+        rows += [*plain_rows, *ridge_rows, *edited_rows, *self._balanced_rows(n, seed)]
         judged = [int(unit) for unit in pool]
         judgement = self.judgement(pool, kept)
-        return Training(seed, judged, kept, choice.unanswered, rows, *plain, *ridge, judgement)
+        return Training(
+            seed, judged, kept, choice.unanswered, rows, *plain, *ridge, judgement, *edited, *alone
+        )
+
+    def edited_rows(
+        self, pool: np.ndarray, choice: Choice, seed: int
+    ) -> tuple[list[TableRow], ChoiceStanding, ChoiceStanding]:
+        """Return the rows of the network itself with units set to zero, and where the agent's stand.
+
+        First those that the agent calls spurious, then all that it does not keep, with choices of as many by
+        L1 and at random. Behind the units lie the mean over positions and the last layer, so that zero
+        features are the edit.
+        """
+        everything = np.arange(self.validation.shape[1])
+        spurious = np.setdiff1d(pool, [*choice.kept, *choice.unanswered])
+        outside = np.setdiff1d(everything, pool)
+        rows, edited = self._left_on(pool, np.setdiff1d(pool, spurious), outside, EDITED, seed)
+        more, alone = self._left_on(pool, np.asarray(choice.kept, int), outside[:0], ALONE, seed)
+        return [*rows, *more], edited, alone
+
+    def _left_on(
+        self, pool: np.ndarray, ours: np.ndarray, others: np.ndarray, names: Mapping[str, str], seed: int
+    ) -> tuple[list[TableRow], ChoiceStanding]:
+        """Return the rows of the network in which only `others` and some of the `pool` are not zero: as many
+        as are `ours`.
+        """
+        n = len(ours)
+        if self.head is None or not 0 < n < len(pool):
+            return [], ChoiceStanding(None, None)
+        rng = np.random.default_rng((seed, 63))
+        drawn = [rng.choice(pool, n, replace=False) for _ in range(self.repeats.random_sets)]
+        chance = np.array([self._edited(np.r_[others, units]) for units in drawn])
+        by_l1 = logistic.sparse_to(self.validation, self.spurious.validation.labels, n, pool).units
+        subset, count, (test, validation) = (
+            f"L1 top {len(pool)}",
+            len(others) + n,
+            chance.mean(axis=0).tolist(),
+        )
+        agent = self._edited(np.r_[others, ours])
+        rows = [
+            table_row(subset, names["random"], count, (test, validation), spread=float(chance[:, 0].std())),
+            table_row(
+                subset, names["L1 top n"], len(others) + len(by_l1), self._edited(np.r_[others, by_l1])
+            ),
+            table_row(subset, names["agent"], count, agent),
+        ]
+        return rows, _standing(chance[:, 0].tolist(), agent[0])
+
+    def _edited(self, units: np.ndarray) -> tuple[float, float]:
+        """Return the accuracy of the network with all but these units set to zero, on the test and the
+        validation set.
+        """
+        assert self.head is not None
+        parts = (
+            (self.test, self.spurious.test.labels),
+            (self.validation, self.spurious.validation.labels),
+        )
+        accuracies = []
+        for features, labels in parts:
+            edited = np.zeros_like(features)
+            edited[:, units] = features[:, units]
+            accuracies.append(float((self.head(edited).argmax(axis=1) == labels).mean()))
+        return accuracies[0], accuracies[1]
 
     def _refitted(
         self, choices: _Choices, fit: Fit, names: Mapping[str, str]
@@ -182,17 +250,21 @@ def _measure(network: Path, spurious: SpuriousSet) -> dict[str, Any]:
         for name, part in parts.items()
     }
     for name, key in (("test", "original"), ("validation", "original_validation")):
-        measured[key] = _head_accuracy(loaded.module, measured[name], parts[name].labels)
+        scores = _head(loaded.module)(measured[name])
+        measured[key] = float((scores.argmax(axis=1) == parts[name].labels).mean())
     return measured
 
 
-def _head_accuracy(module: Any, features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the accuracy of the network's own last layer on features of `classifiers.features`."""
+def _head(module: Any) -> Head:
+    """Return a network's own last layer, for features of `classifiers.features`."""
     import torch
 
-    with torch.inference_mode():
-        scores = module.get_classifier()(torch.from_numpy(features))
-    return float((scores.argmax(dim=1).numpy() == labels).mean())
+    def scores(features: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            head: np.ndarray = module.get_classifier()(torch.from_numpy(features)).numpy()
+        return head
+
+    return scores
 
 
 def _standing(chance: Sequence[float], ours: float | None) -> ChoiceStanding:

@@ -31,6 +31,12 @@ PLAIN: Mapping[str, str] = {
 """Names of the rows of choices that are fitted anew without a penalty, as the paper does for two of them."""
 RIDGE: Mapping[str, str] = {name: f"{name}, ridge" for name in PLAIN}
 """Names of the rows in which every choice has the same regularized read-out."""
+EDITED: Mapping[str, str] = {name: f"{name}, edited" for name in ("random", "L1 top n", "agent")}
+"""Names of the rows in which the network keeps its own last layer, and the other units of the subset are set
+to zero in it.
+"""
+ALONE: Mapping[str, str] = {name: f"{name}, alone" for name in EDITED}
+"""Names of the rows in which all other units of the network are set to zero, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,8 @@ class Training:
     """One training: the units that the agent judged, kept or gave no answer for, and its rows of Table 2.
 
     `percentile` is the share of random sets that do worse than the agent's choice, `random_95` their 95th
-    percentile. Runs of earlier versions have no ridge and no judgement.
+    percentile; `ridge_`, `edited_` and `alone_` are the same for these rows. Runs of earlier versions have no
+    ridge, no judgement, and no edited network.
     """
 
     seed: int
@@ -86,6 +93,10 @@ class Training:
     ridge_percentile: float | None = None
     ridge_random_95: float | None = None
     judgement: SelectivityJudgement | None = None
+    edited_percentile: float | None = None
+    edited_random_95: float | None = None
+    alone_percentile: float | None = None
+    alone_random_95: float | None = None
 
     def accuracy(self, method: str) -> float | None:
         """Return a row's test accuracy; None if there is no such row, or it could not be computed."""
@@ -155,6 +166,10 @@ class RobustSummary:
     beats_random_95: int
     ridge_beats_l1: int
     ridge_beats_random_95: int
+    edited_beats_l1: int
+    edited_beats_random_95: int
+    alone_beats_l1: int
+    alone_beats_random_95: int
     judgement: SelectivityJudgement
 
 
@@ -169,7 +184,7 @@ def summarize(trainings: Sequence[Training]) -> RobustSummary:
         pairs = [(training.accuracy(method), limit(training)) for training in trainings]
         return sum(ours is not None and other is not None and ours > other for ours, other in pairs)
 
-    ridge = RIDGE["agent"]
+    ridge, edited, alone = RIDGE["agent"], EDITED["agent"], ALONE["agent"]
     return RobustSummary(
         rows=[SummaryRow.of(rows) for rows in by_method.values()],
         n=len(trainings),
@@ -178,6 +193,10 @@ def summarize(trainings: Sequence[Training]) -> RobustSummary:
         beats_random_95=wins("agent", lambda training: training.random_95),
         ridge_beats_l1=wins(ridge, lambda training: training.accuracy(RIDGE["L1 top n"])),
         ridge_beats_random_95=wins(ridge, lambda training: training.ridge_random_95),
+        edited_beats_l1=wins(edited, lambda training: training.accuracy(EDITED["L1 top n"])),
+        edited_beats_random_95=wins(edited, lambda training: training.edited_random_95),
+        alone_beats_l1=wins(alone, lambda training: training.accuracy(ALONE["L1 top n"])),
+        alone_beats_random_95=wins(alone, lambda training: training.alone_random_95),
         judgement=_mean_judgement(trainings),
     )
 

@@ -12,6 +12,8 @@ import pytest
 from actors.errors import UsageError
 from agents.records.run_files import RecordError
 from agents.records.store import Store
+from experiments.paper import robust_measurements
+from experiments.paper.gym import classifiers
 from experiments.paper.gym.classifiers import Recipe
 from experiments.paper.gym.spawrious import LabeledImages, SceneDesign, SpuriousSet
 from experiments.paper.robust_features import RobustFeatures, RobustOptions, robust_features
@@ -49,7 +51,10 @@ def measured():
         labeled(labels, places), labeled(test, (test + 2) % 4), labeled(*crossed),
     )  # fmt: skip
     found = (features(labels, places), features(test, (test + 2) % 4), features(*crossed))
-    return Measurements(sets, *found, 0.31, 0.93, Repeats(20, 2, 320))
+    weights = np.zeros((20, 4), np.float32)
+    for column in range(5):
+        weights[column, column % 4], weights[5 + column, column % 4] = 1.0, 1.5
+    return Measurements(sets, *found, 0.31, 0.93, Repeats(20, 2, 320), lambda features: features @ weights)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +110,7 @@ def test_a_training_is_read_back_as_it_was_and_one_of_an_older_run_without_what_
     old = {
         key: value
         for key, value in record.items()
-        if key not in ("judgement", "ridge_percentile", "ridge_random_95")
+        if key.partition("_")[0] not in ("judgement", "ridge", "edited", "alone")
     }
     old["rows"] = [{k: v for k, v in row.items() if k != "validation"} for row in record["rows"]]
     store.put("old.json", json.dumps(old).encode())
@@ -116,6 +121,40 @@ def test_a_training_is_read_back_as_it_was_and_one_of_an_older_run_without_what_
     with pytest.raises(RecordError, match=r"damaged\.json"):
         read_training(store, "damaged.json")
     assert read_training(store, "missing.json") is None
+
+
+def test_without_the_units_of_places_the_network_itself_recognizes_more(measured, trainings):
+    rows, n = by_method(trainings[0]), len(trainings[0].kept)
+    assert rows["agent, edited"].units == 20 - (10 - n)
+    assert rows["agent, edited"].accuracy > rows["L1 top n, edited"].accuracy + 0.1
+    assert trainings[0].edited_percentile >= 0.95
+    summary = summarize(trainings)
+    assert (summary.edited_beats_l1, summary.edited_beats_random_95) == (2, 2)
+    pool = np.array(trainings[0].judged)
+    unanswered = Choice(trainings[0].kept, [unit for unit in pool if unit not in trainings[0].kept][:1])
+    assert rows["agent, alone"].units == n
+    assert rows["agent, alone"].accuracy > rows["random, alone"].accuracy
+    more, *_ = measured.edited_rows(pool, unanswered, 0)
+    assert more[2].units == rows["agent, edited"].units + 1, "it says nothing of that unit"
+    assert more[5] == rows["agent, alone"]
+    assert measured.edited_rows(pool, Choice([]), 0)[0] == []
+
+
+def test_features_at_zero_are_the_edited_network():
+    recipe = Recipe(architecture="test_resnet", side=32)
+    module = classifiers.build(recipe, 3).eval()
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    features = classifiers.features(module, recipe.preprocess, images)
+    features[:, [1, 5]] = 0
+
+    def off(_module, _inputs, output):
+        output = output.clone()
+        output[:, [1, 5]] = 0
+        return output
+
+    module.layer4.register_forward_hook(off)
+    scores = robust_measurements._head(module)(features)
+    assert scores == pytest.approx(classifiers.logits(module, recipe.preprocess, images), abs=1e-5)
 
 
 def test_an_agent_that_keeps_nothing_wins_nothing(measured):
