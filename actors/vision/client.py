@@ -113,9 +113,14 @@ class PoolVisionClient:
 
     async def check(self, unit: Unit) -> None:
         layer = self.known.layer(unit.layer)
-        self.known.check_index(unit, await self._count_units(Readout(layer, unit.kind, unit.source)))
+        self.known.check_index(unit, await self.count_units(Readout(layer, unit.kind, unit.source)))
 
-    async def _count_units(self, readout: Readout) -> int:
+    async def count_units(self, readout: Readout) -> int:
+        """Return how many units a readout has.
+
+        Raises:
+            UsageError: If its kind or file does not fit the layer.
+        """
         if readout.kind == "channel":
             return self._layers[readout.layer].n_units
         if readout not in self._n_units:
@@ -330,7 +335,7 @@ class PoolVisionClient:
         explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
         readout = Readout.of(unit)
         return await self._scatters.of(
-            readout, unit.index, await self._count_units(readout), dataset, explored
+            readout, unit.index, await self.count_units(readout), dataset, explored
         )
 
     async def features(self, images: Sequence[Image]) -> np.ndarray | None:
@@ -354,7 +359,7 @@ class PoolVisionClient:
     async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
         unit = await self.unit(unit)
         readout = Readout.of(unit)
-        return await self._held_back.of(readout, unit.index, await self._count_units(readout), dataset, count)
+        return await self._held_back.of(readout, unit.index, await self.count_units(readout), dataset, count)
 
     async def visualize(self, unit: Unit, settings: VisualizationSettings) -> Image:
         """Return an image of the input's size that is optimized to drive a unit.

@@ -186,3 +186,51 @@ def attribute(
     for row in result.images:
         shared.console.show(f"{row.source}: {what} {row.value:.2f}, {folder / row.file}", markup=False)
     shared.console.show("red raises it, blue lowers it; the maps themselves are beside the pictures (.npy)")
+
+
+@commands.command(
+    epilog=examples(
+        "maia wiring tf_efficientnet_lite0 blocks.4 17 --from blocks.3 --to blocks.5 --data ~/photographs",
+        "maia wiring resnet50 output tench --from layer4 --all --out runs/tench",
+    )
+)
+@shared_options("data", "class_names", "few_images", quiet_json=True)
+def wiring(
+    shared: Shared,
+    model: Model,
+    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    unit: Annotated[str, typer.Argument(help="Unit of the layer, as for `maia describe`.")],
+    before: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Earlier layer that may drive the unit: LAYER, or LAYER:latent:PATH for latents."
+        ),
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--to", help="Later layer that the unit may drive, named in the same way.")
+    ] = None,
+    value: Annotated[
+        str,
+        typer.Option(
+            help="What an ablated unit is set to: zero, mean (of its map over images), or a number."
+        ),
+    ] = "zero",
+    k: Annotated[int, typer.Option(min=3, max=100, help="Exemplars of the unit.")] = 15,
+    exact: Annotated[
+        bool, typer.Option("--all", help="Ablate every unit of --from on every exemplar, unscreened.")
+    ] = False,
+    out: Annotated[Path | None, out_option("Folder for wiring.json [default: runs/wiring-...].")] = None,
+) -> None:
+    """Find which units of an earlier layer drive a unit, and which of a later one it drives. Each is ablated
+    on the images that drive the unit most.
+    """
+    from experiments.effects.wiring import WiringRequest, find_wiring, lines, tables
+
+    folder = out or default_run(f"wiring {model} {layer} {unit}")
+    request = WiringRequest(model, layer, unit, before, after, shared.selection, value, k, exact, folder)
+    result = run(find_wiring(shared.console, request), folder)
+    if shared.json:
+        shared.console.result(asdict(result))
+    else:
+        shared.console.show(*tables(result), *lines(result))
+        shared.console.show(f"result: {folder / 'wiring.json'}")

@@ -142,7 +142,7 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
     from experiments.setup.workbench import network_alone
 
     selected = request.selection.load()
-    value = None if request.to == "mean" else _value(request.to)
+    value = None if request.to == "mean" else number_of(request.to)
     named = [parse_units(text) for text in request.units]
     run = request.out or Path("runs") / slug(f"edit {request.model} {' '.join(request.units)}")
     manifest = selected.manifest(
@@ -188,7 +188,12 @@ def parse_units(text: str) -> tuple[str, str]:
     return layer, units
 
 
-def _value(text: str) -> float:
+def number_of(text: str) -> float:
+    """Return the value that a command sets units to, "zero" or a number.
+
+    Raises:
+        UsageError: If it is neither.
+    """
     if text == "zero":
         return 0.0
     try:
@@ -196,7 +201,7 @@ def _value(text: str) -> float:
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
-        raise UsageError(f"units are set to zero, mean or a number, got {text!r}.", "Correct --to.")
+        raise UsageError(f"units are set to zero, mean or a number, got {text!r}.", "Correct that option.")
     return value
 
 

@@ -17,16 +17,16 @@ _TRIED = 8
 _LARGE = 100.0
 
 
-async def reaches_output(vision: PoolVisionClient, units: Sequence[Unit]) -> bool:
-    """Return whether a large value of any of a few of these units changes the outputs on an image of noise.
+async def reaches_output(vision: PoolVisionClient, units: Sequence[Unit], read: Readout = SCORES) -> bool:
+    """Return whether a large value of any of a few of these units changes what is read on an image of noise.
 
     Raises:
-        UsageError: If one of the units cannot be edited, or lies behind the outputs.
+        UsageError: If one of the units cannot be edited, or lies behind what is read.
     """
     image = Image.from_pixels(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    clean = await vision.outputs(SCORES, [image])
+    clean = await vision.outputs(read, [image])
     for unit in units[:: max(1, len(units) // _TRIED)][:_TRIED]:
-        edited = await vision.outputs(SCORES, [image], (Edit(Readout.of(unit), unit.index, "set", _LARGE),))
+        edited = await vision.outputs(read, [image], (Edit(Readout.of(unit), unit.index, "set", _LARGE),))
         if not np.array_equal(clean, edited):
             return True
     return False
