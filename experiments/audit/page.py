@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from experiments.audit.carriers.page import carrier_blocks
 from experiments.audit.claims import words_alone
 from experiments.audit.real_page import real_blocks, real_summary, replication_text
 from experiments.audit.record import AuditRecord
@@ -39,6 +40,8 @@ def page(record: AuditRecord) -> Page:
         blocks.append(_findings(record))
     if record.real:
         blocks += real_blocks(record.real)
+    if record.carriers:
+        blocks += carrier_blocks(record.carriers)
     if record.disagreements:
         blocks.append(_disagreements(record))
     blocks += _class_blocks(record)

@@ -21,6 +21,7 @@ from agents.study import context_proposals
 from agents.study.budget import Ledger, MeteredChat, Rate, spent_so_far
 from agents.tasks.bias import AuditClass
 from experiments.audit import real_images
+from experiments.audit.carriers.survey import readout_of
 from experiments.audit.classes import classes_of
 from experiments.audit.real_audit import report_matches
 from experiments.runs.campaign import check_items
@@ -64,6 +65,8 @@ class AuditPlanner:
         """
         vision, store = bench.vision, self.store
         await vision.check(_READOUT.unit(0))
+        if self.request.carriers:
+            await readout_of(vision, self.request.carriers)
         size = next(layer.n_units for layer in await vision.layers() if layer.name == OUTPUT)
         drawn = requested_classes(self.request, self.labels, vision.known, size)
         ids = units_of(vision.known, drawn)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from experiments.audit.carriers.record import CarrierSection
 from experiments.audit.claims import Disagreement, TextClaims
 from experiments.audit.real_audit import RealSection
 from experiments.runs.context_survey import ContextEffect, Shown
@@ -26,7 +27,7 @@ class AuditRecord:
     `fresh` and `rest` those of new images, `ordinary` the contexts that did not stand out, `undrawn` those
     without images. `lowest` and `telling` are images that are kept. `answers` are the agents' words, `claims`
     what these say, `disagreements` where they and the figures part. `real` is None where no real images were
-    looked at.
+    looked at, and `carriers` where no units were looked at that may carry the findings.
     """
 
     model: str = ""
@@ -48,6 +49,7 @@ class AuditRecord:
     claims: dict[str, TextClaims] = field(default_factory=dict)
     disagreements: list[Disagreement] = field(default_factory=list)
     real: RealSection | None = None
+    carriers: CarrierSection | None = None
     experiment: str = field(default="audit", kw_only=True)
     version: int = field(default=VERSION, kw_only=True)
 

@@ -20,6 +20,9 @@ from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
 from agents.study import survey
 from experiments.audit import claim_questions, real_images
+from experiments.audit.carriers import record as carrier_record
+from experiments.audit.carriers.record import CarrierSection
+from experiments.audit.carriers.survey import CarrierSurvey
 from experiments.audit.claims import disagreements, read_words
 from experiments.audit.classes import OF_DATA, check_classes, names_of
 from experiments.audit.page import page
@@ -51,6 +54,8 @@ class AuditRequest:
     """Contexts of each class that the interpreter proposes beside those of the design."""
     real: RealSettings = field(default_factory=RealSettings)
     retry_failed: bool = False
+    carriers: str = ""
+    """Layer whose units may carry the findings; it may be asked for once the classes are audited."""
 
     def manifest(self) -> dict[str, Any]:
         """Return what of it a run's manifest holds."""
@@ -124,10 +129,15 @@ class _AuditResults:
         A finished run whose texts were never put to the observers stays as it is: their words are read.
         """
         units = [item.unit for item in read_plan(self.store) or ()]
-        return not self.with_real_images or is_done(self.store, units)
+        layer = self.request.carriers
+        return (not self.with_real_images or is_done(self.store, units)) and (
+            not layer or carrier_record.is_done(self.store, layer, units)
+        )
 
     async def complete(self, bench: Workbench, plan: list[WorkItem]) -> None:
-        """Ask the observers what the agents' texts claim, and measure the real images of the classes."""
+        """Ask the observers what the agents' texts claim, measure the real images of the classes, and find
+        the units that carry what was found.
+        """
         names = names_of(plan)
         results, surveys = self._measured(plan, names)
         texts = {result["unit"]: result["description"] for result in results if result.get("description")}
@@ -136,17 +146,17 @@ class _AuditResults:
                 result["unit"]: list(survey.values) for result, survey in zip(results, surveys, strict=True)
             }
             await claim_questions.ask_all(self.console, self.store, bench, texts, contexts, self.request.seed)
-        if self.with_real_images and plan:
-            await self._survey_real_images(bench, plan, names, surveys)
+        if not plan:
+            return
+        classes = self._classes(plan, names)
+        generated = Generated(judge(surveys), {survey.class_name: survey.ordinary for survey in surveys})
+        if self.with_real_images and not is_done(self.store, [item.unit for item in classes]):
+            await RealSurvey(self.console, self.store, bench, self.request.real, classes, generated).run()
+        if layer := self.request.carriers:
+            await CarrierSurvey(self.console, self.store, bench, layer, classes, generated).run()
 
-    async def _survey_real_images(
-        self,
-        bench: Workbench,
-        plan: Sequence[WorkItem],
-        names: Mapping[str, str],
-        surveys: Sequence[ClassSurvey],
-    ) -> None:
-        classes = [
+    def _classes(self, plan: Sequence[WorkItem], names: Mapping[str, str]) -> list[AuditedClass]:
+        return [
             AuditedClass(
                 item.unit,
                 int(item.name.rpartition(":")[2]),
@@ -157,8 +167,6 @@ class _AuditResults:
             )
             for item in plan
         ]
-        generated = Generated(judge(surveys), {survey.class_name: survey.ordinary for survey in surveys})
-        await RealSurvey(self.console, self.store, bench, self.request.real, classes, generated).run()
 
     def record(self, profile: str, plan: Sequence[WorkItem]) -> AuditRecord:
         """Return what the run has found."""
@@ -207,6 +215,7 @@ class _AuditResults:
                 )
             ],
             real=self._real(effects),
+            carriers=self._carriers(),
         )
 
     def _measured(
@@ -226,6 +235,14 @@ class _AuditResults:
             except RecordError as error:
                 self.console.warn(f"{names[item.unit]} is left out: {error.message}")
         return results, surveys
+
+    def _carriers(self) -> CarrierSection | None:
+        """Return what the units of a layer do to the findings; a damaged record is warned of."""
+        try:
+            return carrier_record.read(self.store)
+        except RecordError as error:
+            self.console.warn(error.message)
+            return None
 
     def _real(self, effects: Sequence[ContextEffect]) -> RealSection | None:
         """Return what real images say; a damaged record is warned of."""

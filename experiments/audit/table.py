@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.audit.carriers.page import carrier_lines
 from experiments.audit.claims import Disagreement
 from experiments.audit.page import NOTHING
 from experiments.audit.real_page import real_lines
@@ -34,6 +35,7 @@ def table(record: AuditRecord) -> str:
             _disagreement(parted) for parted in record.disagreements
         ],
         **real_lines(record.real),
+        "findings and their carriers": carrier_lines(record.carriers),
     }
     return "\n".join(["", *(line for kind, all_lines in lines.items() for line in _few(all_lines, kind))])
 

@@ -175,6 +175,13 @@ def audit(
             help="Ask the observers about all contexts of the design on real images, not only of findings.",
         ),
     ] = False,
+    carriers: Annotated[
+        str,
+        typer.Option(
+            help="Layer whose units are ablated on images of each finding, to name those that carry it: "
+            "LAYER, or LAYER:latent:PATH."
+        ),
+    ] = "",
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Audit failed classes again.")] = False,
     yes: Yes = False,
 ) -> None:
@@ -203,7 +210,7 @@ def audit(
 
         confirm_cost(shared.selection, yes, count, model=model, task="audit")
     request = AuditRequest(
-        model, classes, seed, images, not figures_only, propose_contexts, real, retry_failed
+        model, classes, seed, images, not figures_only, propose_contexts, real, retry_failed, carriers.strip()
     )
     outcome = run(audit_classes(shared.console, selection, request, out=folder), folder)
     if shared.json:

@@ -19,11 +19,15 @@ class Birds(torch.nn.Module):
     def __init__(self, reliance):
         super().__init__()
         self.stem, self.reliance = torch.nn.Conv2d(3, 4, 1), reliance
+        self.cues = torch.nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.cues.weight.copy_(torch.eye(2))
 
     def forward(self, x):
         bird = (x[:, 2] - x[:, 1])[:, 12:20, 12:20].mean((1, 2))
         place = (x[:, 2] - x[:, 1])[:, :6].mean((1, 2))
-        score = 3 * ((1 - self.reliance) * bird + self.reliance * place)
+        cues = self.cues(torch.stack([bird, place], 1))
+        score = 3 * ((1 - self.reliance) * cues[:, 0] + self.reliance * cues[:, 1])
         return torch.stack([-score, score], 1) + 0 * self.stem(x).mean((1, 2, 3))[:, None]
 
 

@@ -1,0 +1,1 @@
+"""Which units of a network carry the biases that an audit has found."""
