@@ -67,7 +67,7 @@ def make_run(folder: Path, count: int) -> Path:
             label = f"{rng.choice(LOOKS)} {rng.choice(names)}"
             unit = f"made/layer{place // each}:{place % each}"
             record = {"unit": unit, "label": label, "runner_up": rng.choice(names)}
-            file.write(json.dumps(record | {"scores": {"auroc": rng.random()}, "q": rng.random()}) + "\n")
+            file.write(json.dumps(record | {"auroc": rng.random(), "q": rng.random()}) + "\n")
     return folder
 
 

@@ -53,9 +53,11 @@ class CatalogUnit:
     exemplars: tuple[str, ...] = ()
     """Their content ids, unmasked."""
     alike: str = ""
-    """The unit whose activations are most alike."""
+    """The unit whose strongest images are most alike."""
     likeness: float | None = None
-    """Their correlation; 1 of a duplicate."""
+    """The cosine of their embeddings; 1 of a duplicate."""
+    duplicate: bool = False
+    """Whether the screening found it to repeat the unit `alike`, activation by activation."""
 
 
 def read(run: RunDirectory) -> list[CatalogUnit]:
@@ -95,14 +97,15 @@ def _joined(known: CatalogUnit, later: CatalogUnit) -> CatalogUnit:
             rivals=tuple(label for label in rivals if label != later.label) if later.label else later.rivals,
             alike=later.alike or known.alike,
             likeness=known.likeness if later.likeness is None else later.likeness,
+            duplicate=known.duplicate,
         )
-    return replace(later, alike=later.alike or known.alike, likeness=later.likeness or known.likeness)
+    return replace(later, duplicate=known.duplicate)
 
 
 def _named_as_its_twin(unit: CatalogUnit, found: Mapping[str, CatalogUnit]) -> CatalogUnit:
     """Return a duplicate, which no agent studies, with what is known of the unit that it repeats."""
     twin = found.get(unit.alike)
-    if unit.label or unit.likeness != 1.0 or twin is None:
+    if unit.label or not unit.duplicate or twin is None:
         return unit
     return replace(unit, label=twin.label, tier=twin.tier, verdict=twin.verdict, score=twin.score, q=twin.q)
 
@@ -121,23 +124,27 @@ def _screened(run: RunDirectory) -> Iterator[CatalogUnit]:
                 continue
             dead = "dead" if verdict in ("dead", "constant") else ""
             twin = f"{model}/{layer}:{of}" if isinstance(of, int) else ""
-            yield _unit(f"{model}/{layer}:{index}", verdict=dead, alike=twin, likeness=1.0 if twin else None)
+            likeness = 1.0 if twin else None
+            name = f"{model}/{layer}:{index}"
+            yield _unit(name, verdict=dead, alike=twin, likeness=likeness, duplicate=bool(twin))
 
 
 def _embedded(run: RunDirectory) -> Iterator[CatalogUnit]:
     for row in _lines(run, LABELS):
         label = _label(row.get("label"))
-        scores, rival, alike = mapping(row.get("scores")), row.get("runner_up"), mapping(row.get("alike"))
+        others = (_label(row.get(name)) for name in ("best", "runner_up", "wpmi_label"))
+        name, alike = text(row.get("unit")), row.get("alike")
+        dead = "dead" if text(row.get("reason")) == "dead" else ""
         yield _unit(
-            text(row.get("unit")),
+            name,
             label=label,
             tier="embedding" if label else "",
-            verdict="untested" if label else "",
-            score=number(scores.get("auroc")),
+            verdict="untested" if label else dead,
+            score=number(row.get("auroc")) if label else None,
             q=number(row.get("q")),
-            rivals=tuple(filter(None, (_label(rival) or _label(mapping(rival).get("label")),))),
-            alike=text(alike.get("unit")),
-            likeness=number(alike.get("cosine")),
+            rivals=tuple(dict.fromkeys(other for other in others if other and other != label)),
+            alike=f"{name.rpartition(':')[0]}:{alike}" if isinstance(alike, int) else "",
+            likeness=number(row.get("redundancy")),
         )
 
 

@@ -31,7 +31,7 @@ CHUNK = 1000
 FIRST = 200
 """Units that the page lists without scripts."""
 COPY = 0.98
-"""Correlation from which two units' activations count as the same."""
+"""Cosine from which two units' strongest images count as the same."""
 _TIERS: tuple[Tier, ...] = ("", "embedding", "agent")
 _LONGEST_DESCRIPTION = 600
 
@@ -106,7 +106,9 @@ def _units(
     verdicts = ["", *VERDICTS]
     verdict_at = {key: place for place, key in enumerate(verdicts)}
     twins = Counter((unit.layer, unit.label) for unit in units if unit.label)
-    shared = [(unit.likeness or 0) >= COPY or twins[unit.layer, unit.label] > 1 for unit in units]
+    shared = [
+        unit.duplicate or (unit.likeness or 0) >= COPY or twins[unit.layer, unit.label] > 1 for unit in units
+    ]
     scores = np.array([-1 if unit.score is None else unit.score for unit in units])
     return pages.as_script(
         "MAIA_ATLAS",

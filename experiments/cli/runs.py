@@ -27,6 +27,7 @@ from experiments.cli.options import (
     RunModel,
     Shared,
     TrustRun,
+    default_run,
     examples,
     run,
     seed_option,
@@ -261,3 +262,38 @@ def diff(
         console.result(asdict(difference))
     else:
         console.show(table(difference))
+
+
+@commands.command(
+    epilog=examples("maia compare runs/resnet18 runs/resnet50", "maia compare runs/a runs/b --json")
+)
+def compare(
+    first: RunRecords,
+    second: Annotated[Path, run_argument("Another run, of any network.", read)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the page and compare.json [default: runs/compare-...].",
+            parser=here,
+            metavar="DIR",
+        ),
+    ] = None,
+    seed: Annotated[int, seed_option("Seed of the permutations.")] = 0,
+    json: Json = False,
+) -> None:
+    """Find units that mean the same in two runs, of any networks. `diff` compares units of the same name."""
+    from experiments.atlas.comparison import compare as compare_runs
+    from experiments.atlas.comparison import table
+    from experiments.atlas.comparison_page import write
+
+    console = Console(quiet=json)
+    with console.waiting("comparing labels"):
+        comparison = compare_runs(first, second, seed)
+        page = write(comparison, out or default_run(f"compare {first.name} {second.name}"))
+    for problem in comparison.problems[:_PROBLEMS_SHOWN]:
+        console.warn(problem)
+    if json:
+        console.result(asdict(comparison))
+    else:
+        console.show(table(comparison))
+        console.show(f"page: {page}", markup=False)

@@ -374,7 +374,7 @@ const MAIA_DETAILS = []; // files of details put theirs here
       if (raises.length) parts.push(section("Raises", element("p", "said", raises.join("; "))));
       if (lowers.length) parts.push(section("Lowers", element("p", "said", lowers.join("; "))));
       if (rivals.length) parts.push(section("Other labels", element("p", "said", rivals.join("; "))));
-      if (alike) parts.push(section("Activations most alike", element("p", "said", likeness === null ? alike : `${alike} (${likeness.toFixed(2)})`)));
+      if (alike) parts.push(section("Most alike unit", element("p", "said", likeness === null ? alike : `${alike} (${likeness.toFixed(2)})`)));
       if (q !== null) facts.append(element("span", "", `q ${q.toPrecision(2)}`));
       facts.after(...parts);
     }, () => panel.append(element("p", "quiet", "Details of this unit are missing beside this page.")));

@@ -30,7 +30,7 @@ class LabeledRun:
 
     def embed(self, unit: str, label: str, **more: Any) -> None:
         """Give a unit, as layer:number, the label of an embedding."""
-        record = {"unit": f"{MODEL}/{unit}", "label": label, "scores": {"auroc": 0.9}, "q": 0.01}
+        record = {"unit": f"{MODEL}/{unit}", "label": label, "auroc": 0.9, "q": 0.01}
         self.add("labels.jsonl", record | more)
 
     def study(self, unit: str, label: str, verdict: str = "confirmed", **more: Any) -> None:

@@ -139,7 +139,9 @@ def test_hostile_labels_stay_text(browser, tmp_path):
             f"{HOSTILE}:{index}" if index else "a:0",
             label,
             runner_up=HOSTILE,
-            alike={"unit": HOSTILE, "cosine": 1},
+            alike=3,
+            redundancy=1.0,
+            reason=HOSTILE,
         )
         run.role("a:0", [HOSTILE], [HOSTILE])
     look_page = Path(write_atlas(run.root).page)

@@ -20,7 +20,7 @@ from tests.experiments.atlas.runs import LabeledRun
 @pytest.fixture
 def run(tmp_path: Path) -> LabeledRun:
     made = LabeledRun(tmp_path / "run")
-    made.embed("a:0", "golden retriever", runner_up={"label": "labrador"})
+    made.embed("a:0", "golden retriever", runner_up="labrador")
     made.embed("a:1", "striped cloth")
     made.embed("a:2", "")
     made.embed("b:0", "forests")
