@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from actors.errors import MaiaError
-from agents.records.journal import Journal, slug
+from agents.records.journal import Journal
 from agents.records.record_types import StudyResult
 from agents.records.store import Store
 from agents.records.work import WorkItem, build_task
@@ -30,8 +30,6 @@ from agents.study.budget import (
     Ledger,
     MeteredStudio,
     UnitAccount,
-    UnitBudgetError,
-    spent_so_far,
 )
 from agents.study.interpreter import StudyPausedError
 from agents.study.rounds import Round
@@ -143,7 +141,10 @@ class LocalHost:
     async def _study(self, item: WorkItem) -> StudyResult:
         if self._pausing:
             raise StudyPausedError("paused before it started.")
-        account = await self._open_account(item.unit)
+        limits = self._limits
+        account = await UnitAccount.resume(
+            self._store, item.unit, limits.unit, self._account, self._pay, limits.clock
+        )
         subject = await self._subject_of(item)
         if item.survey:
             record = await self._survey(item, subject, account)
@@ -156,27 +157,6 @@ class LocalHost:
             repeats=item.repeats,
             supervision=Supervision(account, _Steering(lambda: self._pausing, account), self._count),
         )
-
-    async def _open_account(self, unit: str) -> UnitAccount:
-        """Return a unit's account, with what the unit has spent so far.
-
-        Raises:
-            BudgetSpentError: If the run is near a limit and this unit has no round yet.
-        """
-        folder, clock = f"units/{slug(unit)}", self._limits.clock
-        spent = await asyncio.to_thread(spent_so_far, self._store, folder)
-        started = clock()
-        ledger = Ledger(
-            self._limits.unit,
-            spent,
-            what="unit",
-            error=UnitBudgetError,
-            elapsed_s=lambda: clock() - started,
-        )
-        account = UnitAccount(ledger, self._account, self._pay)
-        first = (f"{folder}/{below}rounds/0001.json" for below in ("", "repeats/1/"))
-        await account.open(started=any(map(self._store.has, first)))
-        return account
 
     async def _survey(self, item: WorkItem, subject: Subject, account: UnitAccount) -> StudyResult | None:
         """Take an item's survey; return its result where no agent need be asked, else None."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -31,7 +32,7 @@ from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.settings import Settings
-from agents.records.journal import attempts_in_doubt, doubtful
+from agents.records.journal import attempts_in_doubt, doubtful, slug
 from agents.records.record_types import (
     AnswerRecord,
     CallRecord,
@@ -208,6 +209,31 @@ class UnitAccount:
         """`note` gets everything that is spent."""
         self._unit, self._run, self._note = unit, run, note
         self.reason = ""
+
+    @classmethod
+    async def resume(
+        cls,
+        store: Store,
+        unit: str,
+        limits: BudgetSettings,
+        run: Account,
+        note: Callable[[Cost], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> UnitAccount:
+        """Return a unit's account with what the unit has spent so far; `clock` returns seconds.
+
+        Raises:
+            BudgetSpentError: If the run is near a limit and this unit has no round yet.
+        """
+        folder, started = f"units/{slug(unit)}", clock()
+        spent = await asyncio.to_thread(spent_so_far, store, folder)
+        ledger = Ledger(
+            limits, spent, what="unit", error=UnitBudgetError, elapsed_s=lambda: clock() - started
+        )
+        account = cls(ledger, run, note)
+        first = (f"{folder}/{below}rounds/0001.json" for below in ("", "repeats/1/"))
+        await account.open(started=any(map(store.has, first)))
+        return account
 
     async def open(self, *, started: bool) -> None:
         """Check the limits before the first round.

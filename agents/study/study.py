@@ -248,6 +248,18 @@ async def study(
     if (done := await asyncio.to_thread(context.journal.done)) is not None:
         return done
     sandbox = await run.sandboxes.open(seed=request.seed)
+    return await converse(context, request, sandbox, supervision)
+
+
+async def converse(
+    context: StudyContext, request: StudyRequest, sandbox: Sandbox, supervision: Supervision
+) -> StudyResult:
+    """Return the result of an agent's study that has none yet; closes the sandbox.
+
+    Raises:
+        MaiaError: As `study` does.
+    """
+    run = context.run
     try:
         agent = Interpreter(
             context.parts(sandbox, request.task, run.api_page),

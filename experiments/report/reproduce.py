@@ -76,6 +76,8 @@ def _studying(asked: str, model: str, run: RunDirectory, unit: UnitRecords) -> l
     if asked == "audit":
         # Its unit is `probability:NUMBER`; a class is asked for by its number.
         return [asked, model, "--classes", called.rpartition(":")[2], *_design(manifest)] if called else []
+    if asked == "mcp":  # an agent from outside studied it: no command makes it do so again
+        return []
     study = "session" if asked == "session" else "describe"
     if text(manifest.get("layer")) and text(manifest.get("unit")):
         return [study, model, text(manifest["layer"]), text(manifest["unit"])]

@@ -24,6 +24,8 @@ from experiments.report.summary import error_of, summarize, tokens_of, usage_of
 from experiments.report.verdicts import STANDING, VERDICTS, key_of
 
 _STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
+_NOT_ASKED = ("session", "mcp")
+"""Commands whose runs do not ask the profile's interpreter."""
 _FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 
@@ -127,7 +129,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         covered=bool(mapping(done.get("evidence")).get("coverage")),
         uncovered=uncovered(done.get("evidence"), gallery),
         crosswise=_crosswise(run, unit),
-        sight=_sight(mapping(done.get("facts")).get("sight")),
+        sight=_sight(mapping(done.get("facts"))),
         notice=text(mapping(done.get("facts")).get("notice")),
         usage=usage_of(unit),
         facts=list(_flat(mapping(done.get("facts")))),
@@ -183,9 +185,11 @@ def _crosswise(run: RunDirectory, unit: UnitRecords) -> dict[str, Any] | None:
     return {"percentile": percentile, "n": n, "nearest": nearest}
 
 
-def _sight(value: Any) -> str:
-    """Return what must be said of an interpreter that did not see for itself, else ""."""
-    sight = text(value)
+def _sight(facts: dict[str, Any]) -> str:
+    """Return what must be said of an interpreter from outside, or one that did not see, else ""."""
+    sight, interpreter = text(facts.get("sight")), text(facts.get("interpreter"))
+    if interpreter.startswith("mcp:"):
+        return f"An agent from outside studied this unit. It calls itself {interpreter.removeprefix('mcp:')}."
     if sight.startswith("none"):
         return (
             "The interpreter cannot see, and there were no descriptions of the images: it was informed that "
@@ -312,7 +316,7 @@ def stand_ins(run: RunDirectory, unit: UnitRecords | None = None) -> list[tuple[
     settings = mapping(run.manifest.get("settings"))
     chat = mapping(settings.get("chat"))
     configured: dict[str, Any] = {
-        "interpreter": {} if run.manifest.get("command") == "session" else chat.get("interpreter"),
+        "interpreter": {} if run.manifest.get("command") in _NOT_ASKED else chat.get("interpreter"),
         "observers": chat.get("observers"),
         "generator": settings.get("generation"),
         "dataset": settings.get("dataset"),

@@ -252,6 +252,6 @@ def _requests(runs: Sequence[Path]) -> dict[str, RequestCount]:
 def _studies(run: Path, task: str) -> Iterator[StudyResult]:
     """Yield the results of a run that one agent came to by itself."""
     for record in finished_studies(Store(run), []):
-        by_person = str(record.facts.get("interpreter")).startswith("person:")
-        if record.rounds and record.task == task and not by_person and not record.repeats:
+        by_others = str(record.facts.get("interpreter")).startswith(("person:", "mcp:"))
+        if record.rounds and record.task == task and not by_others and not record.repeats:
             yield record

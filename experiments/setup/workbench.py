@@ -35,7 +35,7 @@ from actors.vision.data.distinct import distinct
 from actors.vision.networks import layer_cache as known
 from actors.vision.networks.offline import check_weights
 from actors.vision.networks.zoo import check_name
-from actors.vision.readout.base import ImageDataset
+from actors.vision.readout.base import ImageDataset, LayerInfo
 from actors.vision.readout.units import parse_unit
 from agents.study.budget import Rate
 from agents.study.observers import BlindObservers
@@ -203,6 +203,10 @@ class Workbench:
             },
         )
         return cls(profile, running.cluster, dataset, context, pools, vision, detector)
+
+    async def layers(self) -> list[LayerInfo]:
+        """Return the layers of the network under study, in the order of the forward pass."""
+        return await self.vision.layers()
 
     async def subject(self, layer: str, unit: str) -> Subject:
         """Return the unit that these words name.

@@ -29,6 +29,7 @@ PARSED_ONLY = {
     "init": "writes a configuration, and asks an endpoint",
     "cluster": "starts a cluster for the whole machine",
     "session": "talks to a person; tests/docs/test_notebook.py has a session",
+    "mcp": "serves until its client leaves; tests/experiments/mcp_server runs it",
     "view": "serves until it is interrupted; tests/experiments/web/test_report_server.py runs it",
 }
 """Commands that are never run here, and why."""

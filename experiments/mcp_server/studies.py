@@ -1,0 +1,340 @@
+"""The studies of one server: their run directory, the models they share, and who may open which.
+
+Nothing is started before a first study is opened: a client that only lists tools costs no device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from actors.chat.base import ChatModel
+from actors.errors import MaiaError, UsageError
+from actors.vision.readout.base import LayerInfo
+from actors.vision.readout.units import parse_unit
+from agents.evidence.verdict import verdict_of
+from agents.records.journal import slug
+from agents.records.lease import Lease, worked_s
+from agents.records.manifest import KEY as MANIFEST
+from agents.records.manifest import check_studied, widen
+from agents.records.store import Store
+from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
+from agents.study.budget import BudgetSettings, Ledger, UnitAccount, spent_under
+from agents.study.study import RunContext, StudyContext, StudyRequest
+from agents.tasks.describe_unit import DescribeUnit
+from experiments.mcp_server.answers import (
+    LabelLine,
+    LabelsFound,
+    LayerLine,
+    LayersFound,
+    ServerStatus,
+    StudyLine,
+)
+from experiments.mcp_server.outside_model import OutsideModel
+from experiments.mcp_server.outside_study import FreeRate, OutsideStudy, PreparedStudy
+from experiments.records.lookup import finished_studies
+from experiments.records.results import write_results
+from experiments.setup.run_folder import claim_run, open_run, remove_if_created
+from tools.subject import Subject
+
+MOST_OPEN = 16
+"""Studies that are open at a time."""
+MOST_FOUND = 100
+"""Labels and layers of one result."""
+_MOST_NAME = 200
+ASKED = "as agents open them"
+"""What the manifest says was asked for: the units are known as clients name them."""
+
+
+class Bench(Protocol):
+    """What studies need of a workbench."""
+
+    @property
+    def context(self) -> RunContext: ...
+
+    async def subject(self, layer: str, unit: str) -> Subject:
+        """Return the unit that these words name; raises UsageError if there is none."""
+
+    async def layers(self) -> list[LayerInfo]:
+        """Return every layer, in the order of the forward pass."""
+
+
+OpenBench = Callable[[Callable[[str], None]], AbstractAsyncContextManager[Bench]]
+"""Starts the models; the function gets a sentence on each step."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideRun:
+    """The run that the studies of a server belong to."""
+
+    folder: Path
+    dataset: str
+    manifest: dict[str, Any]
+    budget: BudgetSettings = field(default_factory=BudgetSettings)
+    """Of the whole run."""
+    unit_budget: BudgetSettings = field(default_factory=BudgetSettings)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """The run directory, the models, and the account, once they are there."""
+
+    store: Store
+    bench: Bench
+    account: Ledger
+
+
+class _NothingStudiedError(Exception):
+    """No unit was opened: the run directory is to be removed."""
+
+
+class OutsideStudies:
+    """Opens studies and knows them by their ids; use it with `async with`."""
+
+    def __init__(self, run: OutsideRun, open_bench: OpenBench) -> None:
+        self.run, self._open_bench = run, open_bench
+        self._studies: dict[str, OutsideStudy] = {}
+        self._numbers = itertools.count(1)
+        self._doing = "nothing has been started yet"
+        self._started: asyncio.Future[_Started] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._claiming = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every study and end the models; what was done stays."""
+        await asyncio.gather(*(study.close() for study in self._studies.values()))
+        self._closing.set()
+        if self._keeper is not None:
+            if self._started is not None and not self._started.done():
+                self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+
+    # What clients ask for.
+
+    def open(self, layer: str, unit: str, interpreter: str) -> OutsideStudy:
+        """Return the study of a unit: the open one, or a new one that takes up what is on record.
+
+        `interpreter` is the name of who studies it.
+
+        Raises:
+            UsageError: If the words can name no unit that a client may study, or too many studies are open.
+        """
+        for what, text in (("layer", layer), ("unit", unit)):
+            if not text.strip() or len(text) > _MOST_NAME or not text.isprintable():
+                raise UsageError(
+                    f"{what} must have 1 to {_MOST_NAME} printable characters.",
+                    "Name a layer as `maia layers` lists them, and a unit by its number or class name.",
+                )
+        _check_names_no_file(layer, unit)
+        open_ones = [study for study in self._studies.values() if not study.over]
+        for study in open_ones:
+            if (study.layer, study.unit) == (layer, unit):
+                return study
+        if len(open_ones) >= MOST_OPEN:
+            raise UsageError(
+                f"{MOST_OPEN} studies are open, which is the limit.", "Answer or close one of them first."
+            )
+
+        async def prepare(model: ChatModel, note: Callable[[str], None]) -> PreparedStudy:
+            return await self._prepare(study, model, note)
+
+        study = OutsideStudy(
+            f"s{next(self._numbers)}", layer, unit, OutsideModel(interpreter), prepare, self._write_report
+        )
+        self._studies[study.id] = study
+        return study
+
+    def study(self, id: str) -> OutsideStudy:
+        """Return a study by its id.
+
+        Raises:
+            UsageError: If there is none.
+        """
+        if (study := self._studies.get(id)) is None:
+            known = ", ".join(self._studies) or "none yet"
+            raise UsageError(
+                f"there is no study {id[:40]!r}.", f"Studies: {known}. `open_study` opens one and names it."
+            )
+        return study
+
+    def status(self) -> ServerStatus:
+        """Return what is studied here."""
+        lines = [
+            StudyLine(
+                study=study.id, layer=study.layer, unit=study.unit, state=study.state, rounds=study.rounds
+            )
+            for study in self._studies.values()
+        ]
+        network = str(self.run.manifest.get("model") or "")
+        return ServerStatus(network=network, run=str(self.run.folder), doing=self._doing, studies=lines)
+
+    async def layers(self, contains: str) -> LayersFound:
+        """Return the layers whose name holds `contains`; starts the models if need be."""
+        started = await self._start(lambda _: None)
+        known = await started.bench.layers()
+        named = [layer for layer in known if contains.lower() in layer.name.lower()]
+        lines = [LayerLine(name=each.name, units=each.n_units, kind=each.kind) for each in named[:MOST_FOUND]]
+        return LayersFound(layers=lines, found=len(named))
+
+    async def find(self, words: str) -> LabelsFound:
+        """Return the units of this run whose label or description holds all of these words."""
+        wanted = re.findall(r"\w+", words.lower())
+        if not wanted or len(words) > _MOST_NAME:
+            raise UsageError("words must name something, in at most 200 characters.", "Such as: dog muzzle")
+        return await asyncio.to_thread(self._find, wanted)
+
+    def _find(self, wanted: list[str]) -> LabelsFound:
+        store = Store(self.run.folder)
+        if not store.has(MANIFEST):
+            return LabelsFound(labels=[], searched=0)
+        items = {item.unit: item for item in read_plan(store) or ()}
+        results = [record for record in finished_studies(store, []) if record.unit in items]
+        found = [
+            LabelLine(
+                layer=items[record.unit].layer,
+                unit=items[record.unit].name,
+                label=record.label or "",
+                verdict=verdict_of(record.to_json()),
+                interpreter=str(record.facts.get("interpreter", "")),
+            )
+            for record in results
+            if all(word in f"{record.label} {record.description}".lower() for word in wanted)
+        ]
+        return LabelsFound(labels=found[:MOST_FOUND], searched=len(results))
+
+    # How they are started.
+
+    async def _prepare(
+        self, study: OutsideStudy, model: ChatModel, note: Callable[[str], None]
+    ) -> PreparedStudy:
+        note("starting the models")
+        started = await self._start(note)
+        store, bench = started.store, started.bench
+        note("looking for the unit")
+        subject = await bench.subject(study.layer, study.unit)
+        for other in self._studies.values():
+            if other is not study and not other.over and other.unit_id == subject.id:
+                raise UsageError(f"this unit is studied as {other.id} already.", "Go on with that study.")
+        async with self._claiming:
+            await asyncio.to_thread(self._claim, store, bench.context, subject.id, study)
+        account = await UnitAccount.resume(store, subject.id, self.run.unit_budget, started.account)
+        context = bench.context
+        facts = context.facts | {"interpreter": model.name, "sight": "its own"}
+        rates = context.rates | {"interpreter": FreeRate()}
+        run = replace(context, interpreter=model, facts=facts, rates=rates)
+        request = StudyRequest(subject, DescribeUnit(), self.run.seed)
+        return PreparedStudy(StudyContext(run, request, store, account), request, _Budgeted(account))
+
+    def _claim(self, store: Store, context: RunContext, unit: str, study: OutsideStudy) -> None:
+        """Write down that the run has this unit."""
+        plan = read_plan(store) or []
+        if any(item.unit == unit for item in plan):
+            check_studied(store, context.facts)
+            return
+        plan.append(WorkItem(unit, study.layer, study.unit, seed=self.run.seed))
+        extent = {
+            "layers": list(dict.fromkeys(item.layer for item in plan)),
+            "units": [item.unit for item in plan],
+        }
+        if len(plan) == 1:
+            claim_run(store, self.run.manifest | extent, context.facts)
+            write_plan(store, plan)
+        else:
+            check_studied(store, context.facts)
+            extend_plan(store, plan)
+            widen(store, self.run.manifest | extent)
+
+    async def _start(self, note: Callable[[str], None]) -> _Started:
+        """Return the models, started by the first that asks; a start that failed is tried again."""
+        if self._started is None or (self._started.done() and self._started.exception() is not None):
+            self._started = asyncio.get_running_loop().create_future()
+            self._doing = "starting"
+            self._keeper = asyncio.create_task(self._keep(self._started))
+        waiting = self._started
+        while not waiting.done():
+            note(self._doing)
+            await asyncio.wait([waiting], timeout=1)
+        return waiting.result()
+
+    async def _keep(self, started: asyncio.Future[_Started]) -> None:
+        """Hold the models and the run directory until the server ends."""
+        try:
+            with remove_if_created(self.run.folder):
+                await self._hold(started)
+        except _NothingStudiedError:
+            pass
+        except BaseException as error:
+            if started.done():
+                raise
+            failure = error if isinstance(error, MaiaError) else MaiaError(f"the models: {error!r}")
+            started.set_exception(failure)
+            # A study that is gone does not ask for it any more.
+            started.exception()
+
+    async def _hold(self, started: asyncio.Future[_Started]) -> None:
+        run = self.run
+        store = await asyncio.to_thread(open_run, run.dataset, run.folder, run.manifest)
+        async with await Lease.take(store, notify=self._note), self._open_bench(self._note) as bench:
+            spent, _ = await asyncio.to_thread(spent_under, store, run.budget)
+            account = Ledger(run.budget, spent, elapsed_s=lambda: worked_s(store))
+            self._doing = "ready"
+            started.set_result(_Started(store, bench, account))
+            await self._closing.wait()
+        if not store.has(MANIFEST):
+            raise _NothingStudiedError
+
+    def _note(self, sentence: str) -> None:
+        self._doing = sentence
+
+    async def _write_report(self, unit: str) -> Path | None:
+        """Write the run's results and pages; the result is safe without them."""
+        from experiments.report import write_site
+
+        store = Store(self.run.folder)
+        try:
+            async with self._claiming:
+                await asyncio.to_thread(write_results, self.run.folder, read_plan(store) or [])
+                await asyncio.to_thread(write_site, self.run.folder)
+        except (OSError, MaiaError):
+            return None
+        return self.run.folder / "report" / "units" / f"{slug(unit)}.html"
+
+
+def _check_names_no_file(layer: str, unit: str) -> None:
+    """Raise UsageError if a unit is read from a file, as latents and directions are: clients name none."""
+    try:
+        source = parse_unit(layer, unit).source
+    except UsageError:  # a class by its name; or nothing, which is refused once the network is known
+        return
+    if source:
+        raise UsageError(
+            f"the unit {unit[:60]!r} is read from a file, and clients name no files.",
+            "Name a unit by its number, or a class.",
+        )
+
+
+class _Budgeted:
+    """Ends a study with its budget."""
+
+    def __init__(self, account: UnitAccount) -> None:
+        self._account = account
+
+    def paused(self) -> bool:
+        return False
+
+    def conclude(self) -> str:
+        return self._account.reason

@@ -1,0 +1,123 @@
+"""How clients reach the server: over standard input and output, or HTTP on this machine with a token.
+
+The token is in a file that only its owner reads, or in a variable of the environment: never in an address or
+on a command line, which others can see.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import uvicorn
+from mcp.server import MCPServer
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from actors.errors import UsageError
+
+TOKEN_VARIABLE = "MAIA_MCP_TOKEN"
+_LOOPBACK = "127.0.0.1"
+_FEWEST_CHARACTERS = 16
+
+
+def token_of(folder: Path, environment: dict[str, str]) -> tuple[str, str]:
+    """Return the token of clients and where it is; one is made in `folder` unless the environment has it.
+
+    Raises:
+        UsageError: If it is too short, or others can read the file.
+    """
+    if (token := environment.get(TOKEN_VARIABLE)) is not None:
+        if len(token) < _FEWEST_CHARACTERS or not token.isascii() or not token.isprintable():
+            raise UsageError(
+                f"{TOKEN_VARIABLE} must have at least {_FEWEST_CHARACTERS} printable ASCII characters.",
+                "Unset it, and a token is made; or set a longer one.",
+            )
+        return token, f"the variable {TOKEN_VARIABLE}"
+    path = folder / "mcp-token"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}).", f"Set {TOKEN_VARIABLE} instead."
+        ) from error
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode) or about.st_mode & 0o077 or about.st_uid != os.getuid():
+        raise UsageError(f"{path} can be read or written by others.", "Remove it, and a new one is made.")
+    token = path.read_text().strip()
+    if len(token) < _FEWEST_CHARACTERS:
+        raise UsageError(f"{path} holds no token.", "Remove it, and a new one is made.")
+    return token, str(path)
+
+
+class RequireToken:
+    """Answers 401 to requests without the token, before anything else reads them."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._expected = app, f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not secrets.compare_digest(given, self._expected):
+                headers = {"WWW-Authenticate": "Bearer"}
+                refusal = PlainTextResponse("a token is needed\n", status_code=401, headers=headers)
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket on the loopback address; port 0 takes a free one.
+
+    Raises:
+        UsageError: If the port cannot be used.
+    """
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((_LOOPBACK, port))
+    except OSError as error:
+        listening.close()
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise UsageError(
+            f"port {port} cannot be used ({error.strerror}).", "Choose another with --port."
+        ) from error
+    return listening
+
+
+async def serve_http(
+    server: MCPServer[Any], listening: socket.socket, token: str, ready: Callable[[str], None]
+) -> None:
+    """Serve until cancelled; `ready` gets the address. Names of other hosts are refused (421, 403)."""
+    app = server.streamable_http_app(host=_LOOPBACK)
+    app.user_middleware.insert(0, Middleware(RequireToken, token=token))
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3)
+    ready(f"http://{_LOOPBACK}:{listening.getsockname()[1]}/mcp")
+    serving = uvicorn.Server(config)
+    try:
+        await serving.serve(sockets=[listening])
+    finally:
+        # One that is cancelled would leave its sockets with the event loop.
+        with anyio.CancelScope(shield=True):
+            if serving.started and not serving.should_exit:
+                await serving.shutdown(sockets=[listening])
+        listening.close()
+
+
+async def serve_stdio(server: MCPServer[Any]) -> None:
+    """Serve until standard input ends. What else writes to standard output goes to standard error."""
+    await server.run_stdio_async()
