@@ -22,11 +22,12 @@ def build_backend(
         UsageError: If it cannot work as configured: a missing package, an unknown model, an offline hub,
             too little memory.
     """
-    embedder = _embedder(settings, photographs)
+    embedder = build_embedder(settings, photographs)
     return EmbeddingBackend(embedder, memory_bytes=int(settings.remembered_mb * 1e6), folder=folder)
 
 
-def _embedder(settings: EmbeddingSettings, photographs: PackagedNetwork | None) -> Embedder:
+def build_embedder(settings: EmbeddingSettings, photographs: PackagedNetwork | None) -> Embedder:
+    """Return the loaded embedder; raises as `build_backend`."""
     match settings:
         case ImageTextEmbedding():
             from actors.embedding.image_text import ImageTextEmbedder

@@ -26,9 +26,9 @@ from experiments.report.records import RunDirectory
 KEY = "search/units.npz"
 EDITION = 1
 """Of the file's form; files of others are made again."""
-Field = Literal["label", "other label", "raises", "lowers", "description", "unit"]
+Field = Literal["label", "other label", "raises", "lowers", "description", "unit", "exemplar"]
 FIELDS: tuple[Field, ...] = get_args(Field)
-_WEIGHTS = np.array([1.0, 0.75, 0.6, 0.45, 0.5, 1.0], np.float32)
+_WEIGHTS = np.array([1.0, 0.75, 0.6, 0.45, 0.5, 1.0, 1.0], np.float32)
 """What a match of each field counts: the label says what drives a unit, a role only what it does."""
 LEAST = 0.15
 """Weighted similarity below which nothing is said to match: two phrases may share a common word."""
@@ -120,11 +120,17 @@ class SearchIndex:
         return self.rank(self.vectors.similarities(query), top, layer, self._called(query))
 
     def rank(
-        self, similarities: np.ndarray, top: int, layer: str = "", called: np.ndarray | None = None
+        self,
+        similarities: np.ndarray,
+        top: int,
+        layer: str = "",
+        called: np.ndarray | None = None,
+        least: float = LEAST,
     ) -> list[UnitHit]:
         """Return the units whose texts are most similar, by the similarity of each text, float (T,).
 
-        Units at `called` come first, as the query is their name.
+        Units at `called` come first, as the query is their name. Weighted similarities below `least` say
+        nothing.
         """
         weighted = similarities[self.texts_of] * _WEIGHTS[self.fields]
         best = np.zeros(len(self), np.float32)
@@ -135,11 +141,11 @@ class SearchIndex:
             best[called] = np.inf
         if layer:
             best[self.layer_of != (self.layers.index(layer) if layer in self.layers else -1)] = 0
-        found = np.flatnonzero(best >= LEAST)
+        found = np.flatnonzero(best >= least)
         order = np.lexsort((-np.nan_to_num(self.scores[found], nan=-1.0), -best[found]))[:top]
-        return [self._hit(int(unit), similarities, weighted) for unit in found[order]]
+        return [self._hit(int(unit), similarities, weighted, least) for unit in found[order]]
 
-    def _hit(self, unit: int, similarities: np.ndarray, weighted: np.ndarray) -> UnitHit:
+    def _hit(self, unit: int, similarities: np.ndarray, weighted: np.ndarray, least: float) -> UnitHit:
         from urllib.parse import quote
 
         from agents.records.journal import slug
@@ -148,7 +154,7 @@ class SearchIndex:
         name = UnitName.parse(self.names[unit])
         first, last = np.searchsorted(self.units, [unit, unit + 1])
         entry = first + int(weighted[first:last].argmax()) if last > first else -1
-        known = entry >= 0 and weighted[entry] >= LEAST
+        known = entry >= 0 and weighted[entry] >= least
         label = self.texts[self.labels[unit]] if self.labels[unit] >= 0 else ""
         score = float(self.scores[unit])
         return UnitHit(

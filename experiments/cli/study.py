@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.folders import EarlierRun, out_option, searched_run
+from actors.errors import UsageError
+from experiments.cli.folders import EarlierRun, here, out_option, searched_run
 from experiments.cli.options import (
     Attributes,
     ImageColumn,
@@ -287,6 +288,7 @@ def session(
     epilog=examples(
         'maia find "forested backgrounds" runs/b6',
         'maia find "forested backgrounds" runs/b6 --confirm',
+        "maia find --image forest.jpg runs/b6",
         'maia find "forested backgrounds" tf_efficientnet_lite0 blocks.6',
     )
 )
@@ -300,10 +302,16 @@ def find(
     where: Annotated[
         str,
         typer.Argument(help="A run, whose records are searched; or a network, whose units are measured."),
-    ],
+    ] = "",
     layer: Annotated[
         str, typer.Argument(help="Layer, as `maia layers MODEL` lists them [default: of a run, all]")
     ] = "",
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture to look for in a run, in place of CONCEPT.", parser=here, metavar="FILE"
+        ),
+    ] = None,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Measure the units that a run says match on new images, too.")
     ] = False,
@@ -319,7 +327,14 @@ def find(
     from experiments.studies import search
     from experiments.studies.find import ConceptQuery, check_order, find_units, table
 
+    if image is not None:
+        if layer or confirm:
+            problem = "--image takes the place of CONCEPT, and images of a picture cannot be made"
+            raise UsageError(f"{problem}.", "Write: maia find --image FILE RUN [LAYER].")
+        concept, where, layer = "", concept, where
     if (folder := searched_run(ctx, where)) is None:
+        if image is not None:
+            raise UsageError(f"{where!r} is no run.", "Write: maia find --image FILE RUN [LAYER].")
         check_order(concept, where, layer)
         result = run(
             find_units(
@@ -328,7 +343,8 @@ def find(
         )
         show_selective(shared, result)
         return
-    found = search.search(search.RunQuery(concept, folder, layer, top))
+    query = search.RunQuery(concept, folder, layer, top, image)
+    found = search.search(query, shared.selection.load().profile.embedding)
     if confirm:
         asked = ConceptQuery(concept, model or "", layer, images, top, seed)
         measured = run(search.confirm(shared.console, shared.selection, found, asked, trust_of(trust)))

@@ -7,16 +7,22 @@ of the concept, as `maia find` measures the units of a layer.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from actors.embedding.settings import BuiltinEmbedding, EmbeddingSettings
 from actors.errors import UsageError
+from actors.images import Image, ImageDecodeError, decode
 from actors.vision.readout.base import Unit
-from experiments.atlas.search_index import UnitHit, open_index
+from agents.records.journal import Blobs
+from experiments.atlas import catalog
+from experiments.atlas.search_index import SearchIndex, UnitHit, open_index
 from experiments.records.names import UnitName
 from experiments.records.trust import Trust, network_of
-from experiments.report.records import RunDirectory
+from experiments.report.records import RunDirectory, mapping
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 from experiments.studies.find import ConceptQuery, SelectiveUnits, confirm_units, shorten
@@ -31,6 +37,8 @@ class RunQuery:
     layer: str = ""
     """Of one layer alone; "" of all."""
     top: int = 10
+    image: Path | None = None
+    """A picture to look for in place of words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +59,16 @@ class FoundUnits:
     """What is damaged in the run."""
 
 
-def search(query: RunQuery) -> FoundUnits:
-    """Return the units of a run whose labels, roles or descriptions are like the query's words.
+def search(query: RunQuery, settings: EmbeddingSettings | None = None) -> FoundUnits:
+    """Return the units of a run whose labels, roles or descriptions are like the query's words, or say what
+    its image shows by the embedder of `settings`.
 
     Raises:
-        UsageError: If there is no such run or layer, nothing was said of any unit, or there are no words.
+        UsageError: If there is no such run, layer or image, nothing was said of any unit, there are no words,
+            or the embedder cannot be used here.
     """
-    if not query.concept.strip():
+    settings = settings or BuiltinEmbedding()
+    if query.image is None and not query.concept.strip():
         raise UsageError("there is no concept to find.", 'Name one, such as "forested backgrounds".')
     run = RunDirectory(query.run)
     index = open_index(run)
@@ -69,13 +80,54 @@ def search(query: RunQuery) -> FoundUnits:
     if query.layer and query.layer not in index.layers:
         some = ", ".join(index.layers[:8])
         raise UsageError(f"{query.run} has no layer {query.layer!r}.", f"It has {some}.")
-    began = time.perf_counter()
-    hits = index.search(query.concept, query.top, query.layer)
-    took = time.perf_counter() - began
     model = str(run.manifest.get("model") or "")
-    return FoundUnits(
-        query.concept, str(query.run), model, len(index), round(took, 5), hits, problems=run.problems
-    )
+    began = time.perf_counter()
+    if query.image is not None:
+        hits = _search_image(run, index, query, settings)
+    else:
+        hits = index.search(query.concept, query.top, query.layer)
+    took = round(time.perf_counter() - began, 5)
+    asked = query.concept if query.image is None else str(query.image)
+    return FoundUnits(asked, str(query.run), model, len(index), took, hits, problems=run.problems)
+
+
+def _search_image(
+    run: RunDirectory, index: SearchIndex, query: RunQuery, settings: EmbeddingSettings
+) -> list[UnitHit]:
+    """Return the units of which something was said that an image shows; first those it is an exemplar of."""
+    from experiments.atlas.embeddings import image_similarities, open_embedder
+
+    image = _picture(query.image)
+    drawn = str(mapping(run.manifest.get("settings")).get("dataset") or "").startswith("scenes:")
+    embedder = open_embedder(settings, str(run.manifest.get("model") or ""), drawn)
+    similarities = image_similarities(embedder, image, index.texts, run.store)
+    called = np.array([], np.intp)
+    if run.store.has(Blobs.key(image.id)):
+        units = {unit.unit for unit in catalog.read(run) if image.id in unit.exemplars}
+        called = np.flatnonzero([name in units for name in index.names])
+    own = {index.names[place] for place in called}
+    hits = index.rank(similarities, query.top, query.layer, called, least=1e-6)
+    return [
+        replace(hit, matched="exemplar", text=image.id, similarity=1.0) if hit.unit in own else hit
+        for hit in hits
+    ]
+
+
+def _picture(path: Path | None) -> Image:
+    """Return the image in a file.
+
+    Raises:
+        UsageError: If it cannot be read, or is no image.
+    """
+    assert path is not None
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}).", "Name a picture.") from error
+    except ImageDecodeError as error:
+        raise UsageError(
+            f"{path} is no image that can be read: {error.message}", "Name a picture."
+        ) from error
 
 
 async def confirm(

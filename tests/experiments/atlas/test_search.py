@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from actors.embedded.drawing.grammar import parse_prompt
+from actors.embedded.drawing.render import render
+from actors.embedding.base import EmbedderFacts, unit_norm
 from actors.errors import UsageError
+from actors.images import Image, encode_png
+from agents.records.journal import Blobs
+from agents.records.store import Store
 from experiments.atlas.catalog import CatalogUnit
+from experiments.atlas.embeddings import image_similarities
 from experiments.atlas.search_index import KEY, SearchIndex, open_index
 from experiments.cli.main import main
 from experiments.studies.search import RunQuery, search, table
@@ -136,3 +145,64 @@ def test_fifty_thousand_units_are_searched_without_a_loop_over_them():
     for word in words:
         assert len(index.search(word, 10)) == 10
     assert (time.process_time() - began) / len(words) < 0.05
+
+
+@dataclass
+class FakeEmbedder:
+    """A space of three axes: an image's color, and the words red, green and blue."""
+
+    present_above: float | None = None
+    asked: int = 0
+    max_batch: int = 8
+
+    @property
+    def facts(self) -> EmbedderFacts:
+        return EmbedderFacts("fake", 3, self.present_above)
+
+    def images(self, images: Sequence[Image]) -> np.ndarray:
+        return unit_norm(np.stack([image.pixels.mean((0, 1)) for image in images]), "fake")
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        assert all(isinstance(text, str) for text in texts)
+        self.asked += len(texts)
+        axes = [[word in text for word in ("red", "green", "blue")] for text in texts]
+        if not all(map(any, axes)):
+            raise UsageError("a word is not known.")
+        return unit_norm(np.array(axes, np.float32), "fake")
+
+
+def picture(color: list[int]) -> Image:
+    return Image.from_pixels(np.broadcast_to(np.array(color, np.uint8), (8, 8, 3)).copy())
+
+
+def test_an_image_is_found_by_what_it_shows_and_texts_are_embedded_once(tmp_path):
+    run, image = LabeledRun(tmp_path / "run"), picture([250, 5, 5])
+    texts = ["red", "green", "blue", "what is this", "red and blue"]
+    for present_above in (0.6, None):
+        embedder = FakeEmbedder(present_above)
+        found = image_similarities(embedder, image, texts * 4, Store(run.root))
+        assert found[0] == pytest.approx(1, abs=0.01)
+        assert found[1] == found[2] == found[3] == 0, "of another color, and unknown"
+    before = embedder.asked
+    image_similarities(embedder, picture([5, 250, 5]), texts * 4, Store(run.root))
+    assert embedder.asked == before
+    (run.root / "search" / "embeddings.npz").write_bytes(b"PK damaged")
+    assert image_similarities(embedder, image, texts * 4, Store(run.root))[0] > 0.9
+
+
+def test_an_image_finds_the_units_that_it_is_an_exemplar_of_and_those_that_say_what_it_shows(run, capsys):
+    scene = Image.from_pixels(render(parse_prompt("a dog on the grass", 3).scene))
+    Blobs(Store(run.root)).put([scene])
+    run.study("c:0", "something else", exemplars=[{"source": scene.id}])
+    run.study("c:1", "dog")
+    run.put("manifest.json", {"model": "net", "settings": {"dataset": "scenes:60:1"}})
+    file = run.root.parent / "dog.png"
+    file.write_bytes(encode_png(scene))
+    main(["find", "--image", str(file), str(run.root), "--json"])
+    hits = json.loads(capsys.readouterr().out)["units"]
+    assert (hits[0]["unit"], hits[0]["matched"]) == ("net/c:0", "exemplar")
+    assert (hits[1]["unit"], hits[1]["matched"]) == ("net/c:1", "label")
+    file.write_bytes(b"no picture")
+    with pytest.raises(SystemExit):
+        main(["find", "--image", str(file), str(run.root)])
+    assert "no image that can be read" in " ".join(capsys.readouterr().err.split())
