@@ -27,6 +27,7 @@ runtime.import_vision_libraries()
 
 import timm  # noqa: E402
 
+from actors.vision.networks.prefix import declared_prefix  # noqa: E402
 from actors.vision.readout.taps import TappedModule  # noqa: E402
 from benchmarks.architectures import ARCHITECTURES, IMAGE  # noqa: E402
 
@@ -320,8 +321,8 @@ def timm_findings(name: str) -> list[Finding]:
         wanted = _of_timm(module, batch)
         if not wanted:
             return []
-        prefix = getattr(module, "num_prefix_tokens", None)
-        return compare(TappedModule(module, torch.zeros_like(batch), prefix_tokens=prefix), batch, wanted)
+        prefix = declared_prefix(module)
+        return compare(TappedModule(module, torch.zeros_like(batch), prefix=prefix), batch, wanted)
 
 
 def _of_timm(module: Any, batch: torch.Tensor) -> dict[str, torch.Tensor]:

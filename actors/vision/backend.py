@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -35,6 +34,7 @@ from actors.vision.readout import requests
 from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.edits import RowEdit
 from actors.vision.readout.maps import MapCache
+from actors.vision.readout.places import split_place
 from actors.vision.readout.requests import (
     Ask,
     NetworkDescription,
@@ -179,7 +179,7 @@ class VisionBackend(Backend[Any, Any]):
             module,
             example.contiguous(memory_format=layout),
             network.feed,
-            network.prefix_tokens,
+            network.prefix,
             network.scores,
         )
 
@@ -205,10 +205,12 @@ class VisionBackend(Backend[Any, Any]):
     def rank(self, request: VisionRequest | SweepStep) -> float:
         if isinstance(request, SweepStep):
             return float(request.start)
-        taps = self._tapped.taps
         layers = [self.layer(ask.readout.layer) for ask in request.asks]
         edited = [self.layer(edit.readout.layer) for edit in request.edits]
-        if not all(layer in taps for layer in (*layers, *edited)):
+        try:
+            for layer in (*layers, *edited):
+                self._tapped.tap(layer)
+        except UsageError:
             return 0.0
         # Among equals by the first edit: rows of a batch share the pass up to the first of all their edits.
         first = min(map(self._tapped.depth, edited), default=0.0)
@@ -367,7 +369,7 @@ class VisionBackend(Backend[Any, Any]):
         images: Sequence[np.ndarray],
         reads: dict[Readout, Callable[[torch.Tensor], None]],
         wanted: Sequence[str] | None = None,
-        edits: Mapping[str, Sequence[RowEdit]] = MappingProxyType({}),
+        edits: Sequence[RowEdit] = (),
         fork: Fork | None = None,
     ) -> None:
         """Run images once and hand each readout its units' maps (n, U, h, w). In the device's thread.
@@ -407,7 +409,7 @@ class VisionBackend(Backend[Any, Any]):
 
     def n_positions(self, readout: Readout) -> int:
         """Return how many positions a readout's layer has."""
-        return self._tapped.taps[self.layer(readout.layer)].n_positions
+        return self._tapped.tap(self.layer(readout.layer)).n_positions
 
     def _measure(self, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
         outcomes: dict[int, VisionResult | MaiaError] = {}
@@ -538,10 +540,6 @@ class VisionBackend(Backend[Any, Any]):
                 row.request.image.id, _Row(row.place, VisionRequest(row.request.image, ()), {}, row.wanted)
             )
         after = [row for row in rows if self._call_index(row.wanted) >= index]
-        if len(after) == len(images):
-            # As many rows as images: what was not forked, such as another head, could not be told from what
-            # was.
-            return _Plan(rows, rows)
         number = {image_id: at for at, image_id in enumerate(images)}
         sources = tuple(number[row.request.image.id] for row in after)
         fork = Fork(layer, sources, tuple(row.wanted for row in after))
@@ -557,7 +555,7 @@ class VisionBackend(Backend[Any, Any]):
             del self._recent[next(iter(self._recent))]
 
     def _call_index(self, layer: str) -> int:
-        return self._tapped.taps[layer].recorded.call_index
+        return self._tapped.tap(layer).recorded.call_index
 
     def _put_in_bank(self, readout: Readout, rows: Sequence[_Row], maxima: np.ndarray) -> np.ndarray:
         """Put float32 (n, U) maxima of the first n rows into the bank; return them as they are known there.
@@ -598,18 +596,21 @@ class VisionBackend(Backend[Any, Any]):
     # -- layers, readers and caches -------------------------------------------------------------------
 
     def layer(self, name: str) -> str:
-        """Return the layer that `name` or its alias stands for; it may not exist."""
-        return self.network.aliases.get(name, name)
+        """Return the layer, or the part of one, that `name` or its alias stands for; it may not exist."""
+        if name in self._tapped.taps or name in self.network.aliases:
+            return self.network.aliases.get(name, name)
+        layer, place = split_place(name)
+        return place.of(self.network.aliases.get(layer, layer))
 
     def _reader(self, readout: Readout) -> UnitReader:
         unit_reader = self._readers.get(readout)
         if unit_reader is None:
-            tap = self._tapped.taps.get(self.layer(readout.layer))
-            if tap is None:
+            layer = self.layer(readout.layer)
+            if layer not in self._tapped.taps and split_place(layer)[0] not in self._tapped.taps:
                 raise UsageError(
                     f"{self.name} has no layer {readout.layer!r}.", "List them with `maia layers`."
                 )
-            unit_reader = self._readers[readout] = reader(readout, tap.info)
+            unit_reader = self._readers[readout] = reader(readout, self._tapped.tap(layer).info)
         return unit_reader
 
     def _check(self, ask: Ask) -> None:
@@ -625,8 +626,8 @@ class VisionBackend(Backend[Any, Any]):
         for edit in request.edits:
             self._check(Ask(edit.readout, (edit.index,)))
             layer = self.layer(edit.readout.layer)
-            tap, unit_reader = self._tapped.taps[layer], self._reader(edit.readout)
-            if layer == OUTPUT or (unit_reader.read is not None and unit_reader.edit is None):
+            tap, unit_reader = self._tapped.tap(layer), self._reader(edit.readout)
+            if tap.recorded.module == OUTPUT or (unit_reader.read is not None and unit_reader.edit is None):
                 raise UsageError(
                     f"a {edit.readout.kind} of {layer!r} cannot be edited: nothing is computed from it.",
                     "Edit a unit of a layer in front of the output, and read the output.",
@@ -636,8 +637,7 @@ class VisionBackend(Backend[Any, Any]):
                     f"{layer!r} is called {n_calls} times in a pass, and which output to edit is not clear.",
                     "Edit a unit of a module that is called once, such as the block that it is in.",
                 )
-            placed = tap.info.kind != "vector" and tap.layout.grid is not None
-            if edit.where.box is not None and not placed:
+            if edit.where.box is not None and not tap.info.shape:
                 raise UsageError(
                     f"the positions of {layer!r} have no known places in the image for a box to select.",
                     "Edit all positions, or a share of the unit's largest value.",
@@ -650,14 +650,12 @@ class VisionBackend(Backend[Any, Any]):
                         "Read a layer behind it.",
                     )
 
-    def _row_edits(self, rows: Sequence[_Row]) -> dict[str, list[RowEdit]]:
-        """Return the edits of a batch by layer."""
-        edits: dict[str, list[RowEdit]] = {}
-        for at, row in enumerate(rows):
-            for edit in row.request.edits:
-                layer = self.layer(edit.readout.layer)
-                edits.setdefault(layer, []).append(RowEdit(at, edit, self._reader(edit.readout)))
-        return edits
+    def _row_edits(self, rows: Sequence[_Row]) -> list[RowEdit]:
+        return [
+            RowEdit(at, self.layer(edit.readout.layer), edit, self._reader(edit.readout))
+            for at, row in enumerate(rows)
+            for edit in row.request.edits
+        ]
 
     def _bank_key(self, readout: Readout) -> str:
         return f"{readout.kind}:{self.layer(readout.layer)}:{self._reader(readout).digest}"

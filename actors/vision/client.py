@@ -70,7 +70,7 @@ class PoolVisionClient:
         self._layers: dict[str, LayerInfo] = {layer.name: layer for layer in facts["layers"]}
         self.known = KnownNetwork(
             self.name,
-            {name: layer.n_units for name, layer in self._layers.items()},
+            self._layers,
             facts["aliases"],
             facts["unreadable"],
             facts["class_names"],
@@ -109,7 +109,7 @@ class PoolVisionClient:
         if isinstance(unit, str):
             unit = Unit(OUTPUT, class_index(unit, self.known.class_names), "logit")
         await self.check(unit)
-        return replace(unit, layer=self.known.aliases.get(unit.layer, unit.layer))
+        return replace(unit, layer=self.known.layer(unit.layer))
 
     async def check(self, unit: Unit) -> None:
         layer = self.known.layer(unit.layer)
@@ -122,7 +122,7 @@ class PoolVisionClient:
             UsageError: If its kind or file does not fit the layer.
         """
         if readout.kind == "channel":
-            return self._layers[readout.layer].n_units
+            return self.known.info(readout.layer).n_units
         if readout not in self._n_units:
             self._n_units[readout] = await self._pool.call("n_units", readout)
         return self._n_units[readout]

@@ -97,7 +97,7 @@ async def audit(
     network = selected.known_network(request.model)
     units: list[str] = []
     if network is not None:
-        size = network.layers[network.layer(OUTPUT)]
+        size = network.info(OUTPUT).n_units
         units = list(units_of(network, requested_classes(request, labels, network, size)).values())
     run = out or Path("runs") / slug(f"audit {request.model} {request.classes}")
     check_output_folder(profile.dataset, run)

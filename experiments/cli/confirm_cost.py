@@ -38,6 +38,7 @@ async def count_units(
     Raises:
         UsageError: If a layer or unit is known not to exist.
     """
+    from actors.vision.readout.places import split_place
     from experiments.studies.layers import list_layers
     from experiments.studies.unit_selection import at_most, choose
 
@@ -50,16 +51,19 @@ async def count_units(
 
     selected = selection.load()
     if (known := selected.known_network(model)) is not None:
-        return sum(counted(known.layers[known.layer(layer)]) for layer in layers)
+        return sum(counted(known.info(layer).n_units) for layer in layers)
     if "all" not in parts:
         return len(layers) * (names + (at_most(",".join(numbers)) if numbers else 0))
     if before_loading is not None:
         await before_loading(selected.profile)
-    sizes = {info.name: info.n_units for info in await list_layers(selection, model)}
-    for layer in layers:
-        if layer not in sizes:
-            raise UsageError(f"{model} has no layer {layer!r}.", f"`maia layers {model}` lists them.")
-    return sum(counted(sizes[layer]) for layer in layers)
+    infos = {info.name: info for info in await list_layers(selection, model)}
+    total = 0
+    for text in layers:
+        layer, place = split_place(text)
+        if layer not in infos:
+            raise UsageError(f"{model} has no layer {text!r}.", f"`maia layers {model}` lists them.")
+        total += counted(infos[layer].at(place).n_units)
+    return total
 
 
 def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int]) -> int:

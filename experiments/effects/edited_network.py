@@ -214,7 +214,7 @@ async def _units(
         if ":" in text:  # direction:FILE:ROW, latent:PATH:INDEX
             units = [await vision.unit(parse_unit(layer, text))]
         else:
-            info = next(each for each in await vision.layers() if each.name == vision.known.layer(layer))
+            info = vision.known.info(layer)
             units = [
                 Unit(info.name, index) for index in unit_selection.choose(text, info.n_units, seed, layer)
             ]

@@ -127,7 +127,7 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
                 "Use a network with a vector of outputs, such as a classifier.",
             )
         first = await vision.unit(Unit(request.layer, 0))
-        n_units = next(layer.n_units for layer in await vision.layers() if layer.name == first.layer)
+        n_units = vision.known.info(first.layer).n_units
         units = unit_selection.choose(request.units, n_units, request.seed, request.layer)
         readout = Readout.of(first)
         if not await reaches_output(vision, [readout.unit(index) for index in units]):

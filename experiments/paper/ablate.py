@@ -143,9 +143,9 @@ class AblationRun:
         if bench.network is None:
             return await self._synthetic_units(bench, profile)
         layer, request = self.request.layer, self.request
-        sizes = {info.name: info.n_units for info in await bench.vision.layers()}
         first = await bench.vision.unit(parse_unit(layer, "0", await bench.vision.class_names()))
-        numbers = [str(number) for number in choose(request.units, sizes[first.layer], request.seed)]
+        n_units = bench.vision.known.info(first.layer).n_units
+        numbers = [str(number) for number in choose(request.units, n_units, request.seed)]
         units = [AblatedUnit(await bench.subject(layer, number), layer, number) for number in numbers]
         with self.console.progress("exemplars") as progress:
             await units[0].subject.prepare(progress)

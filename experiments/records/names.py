@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from actors.vision.readout.places import WORDS
+
 _UNIT = re.compile(
-    r"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+):(?P<index>[0-9]{1,18})(?:@(?P<source>.*))?$",
+    rf"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+(?:@(?:{WORDS}))?):(?P<index>[0-9]{{1,18}})(?:@(?P<source>.*))?$",
     re.DOTALL,
 )
 _HOMES = r"/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root"

@@ -132,8 +132,8 @@ async def find_units(console: Console, selection: Selection, query: ConceptQuery
     ) as bench:
         first = await bench.vision.unit(parse_unit(query.layer, "0", await bench.vision.class_names()))
         readout = Readout.of(first)
-        sizes = {layer.name: layer.n_units for layer in await bench.vision.layers()}
-        units = [readout.unit(index) for index in range(sizes[readout.layer])]
+        n_units = bench.vision.known.info(readout.layer).n_units
+        units = [readout.unit(index) for index in range(n_units)]
         return await _measure(console, bench, query, units)
 
 

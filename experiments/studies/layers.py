@@ -33,9 +33,10 @@ def table(model: str, layers: Sequence[LayerInfo]) -> Any:
     from experiments.setup.console import counted
 
     shown = Table(title=f"{model}: {counted(len(layers), 'layer')}", title_justify="left", box=None)
-    for column in ("layer", "units", "kind", "positions", "module"):
+    for column in ("layer", "units", "kind", "positions", "also", "module"):
         shown.add_column(column, justify="right" if column == "units" else "left")
     for layer in layers:
         positions = "x".join(map(str, layer.shape)) or "-"
-        shown.add_row(layer.name, str(layer.n_units), layer.kind, positions, layer.module)
+        also = " ".join(f"@{word}" for word in layer.places.words())
+        shown.add_row(layer.name, str(layer.n_units), layer.kind, positions, also, layer.module)
     return shown

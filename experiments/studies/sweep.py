@@ -113,7 +113,7 @@ def wanted_of(network: KnownNetwork, request: Sweep) -> dict[Readout, list[int]]
     for text in request.layers:
         first = parse_unit(text, "0", network.class_names)
         layer = network.layer(first.layer)
-        units = choose(request.units, network.layers[layer], request.seed, layer)
+        units = choose(request.units, network.info(layer).n_units, request.seed, layer)
         wanted[Readout(layer, first.kind)] = units
     return wanted
 

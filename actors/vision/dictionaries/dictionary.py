@@ -123,6 +123,10 @@ class Dictionary:
     """(F,), multiplies codes before they are decoded."""
     hook: str = ""
     """Where the file says that it reads, in the words of its library; "" if it does not."""
+    tokens: Literal["", "cls", "patches"] = ""
+    """The tokens that the file says it was trained on; "" if it does not."""
+    head: int | None = None
+    """The head of an attention that it was trained on."""
 
     @property
     def width(self) -> int:

@@ -17,7 +17,7 @@ l1_coefficient layer_out_subtype log_to_wandb lp_norm lr lr_scheduler_name lr_wa
 min_explained_variance min_l0 model_class_name model_name model_path n_batches_in_buffer n_checkpoints
 n_validation_runs num_epochs num_patch num_workers out_hook_point_layer return_out_only seed
 store_batch_size total_training_images total_training_tokens train_batch_size
-transcoder_with_skip_connection unique_hash use_cached_activations use_ghost_grads use_patches_only verbose
+transcoder_with_skip_connection unique_hash use_cached_activations use_ghost_grads verbose
 vit_model_cfg wandb_entity wandb_log_frequency wandb_project
 """
 
@@ -33,6 +33,7 @@ class PrismaConfig(DictionaryConfig):
     layer_subtype: str
     hook_point_head_index: None = None
     cls_token_only: bool = False
+    use_patches_only: bool = False
     is_transcoder: Literal[False] = False
     normalize_activations: Literal["none", "layer_norm", "constant_norm_rescale"]
     activation_fn_str: Literal["relu", "tanh-relu", "topk"]
@@ -46,10 +47,11 @@ def fits(files: DictionaryFiles) -> bool:
 def dictionary(files: DictionaryFiles) -> Dictionary:
     """Return the dictionary as `SparseAutoencoder.encode` computes it: the offset is always subtracted."""
     config = PrismaConfig.of(_values(files), files.config_name)
-    if config.cls_token_only:
+    if config.layer_subtype.endswith("hook_z"):
         raise UsageError(
-            f"{files.config_name} is of the class token alone (cls_token_only): tokens cannot be selected.",
-            "Name a dictionary of the patches.",
+            f"{files.config_name} reads {config.layer_subtype!r}, from which ViT-Prisma takes the bias of "
+            "the values away when it loads a network: no module gives that.",
+            "Name a dictionary of another place.",
         )
     if extra := [key for key in config.activation_fn_kwargs if key != "k"]:
         raise UsageError(f"{files.config_name} asks for activation_fn_kwargs {extra}; only k is read.")
@@ -65,6 +67,7 @@ def dictionary(files: DictionaryFiles) -> Dictionary:
         decoder_bias=offset,
         normalization=config.normalize_activations,
         hook=f"blocks.{config.hook_point_layer}.{config.layer_subtype}",
+        tokens="cls" if config.cls_token_only else "patches" if config.use_patches_only else "",
     )
     files.refuse_unused(f"architecture {config.architecture!r}")
     return made

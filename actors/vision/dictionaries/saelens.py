@@ -113,6 +113,8 @@ def dictionary(files: DictionaryFiles) -> Dictionary:
         code_scale=norms,
         decoder_scale=_decoder_scale(files, config) if norms is None else 1 / norms,
         hook=config.hook_name,
+        tokens="cls" if (config.seqpos_slice or [])[:2] in ([0, 1], [1]) else "",
+        head=config.hook_head_index,
     )
     files.refuse_unused(f"architecture {config.architecture!r}")
     return made
@@ -139,18 +141,6 @@ def _config(files: DictionaryFiles) -> SaeLensConfig:
     if any(value for key, value in arguments.items() if key != "k"):
         raise UsageError(
             f"{files.config_name} asks for activation_fn_kwargs = {arguments!r}; only k is read."
-        )
-    if config.hook_head_index is not None:
-        raise UsageError(
-            f"{files.config_name} reads head {config.hook_head_index} of {config.hook_name!r} alone: "
-            "heads cannot be selected yet.",
-            "Name a dictionary of the whole layer.",
-        )
-    if config.seqpos_slice and config.seqpos_slice[:2] in ([0, 1], [1]):
-        raise UsageError(
-            f"{files.config_name} reads the class token alone (seqpos_slice = {config.seqpos_slice}): "
-            "tokens cannot be selected yet.",
-            "Name a dictionary of the patches.",
         )
     return config
 

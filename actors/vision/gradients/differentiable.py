@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from actors.errors import BackendError, UsageError
 from actors.vision.networks.preprocess import Preprocess
 from actors.vision.readout.edits import RowEdit
+from actors.vision.readout.places import split_place
 from actors.vision.readout.taps import TappedModule
 from actors.vision.readout.units import OUTPUT, Readout, reader
 
@@ -64,7 +65,7 @@ class DifferentiableNetwork:
         """
         values: list[torch.Tensor] = []
         tap = self._tap(readout)
-        units = reader(readout, self.tapped.taps[tap].info)
+        units = reader(readout, self.tapped.tap(tap).info)
         if not 0 <= index < units.n_units:
             raise UsageError(
                 f"units of {tap!r} are numbered 0 to {units.n_units - 1}, got {index}.", "Give one of these."
@@ -90,14 +91,18 @@ class DifferentiableNetwork:
         """
 
         tap = self._tap(readout)
-        own = self.tapped.taps[tap]
+        own = self.tapped.tap(tap)
         units = reader(readout, own.info)
         scores = self.tapped.taps.get(OUTPUT)
         if scores is None or scores.info.kind != "vector":
             raise UsageError(
                 f"{self.name} has no vector of outputs to attribute.", "Attribute the unit itself."
             )
-        if tap == OUTPUT or (units.read is not None and units.edit is None) or own.recorded.n_calls > 1:
+        if (
+            own.recorded.module == OUTPUT
+            or (units.read is not None and units.edit is None)
+            or own.recorded.n_calls > 1
+        ):
             raise UsageError(
                 f"a {readout.kind} of {tap!r} has no effect on an output that could be attributed.",
                 "Choose a unit of a layer in front of the output that is called once in a pass.",
@@ -111,13 +116,13 @@ class DifferentiableNetwork:
         self.tapped.run(
             self._input(pixels),
             {OUTPUT: lambda maps: outputs.append(maps[0, output, 0, 0].float())},
-            edits={tap: (RowEdit(0, change, units),)},
+            edits=(RowEdit(0, tap, change, units),),
         )
         return change.values.detach(), change.zero, outputs[0]
 
     def _tap(self, readout: Readout) -> str:
         name = self.layer(readout.layer)
-        if name not in self.tapped.taps:
+        if name not in self.tapped.taps and split_place(name)[0] not in self.tapped.taps:
             raise UsageError(f"{self.name} has no layer {readout.layer!r}.", "List them with `maia layers`.")
         return name
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from actors.errors import UsageError
 from actors.files import replacing
 from actors.vision.networks.zoo import RANDOM, parse
-from actors.vision.readout.base import Unit
+from actors.vision.readout.base import LayerInfo, Unit
+from actors.vision.readout.places import Place, split_place
 from actors.vision.readout.units import parse_unit
 from actors.vision.settings import VisionSettings
 
@@ -29,26 +31,42 @@ _LIBRARIES = {"timm": "timm", "torchvision": "torchvision"}
 
 @dataclass(frozen=True)
 class KnownNetwork:
-    """`layers` are the units by layer, `unreadable` the reasons by layer, `aliases` other names of layers."""
+    """`unreadable` are the reasons by layer, `aliases` other names of layers."""
 
     name: str
-    layers: Mapping[str, int]
+    layers: Mapping[str, LayerInfo]
     aliases: Mapping[str, str]
     unreadable: Mapping[str, str]
     class_names: Sequence[str]
 
     def layer(self, text: str) -> str:
-        """Return a layer's own name.
+        """Return the own name of a layer, or of a part of one (`places`).
 
         Raises:
             UsageError: If there is none of that name; the nearest are listed.
         """
-        name = self.aliases.get(text, text)
+        return self.info(text).name
+
+    def info(self, text: str) -> LayerInfo:
+        """Return a layer, or a part of one, by any of its names.
+
+        Raises:
+            UsageError: If there is none of that name; the nearest are listed.
+        """
+        name, place = self.aliases.get(text, text), Place()
+        if name not in self.layers:
+            layer, place = split_place(text)
+            name = self.aliases.get(layer, layer)
         if name in self.layers:
-            return name
+            return self.layers[name].at(place)
         if name in self.unreadable:
-            raise UsageError(f"layer {text!r} of {self.name} cannot be read: {self.unreadable[name]}.")
-        near = difflib.get_close_matches(text, [*self.layers, *self.aliases], n=5, cutoff=0.4)
+            raise UsageError(f"layer {name!r} of {self.name} cannot be read: {self.unreadable[name]}.")
+        layer, _, word = name.rpartition("@")
+        if layer in self.layers:
+            places = ", ".join(f"@{each}" for each in self.layers[layer].places.words())
+            hint = f"There are {layer} and {places}." if places else f"There is {layer} alone."
+            raise UsageError(f"{self.name} has no layer {text!r}: {word!r} is no place of a layer.", hint)
+        near = difflib.get_close_matches(name, [*self.layers, *self.aliases], n=5, cutoff=0.4)
         hint = f"The nearest are {', '.join(near)}." if near else "List them with `maia layers`."
         raise UsageError(f"{self.name} has no layer {text!r}.", hint)
 
@@ -66,9 +84,12 @@ class KnownNetwork:
             UsageError: If there is no such layer, class or number.
         """
         parsed = parse_unit(layer, unit, self.class_names)
-        name = self.layer(parsed.layer)
+        info = self.info(parsed.layer)
         if parsed.kind in ("channel", "logit", "probability"):
-            self.check_index(parsed, self.layers[name])
+            self.check_index(parsed, info.n_units)
+
+
+_NETWORK = TypeAdapter(KnownNetwork)
 
 
 def save_known(folder: Path, asked: str, network: KnownNetwork, settings: VisionSettings) -> None:
@@ -81,15 +102,15 @@ def save_known(folder: Path, asked: str, network: KnownNetwork, settings: Vision
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(json.dumps(asdict(network), ensure_ascii=False).encode())
+            file.write(_NETWORK.dump_json(network))
 
 
 def load_known(folder: Path, asked: str, settings: VisionSettings) -> KnownNetwork | None:
     """Return the cached layers and classes of a network, None if there are none or they may be outdated."""
     path = _path(folder, asked, settings)
     try:
-        return None if path is None else KnownNetwork(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return None if path is None else _NETWORK.validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
 
 

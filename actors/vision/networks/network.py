@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from actors.errors import UsageError
 from actors.vision.networks.detectors import DetectionScores
+from actors.vision.networks.prefix import checked_prefix, declared_prefix
 from actors.vision.networks.preprocess import Fit, Preprocess
 from actors.vision.readout.base import Scores
 
@@ -23,9 +24,9 @@ class Network:
     """One loaded network, in evaluation mode.
 
     `weights` names the source of the weights, or "random". `aliases` are other names of layers, mostly from
-    papers. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is. `prefix_tokens` precede
-    the patch tokens of a token sequence; None infers their number from shapes. `scores` is the kind of
-    output; None infers it (`taps.scores_of`).
+    papers. `feed` calls the module on a batch (N, 3, h, w); None calls it as it is. `prefix` names the tokens
+    that precede the patches in a sequence (`Places.prefix`); None infers their number from shapes. `scores`
+    is the kind of output; None infers it (`taps.scores_of`).
     """
 
     name: str
@@ -35,7 +36,7 @@ class Network:
     class_names: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     feed: Callable[[torch.Tensor], Any] | None = None
-    prefix_tokens: int | None = None
+    prefix: tuple[str, ...] | None = None
     scores: Scores | None = None
 
     def fingerprint(self, dtype: str) -> str:
@@ -160,8 +161,10 @@ class WrapOptions(ImageOptions, total=False):
     """The classes, in the order of the output."""
     aliases: Mapping[str, str] | None
     """Other names of layers."""
-    prefix_tokens: int | None
-    """Tokens before the patch tokens of a sequence; found from shapes by default."""
+    prefix_tokens: int | Sequence[str] | None
+    """Names of the tokens before the patches, "cls" and "register0" and so on, or their number; by default as
+    timm, torchvision and transformers declare them, else their number is found from shapes.
+    """
     weights: str
     """Where the weights come from, in words."""
     scores: Scores | None
@@ -176,8 +179,8 @@ def wrap(module: torch.nn.Module, **options: Unpack[WrapOptions]) -> Network:
     """Make a network under study of any module that takes a batch (N, C, h, w) of normalized images.
 
     Raises:
-        UsageError: If there is no such option, `scores` is another word, `class_names` are not texts in a
-            list, or `channels`, `mean` and `std` do not fit each other.
+        UsageError: If there is no such option, `scores` or a token's name is another word, `class_names` are
+            not texts in a list, or `channels`, `mean` and `std` do not fit each other.
     """
     if unknown := sorted(options.keys() - WrapOptions.__annotations__.keys()):
         raise UsageError(
@@ -192,6 +195,7 @@ def wrap(module: torch.nn.Module, **options: Unpack[WrapOptions]) -> Network:
     if scores is not None and scores not in get_args(Scores):
         raise UsageError(f"scores must be one of {', '.join(get_args(Scores))}, got {scores!r}")
     module, detects = freeze(module), options.get("detects")
+    prefix = checked_prefix(options.get("prefix_tokens"))
     return Network(
         name=options.get("name", "own network"),
         module=module,
@@ -200,7 +204,7 @@ def wrap(module: torch.nn.Module, **options: Unpack[WrapOptions]) -> Network:
         class_names=tuple(names),
         aliases=dict(options.get("aliases") or {}),
         feed=None if detects is None else DetectionScores(module, detects),
-        prefix_tokens=options.get("prefix_tokens"),
+        prefix=declared_prefix(module) if prefix is None else prefix,
         scores=scores if detects is None else "probabilities",
     )
 

@@ -22,6 +22,7 @@ from actors.packaged import PACKAGED
 from actors.vision.data import class_names
 from actors.vision.networks import names
 from actors.vision.networks.network import Network, build_seeded, freeze, wrap
+from actors.vision.networks.prefix import declared_prefix
 from actors.vision.networks.preprocess import Fit, Preprocess
 from actors.vision.networks.transforms import infer_preprocess
 
@@ -82,7 +83,7 @@ def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Net
         preprocess=timm_preprocess(timm.data.resolve_data_config({}, model=module)),
         weights="pretrained" if pretrained else "random",
         class_names=tuple(_timm_class_names(module)) if n_classes is None else (),
-        prefix_tokens=getattr(module, "num_prefix_tokens", None),
+        prefix=declared_prefix(module),
     )
 
 
@@ -153,6 +154,7 @@ def from_torchvision(name: str, pretrained: bool, n_classes: int | None = None) 
         preprocess=preprocess,
         weights="pretrained" if pretrained else "random",
         class_names=categories,
+        prefix=declared_prefix(module),
     )
 
 
@@ -222,6 +224,7 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
         module=freeze(model.visual),
         preprocess=infer_preprocess(show, f"open_clip:{name}", config.interpolation),
         weights="pretrained" if pretrained else "random",
+        prefix=declared_prefix(model.visual),
     )
 
 

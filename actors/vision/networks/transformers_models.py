@@ -16,6 +16,7 @@ from actors.errors import UsageError
 from actors.vision.data import class_names
 from actors.vision.networks import names
 from actors.vision.networks.network import Network, build_seeded, freeze
+from actors.vision.networks.prefix import declared_prefix
 from actors.vision.networks.preprocess import Preprocess
 from actors.vision.networks.transforms import INTERPOLATIONS, NotAnImageError, infer_preprocess
 
@@ -65,8 +66,7 @@ def from_transformers(name: str, pretrained: bool, n_classes: int | None = None)
         weights="pretrained" if pretrained else "random",
         class_names=classes,
         feed=_feed(module, name),
-        # Of a model of timm inside, whose tokens are timm's.
-        prefix_tokens=getattr(getattr(module, "timm_model", None), "num_prefix_tokens", None),
+        prefix=declared_prefix(module),
     )
 
 

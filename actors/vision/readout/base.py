@@ -7,7 +7,7 @@ A unit's activation on an image is its spatial maximum, in fp32, as in MAIA.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from actors.errors import BackendError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
+from actors.vision.readout.places import ALL, NO_PLACES, REGISTERS, Place, Places, split_place
 
 if TYPE_CHECKING:
     from actors.vision.readout.edits import Edit
@@ -42,7 +43,8 @@ class Unit:
     """One scalar of a network.
 
     `channel`: channel `index` of `layer`. `logit`, `probability`: class `index` of the classifier
-    (`layer` is "output"). `direction`, `latent`: row `index` of the file `source`, read at `layer`.
+    (`layer` is "output"). `direction`, `latent`: row `index` of the file `source`, read at `layer`. The
+    layer's name may end in a place, as `blocks.9@cls` does (`places`).
     """
 
     layer: str
@@ -55,10 +57,17 @@ class Unit:
         suffix = f"@{self.source}" if self.source else ""
         return f"{prefix}{self.layer}:{self.index}{suffix}"
 
+    @property
+    def place(self) -> Place:
+        """The part of the layer that it is read at."""
+        return split_place(self.layer)[1]
+
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """A module whose output can be tapped. `shape` is (h, w) for maps and tokens, () for vectors.
+    """A module whose output can be tapped, or a part of it (`at`).
+
+    `shape` is (h, w) for maps and tokens whose places in the image are known, else ().
 
     `scores` is None except for a classifier's layer "output".
     """
@@ -69,6 +78,27 @@ class LayerInfo:
     shape: tuple[int, ...]
     module: str
     scores: Scores | None = None
+    places: Places = NO_PLACES
+
+    def at(self, place: Place) -> LayerInfo:
+        """Return a part of the layer.
+
+        Raises:
+            UsageError: If it has no such part.
+        """
+        if place == Place():
+            return self
+        self.places.check(self.name, place)
+        counts = {"": self.n_units, "in": self.places.n_inputs, "head": self.places.head_width}
+        one = place.tokens not in ("", REGISTERS, ALL)
+        return replace(
+            self,
+            name=place.of(self.name),
+            n_units=counts[place.site],
+            kind="vector" if one else self.kind,
+            shape=() if place.tokens else self.shape,
+            places=Places(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,27 +152,35 @@ class UnitChange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RowEdit:
-    """An edit of one row of a batch, and the reader of its unit."""
+    """An edit of one row of a batch at a layer, by its own name, and the reader of its unit."""
 
     row: int
+    layer: str
     edit: UnitChange
     reader: UnitReader
 
 
-def edited(output: torch.Tensor, layout: Layout, image_hw: Grid, edits: Sequence[RowEdit]) -> torch.Tensor:
+def edited(output: torch.Tensor, image_hw: Grid, edits: Sequence[tuple[Layout, RowEdit]]) -> torch.Tensor:
     """Return a copy of a layer's output with some rows edited; edits of one row follow each other.
 
-    `output` is the layer's, for images of `image_hw`; `layout` has the axes of its units and positions.
+    `output` is the layer's, for images of `image_hw`; each layout has the axes of its units and positions. A
+    mean over positions moves by what each of them is moved by.
     """
     new = output.clone()
-    places = _places(output, layout, image_hw)
-    for row_edit in edits:
-        maps = layout.maps(new[row_edit.row : row_edit.row + 1], image_hw)[0]
+    places: dict[Layout, tuple[torch.Tensor, ...]] = {}
+    for layout, row_edit in edits:
+        positions = replace(layout, pooled=False)
+        if layout not in places:
+            places[layout] = _places(output, positions, image_hw)
+        row = new[row_edit.row : row_edit.row + 1]
+        maps = layout.maps(row, image_hw)[0]
         edit = row_edit.reader.edit or edit_channel
         at, values = edit(maps, row_edit.edit.index, row_edit.edit.changed)
         if row_edit.edit.turned is not None:
             at, values = slice(None), turned(maps, values.float() - maps[at].float(), row_edit.edit.turned)
-        where = tuple(axis[at] for axis in places)
+        if layout.pooled:
+            values = positions.maps(row, image_hw)[0][at].float() + (values - maps[at])
+        where = tuple(axis[at] for axis in places[layout])
         new[row_edit.row].index_put_(where, values.to(new.dtype))
     return new
 

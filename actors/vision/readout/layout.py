@@ -42,6 +42,9 @@ class Layout:
     positions are one sequence: `prefix` tokens, then the cells of `grid` in raster order, or in `order`,
     int64 (h * w,). `grid` is None if the places of the positions are unknown: then all but the `declared`
     prefix are read. A layout that is `certain` needs no test.
+
+    Of a part of a layer, only some `channels` are read, only the tokens of `span`, which have no place in the
+    image, or the mean over positions if it is `pooled`.
     """
 
     units_last: bool
@@ -52,9 +55,21 @@ class Layout:
     declared: int = 0
     order: torch.Tensor | None = None
     certain: bool = False
+    channels: slice | None = None
+    span: slice | None = None
+    pooled: bool = False
 
     def maps(self, output: torch.Tensor, image_hw: Grid) -> torch.Tensor:
-        """Return an output for images of `image_hw` as a view (N, C, h, w); (N, C, 1, T) without a grid."""
+        """Return an output for images of `image_hw` as a view (N, C, h, w), or float32 means (N, C, 1, 1).
+
+        It is (N, C, 1, T) without a grid, or of the T tokens of a span.
+        """
+        maps = self._all_maps(output, image_hw)
+        if self.channels is not None:
+            maps = maps[:, self.channels]
+        return maps.float().mean((2, 3), keepdim=True) if self.pooled else maps
+
+    def _all_maps(self, output: torch.Tensor, image_hw: Grid) -> torch.Tensor:
         if output.ndim <= 2:
             # A network may return one number per image, (N,).
             return (output if output.ndim == 2 else output[:, None])[:, :, None, None]
@@ -62,6 +77,8 @@ class Layout:
         if not self.tokens:
             return units_first
         positions = units_first.flatten(2)
+        if self.span is not None:
+            return positions[:, :, None, self.span]
         if self.order is not None and image_hw == self.image_hw and self.grid is not None:
             return positions[:, :, self.order.to(positions.device)].unflatten(2, self.grid)
         grid = self.grid_at(positions.shape[2] - self.prefix, image_hw)
@@ -70,8 +87,10 @@ class Layout:
 
     def n_positions(self, shape: Sequence[int]) -> int:
         """Return h * w of the maps of an output of `shape`, on images of the recorded size."""
-        if len(shape) <= 2:
+        if len(shape) <= 2 or self.pooled:
             return 1
+        if self.span is not None:
+            return len(range(math.prod(shape[1:-1] if self.units_last else shape[2:]))[self.span])
         if self.tokens and self.grid is not None:
             return math.prod(self.grid)
         return math.prod(shape[1:-1] if self.units_last else shape[2:]) - (
@@ -84,7 +103,9 @@ class Layout:
         return units_last.flatten(1, -2)
 
     def grid_at(self, n_positions: int, image_hw: Grid) -> Grid | None:
-        """Return the grid of `n_positions` on images of `image_hw`, None if it is unknown."""
+        """Return the grid of `n_positions` on images of `image_hw`, None if none is known."""
+        if self.span is not None or self.pooled:
+            return None
         if self.grid is None or not self.tokens:
             return self.grid
         if image_hw == self.image_hw:

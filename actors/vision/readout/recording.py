@@ -6,9 +6,10 @@ Shapes: N images; C units of a layer; T tokens; h x w positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import BackendError, UsageError
@@ -22,7 +23,8 @@ from actors.vision.readout.layout import (
     relates_tokens,
     resolve_layouts,
 )
-from actors.vision.readout.tap import RecordedOutput, StopForward, Tap
+from actors.vision.readout.places import Places
+from actors.vision.readout.tap import RecordedTensor, StopForward, Tap
 from actors.vision.readout.units import OUTPUT
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ _SQUASHING = ("Sigmoid", "Softmax")
 """Last modules of networks that return probabilities."""
 _ATTENTION = ("Softmax",)
 """Modules whose (N, heads, T, T) outputs are weights between tokens, not maps over the image."""
+_PROJECTIONS = ("proj", "out_proj", "o_proj")
+"""What libraries call an attention's output projection, which is given the heads one after another."""
 _COARSE_BITS = 2
 """Bits of a row's and of a column's number that distinguish raster order from others."""
 
@@ -53,15 +57,19 @@ class Recorder:
         self._image_hw = (example.shape[2], example.shape[3])
         self.unreadable: dict[str, str] = {}
         """The reason why a module cannot be read, by name."""
+        self._inputs: dict[str, RecordedTensor] = {}
+        """What modules were given, by name."""
 
-    def record(self, prefix_tokens: int | None, scores: Scores | None) -> dict[str, Tap]:
+    def record(self, prefix: Sequence[str] | None, scores: Scores | None) -> dict[str, Tap]:
         """Return the taps by name, in the order of the pass; None as `scores` infers the kind of output.
+
+        `prefix` names the tokens before the patches (`Places.prefix`); None infers their number from shapes.
 
         Raises:
             BackendError: If the module fails on the example.
         """
         seen, output, last = self._observe()
-        candidates = self._candidate_layouts(seen, prefix_tokens)
+        candidates = self._candidate_layouts(seen, None if prefix is None else len(prefix))
         evidence = self._evidence(seen, candidates)
         layouts = resolve_layouts(
             {
@@ -89,17 +97,50 @@ class Recorder:
                     f"its output has shape {recorded.shape[1:]} per image, and no known axis of units",
                 )
                 continue
-            taps[name] = Tap(recorded, info, layout)
+            taps[name] = self._with_places(Tap(recorded, info, layout), prefix)
         if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
             assert output is not None
             output_scores = scores or scores_of(output.reshape(len(output), -1), last)
             taps[OUTPUT] = replace(tap, info=replace(tap.info, scores=output_scores))
         return taps
 
-    def _module(self, seen: RecordedOutput) -> torch.nn.Module:
+    def _with_places(self, tap: Tap, prefix: Sequence[str] | None) -> Tap:
+        """Return a layer's tap with what else of the layer can be read."""
+        recorded, layout, heads = tap.recorded, tap.layout, None
+        given = self._inputs.get(recorded.module) if tap.info.name == recorded.module else None
+        if given is not None and not _same_positions(given.shape, recorded.shape, layout):
+            given = None
+        n_heads = _count_heads(self._module(recorded))
+        if n_heads and len(recorded.shape) == 3 and layout.units_last:
+            heads = self._heads(recorded, n_heads)
+        names: tuple[str, ...] = ()
+        if layout.tokens and layout.grid is not None and layout.order is None:
+            # Of an inferred number of tokens, the names are not known.
+            names = tuple(prefix or ()) if prefix and len(prefix) == layout.prefix else ("",) * layout.prefix
+        places = Places(
+            names,
+            has_positions=tap.info.kind != "vector" and layout.grid is not None,
+            heads=0 if heads is None else n_heads,
+            head_width=0 if heads is None else heads.shape[-1] // n_heads,
+            n_inputs=0 if given is None else given.shape[-1 if layout.units_last else 1],
+        )
+        return replace(tap, info=replace(tap.info, places=places), given=given, heads=heads)
+
+    def _heads(self, attention: RecordedTensor, n_heads: int) -> RecordedTensor | None:
+        """Return what an attention's output projection is given, None if it has none of its own.
+
+        Fused kernels skip no projection but that of `nn.MultiheadAttention`, which is never called.
+        """
+        for part in _PROJECTIONS:
+            given = self._inputs.get(f"{attention.module}.{part}")
+            if given is not None and given.shape[:2] == attention.shape[:2] and not given.shape[-1] % n_heads:
+                return given
+        return None
+
+    def _module(self, seen: RecordedTensor) -> torch.nn.Module:
         return self._root if seen.module == OUTPUT else self._modules[seen.module]
 
-    def _observe(self) -> tuple[dict[str, RecordedOutput], torch.Tensor | None, str]:
+    def _observe(self) -> tuple[dict[str, RecordedTensor], torch.Tensor | None, str]:
         """Return the readable outputs in the order of the pass, the network's first output tensor, and the
         class of the last module.
 
@@ -108,14 +149,13 @@ class Recorder:
         import torch
 
         last_calls: dict[str, tuple[int, int, list[tuple[int | str | None, Any]] | str]] = {}
-        clock, last = 0, ""
+        clock, last = count(), ""
 
         def observe(name: str) -> Callable[[Any, Any, Any], None]:
             def hook(module: Any, _inputs: Any, output: Any) -> None:
-                nonlocal clock, last
+                nonlocal last
                 n_calls = last_calls[name][1] + 1 if name in last_calls else 1
-                last_calls[name] = clock, n_calls, _tensors_per_image(output, len(self._example))
-                clock += 1
+                last_calls[name] = next(clock), n_calls, _tensors_per_image(output, len(self._example))
                 kind = type(module).__name__
                 if next(module.children(), None) is None and kind not in SAME_AS_INPUT:
                     last = kind
@@ -126,6 +166,8 @@ class Recorder:
             for name, module in self._modules.items():
                 if name:
                     hooks.callback(module.register_forward_hook(observe(name)).remove)
+                    pre_hook = self._observe_input(name, clock)
+                    hooks.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
             try:
                 output = self._feed(self._example)
             except UsageError:
@@ -137,8 +179,8 @@ class Recorder:
                     "It is called with a batch of images alone: check its input size, its preprocessing and "
                     "vision.dtype.",
                 ) from error
-        last_calls[OUTPUT] = clock, 1, _tensors_per_image(output, len(self._example), least_axes=1)
-        seen: dict[str, RecordedOutput] = {}
+        last_calls[OUTPUT] = next(clock), 1, _tensors_per_image(output, len(self._example), least_axes=1)
+        seen: dict[str, RecordedTensor] = {}
         for module_name, (call_index, n_calls, tensors) in sorted(
             last_calls.items(), key=lambda item: item[1][0]
         ):
@@ -147,7 +189,7 @@ class Recorder:
                 continue
             for key, tensor in tensors:
                 name = module_name if tensor is tensors[0][1] else f"{module_name}[{key}]"
-                seen[name] = RecordedOutput(module_name, call_index, n_calls, key, tuple(tensor.shape))
+                seen[name] = RecordedTensor(module_name, call_index, n_calls, key, tuple(tensor.shape))
         self.unreadable |= {
             name: _why_not_called(name, module)
             for name, module in self._modules.items()
@@ -156,8 +198,26 @@ class Recorder:
         given = last_calls[OUTPUT][2]
         return seen, None if isinstance(given, str) else given[0][1], last
 
+    def _observe_input(self, name: str, clock: Iterator[int]) -> Callable[[Any, Any, Any], None]:
+        """Return the hook that records what a module is given: the first tensor with a row for each image."""
+        n_calls = 0
+
+        def hook(_module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            nonlocal n_calls
+            n_calls += 1
+            now = next(clock)
+            self._inputs.pop(name, None)
+            given: list[tuple[int | str, Any]] = [*enumerate(arguments), *keywords.items()]
+            for key, value in given:
+                if _is_readable(value) and value.ndim > 1 and len(value) == len(self._example):
+                    shape = tuple(value.shape)
+                    self._inputs[name] = RecordedTensor(name, now, n_calls, key, shape, "input")
+                    break
+
+        return hook
+
     def _candidate_layouts(
-        self, seen: Mapping[str, RecordedOutput], prefix_tokens: int | None
+        self, seen: Mapping[str, RecordedTensor], prefix_tokens: int | None
     ) -> dict[str, list[Layout]]:
         """Return the possible layouts of each output of three or four axes, the likeliest first."""
         import torch
@@ -185,7 +245,7 @@ class Recorder:
         return candidates
 
     def _evidence(
-        self, seen: Mapping[str, RecordedOutput], candidates: Mapping[str, Sequence[Layout]]
+        self, seen: Mapping[str, RecordedTensor], candidates: Mapping[str, Sequence[Layout]]
     ) -> dict[tuple[str, Layout], PositionEvidence]:
         """Return the evidence on uncertain layouts; none from images on which the network fails."""
         import torch
@@ -221,7 +281,7 @@ class Recorder:
 
     def _probe_positions(
         self,
-        seen: Mapping[str, RecordedOutput],
+        seen: Mapping[str, RecordedTensor],
         outputs: Mapping[str, Sequence[Layout]],
         batch: torch.Tensor,
         max_bits: int | None,
@@ -265,6 +325,23 @@ class Recorder:
                 if seen[name].module == OUTPUT:
                     observe(name)(None, None, output)
         return evidence
+
+
+def _count_heads(module: torch.nn.Module) -> int:
+    """Return the number of an attention's (query) heads, 0 of any other module."""
+    counts = (getattr(module, name, None) for name in ("num_heads", "num_attention_heads"))
+    return next((count for count in counts if isinstance(count, int)), 0)
+
+
+def _same_positions(first: Sequence[int], second: Sequence[int], layout: Layout) -> bool:
+    """Return whether two shapes, (N, ...), differ in the number of units at most."""
+    axis = -1 if layout.units_last else 1
+    shapes = [list(first), list(second)]
+    if len(first) != len(second) or len(first) < 2:
+        return False
+    for shape in shapes:
+        del shape[axis]
+    return shapes[0] == shapes[1]
 
 
 def scores_of(output: torch.Tensor, last: str = "") -> Scores:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.edits import RowEdit, edited
 from actors.vision.readout.layout import Layout
+from actors.vision.readout.places import MEAN, Place
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +28,12 @@ class StopForward(BaseException):
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedOutput:
-    """A tensor, of the shape `shape`, of a module's last output in a recorded pass.
+class RecordedTensor:
+    """A tensor, of the shape `shape`, of a module's last output (or input) in a recorded pass.
 
-    `call_index` is the index of the module's last call among all calls of the pass, `n_calls` the number of
-    its calls; `key` is that of the tensor in a tuple or dictionary, None if it is the output itself.
+    `call_index` counts when a module begins or ends in the pass, here at its last call; `n_calls` is the
+    number of its calls. `key` is that of the tensor in a tuple or dictionary, None if it is the output
+    itself; of an input, its number or keyword among the arguments.
     """
 
     module: str
@@ -39,33 +41,62 @@ class RecordedOutput:
     n_calls: int
     key: int | str | None
     shape: tuple[int, ...]
+    side: Literal["output", "input"] = "output"
 
     def tensor(self, output: Any) -> Any:
-        """Return the tensor in an output of the module."""
+        """Return the tensor in an output of the module, or in those of its arguments that have such keys."""
         return output if self.key is None else output[self.key]
 
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A tensor of a module's output, and how to view it as (N, C, h, w)."""
+    """A tensor of a module's output, and how to view it as (N, C, h, w).
 
-    recorded: RecordedOutput
+    `given` is the module's input, and `heads` what the heads of an attention give, (N, T, heads * width);
+    each is None if it cannot be read, or has other positions than the output.
+    """
+
+    recorded: RecordedTensor
     info: LayerInfo
     layout: Layout
+    given: RecordedTensor | None = None
+    heads: RecordedTensor | None = None
 
     @property
     def n_positions(self) -> int:
         """Positions of the maps of images of the recorded size."""
         return self.layout.n_positions(self.recorded.shape)
 
+    def at(self, place: Place) -> Tap:
+        """Return the tap of a part of the layer.
+
+        Raises:
+            UsageError: If it has no such part.
+        """
+        info, layout, recorded = self.info.at(place), self.layout, self.recorded
+        if place.site == "in":
+            assert self.given is not None
+            recorded = self.given
+        elif place.site == "head":
+            assert self.heads is not None
+            width = info.n_units
+            recorded = self.heads
+            layout = replace(layout, channels=slice(place.head * width, (place.head + 1) * width))
+        span = self.info.places.span(place.tokens)
+        layout = replace(layout, span=span, pooled=place.tokens == MEAN)
+        return Tap(recorded, info, layout)
+
     def maps(self, output: Any, image_hw: tuple[int, int]) -> torch.Tensor:
-        """Return the output for images of `image_hw` as a view (N, C, h, w); prefix tokens are dropped."""
+        """Return the output for images of `image_hw` as maps (N, C, h, w), as the layout says."""
         return self.layout.maps(self.recorded.tensor(output), image_hw)
 
-    def edited(self, output: Any, image_hw: tuple[int, int], edits: Sequence[RowEdit]) -> Any:
-        """Return the module's output with some rows edited, in containers of its own."""
+    def edited(self, output: Any, image_hw: tuple[int, int], edits: Sequence[tuple[Layout, RowEdit]]) -> Any:
+        """Return the module's output with some rows of this tensor edited, in containers of its own.
+
+        Each edit has the layout of the part that it is of.
+        """
         key = self.recorded.key
-        tensor = edited(self.recorded.tensor(output), self.layout, image_hw, edits)
+        tensor = edited(self.recorded.tensor(output), image_hw, edits)
         if key is None:
             return tensor
         if isinstance(output, tuple):

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from actors.errors import UsageError
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.edits import RowEdit
+from actors.vision.readout.places import split_place
 from actors.vision.readout.recording import SAME_AS_INPUT, Recorder
-from actors.vision.readout.tap import BatchRows, StopForward
+from actors.vision.readout.tap import BatchRows, StopForward, Tap
 from actors.vision.readout.units import OUTPUT
 
 if TYPE_CHECKING:
@@ -41,15 +43,22 @@ class Fork:
     wanted: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _LayerWork:
-    """What a hook does, in this order: fork, edit, read, then stop the pass or keep the first rows."""
+@dataclass
+class _Work:
+    """What the hook of a module does with its output or its input, in this order: fork, edit, read, then stop
+    the pass or keep the first rows. Several layers may be parts of the tensor of `tap`.
+    """
 
-    sources: Sequence[int] | None
-    edits: Sequence[RowEdit]
-    read: Read | None
-    stop: bool
-    keep: int | None
+    tap: Tap
+    sources: Sequence[int] | None = None
+    edits: list[tuple[Tap, RowEdit]] = field(default_factory=list)
+    reads: list[tuple[Tap, Read]] = field(default_factory=list)
+    stop: bool = False
+    keep: int | None = None
+
+
+_Sites = dict[tuple[str, str], _Work]
+"""What is done by module and side."""
 
 
 class TappedModule:
@@ -60,7 +69,7 @@ class TappedModule:
         module: torch.nn.Module,
         example: torch.Tensor,
         feed: Callable[[torch.Tensor], Any] | None = None,
-        prefix_tokens: int | None = None,
+        prefix: Sequence[str] | None = None,
         scores: Scores | None = None,
     ) -> None:
         """Record one pass over `example`, a batch (2, 3, h, w); None as `scores` infers the kind of output.
@@ -84,26 +93,43 @@ class TappedModule:
         self._input = tuple(example.shape)
         self._image_hw = (example.shape[2], example.shape[3])
         self._narrows: dict[str, bool] = {}
+        self._branched: set[str] = set()
+        """Layers behind which a module runs that does not depend on them, such as another head."""
         self._example = example
         recorder = Recorder(self.module, self._modules, self.feed, example)
-        self.taps = recorder.record(prefix_tokens, scores)
+        self.taps = recorder.record(prefix, scores)
+        self._parts: dict[str, Tap] = {}
         self.unreadable = recorder.unreadable
         """The reason why a module cannot be read, by name."""
+
+    def tap(self, layer: str) -> Tap:
+        """Return the tap of a layer, or of the part of it that a place in its name says.
+
+        Raises:
+            UsageError: If there is no such layer, or it has no such part.
+        """
+        tap = self.taps.get(layer) or self._parts.get(layer)
+        if tap is None:
+            name, place = split_place(layer)
+            if name not in self.taps:
+                raise UsageError(f"there is no layer {layer!r}.", "List them with `maia layers`.")
+            tap = self._parts[layer] = self.taps[name].at(place)
+        return tap
 
     def layers(self) -> list[LayerInfo]:
         """Return the layers in the order of the pass, without those that return their input."""
         return [tap.info for tap in self.taps.values() if tap.info.module not in SAME_AS_INPUT]
 
     def deepest(self, layers: Sequence[str]) -> str:
-        return max(layers, key=lambda layer: self.taps[layer].recorded.call_index)
+        return max(layers, key=lambda layer: self.tap(layer).recorded.call_index)
 
     def is_placed(self, layer: str, n_positions: int, image_hw: tuple[int, int]) -> bool:
         """Return whether the `n_positions` of a layer have known places in images of `image_hw`."""
-        return self.taps[layer].layout.grid_at(n_positions, image_hw) is not None
+        return self.tap(layer).layout.grid_at(n_positions, image_hw) is not None
 
     def depth(self, layer: str) -> float:
         """Return a layer's depth in the pass, in 0..1."""
-        return self.taps[layer].recorded.call_index / max(
+        return self.tap(layer).recorded.call_index / max(
             1, self.taps[OUTPUT].recorded.call_index if OUTPUT in self.taps else 1
         )
 
@@ -144,41 +170,37 @@ class TappedModule:
         batch: torch.Tensor,
         reads: Mapping[str, Read],
         wanted: Sequence[str] | None = None,
-        edits: Mapping[str, Sequence[RowEdit]] = MappingProxyType({}),
+        edits: Sequence[RowEdit] = (),
         fork: Fork | None = None,
     ) -> None:
         """Run `batch` up to the deepest layer of `reads`, and call each with its layer's maps (n, C, h, w).
 
         `wanted` is the deepest layer that each row needs, deepest rows first. Rows that are done are dropped
         from the pass where that changes nothing for the others, so a read may get only the first n rows.
-        `edits` are made in rows of these layers, none deeper than the last read, before the layer is read.
+        `edits`, none deeper than the last read, are made before their layers are read.
         After a `fork`, at a layer that `fork_layer` names, rows are those of the fork; no edit lies before
         it. Call in inference mode.
         """
         deepest = self.deepest(list(reads))
         exits = self._exits(wanted, deepest) if wanted else {}
         if fork is not None:
-            before = self.taps[fork.layer].recorded.call_index
+            before = self.tap(fork.layer).recorded.call_index
             after = self._exits(fork.wanted, deepest)
-            exits = {name: n for name, n in exits.items() if self.taps[name].recorded.call_index < before}
-            exits |= {name: n for name, n in after.items() if self.taps[name].recorded.call_index >= before}
-        forks = {} if fork is None else {fork.layer: fork.sources}
+            exits = {name: n for name, n in exits.items() if self.tap(name).recorded.call_index < before}
+            exits |= {name: n for name, n in after.items() if self.tap(name).recorded.call_index >= before}
+        sites: _Sites = {}
+        for layer, read in reads.items():
+            self._work(layer, sites).reads.append((self.tap(layer), read))
+        for edit in edits:
+            self._work(edit.layer, sites).edits.append((self.tap(edit.layer), edit))
+        for layer, keep in exits.items():
+            self._work(layer, sites).keep = keep
+        if fork is not None:
+            self._work(fork.layer, sites).sources = fork.sources
+        self._work(deepest, sites).stop = True
         rows = BatchRows(len(batch), len(batch), (batch.shape[2], batch.shape[3]))
         with ExitStack() as hooks:
-            # The deepest comes last: it ends the pass, and a module may have several outputs.
-            for layer in sorted(
-                {*reads, *exits, *edits, *forks}, key=lambda layer: (layer == deepest, layer not in edits)
-            ):
-                work = _LayerWork(
-                    forks.get(layer),
-                    edits.get(layer, ()),
-                    reads.get(layer),
-                    layer == deepest,
-                    exits.get(layer),
-                )
-                hook = self._hook(layer, work, rows)
-                if (module := self.taps[layer].recorded.module) != OUTPUT:
-                    hooks.callback(self._modules[module].register_forward_hook(hook).remove)
+            self._attach(hooks, sites, rows)
             try:
                 output = self.feed(batch)
             except StopForward:
@@ -191,54 +213,39 @@ class TappedModule:
 
     def run_through(self, batch: torch.Tensor, reads: Mapping[str, Read]) -> None:
         """Do as `run` without stopping early, in a form that `torch.compile` can trace."""
-        handles = []
         rows = BatchRows(len(batch), len(batch), (batch.shape[2], batch.shape[3]))
+        sites: _Sites = {}
         for layer, read in reads.items():
-            if (module := self.taps[layer].recorded.module) != OUTPUT:
-                hook = self._hook(layer, _LayerWork(None, (), read, False, None), rows)
-                handles.append(self._modules[module].register_forward_hook(hook))
-        try:
+            self._work(layer, sites).reads.append((self.tap(layer), read))
+        with ExitStack() as hooks:
+            self._attach(hooks, sites, rows)
             output = self.feed(batch)
-        finally:
-            for handle in handles:
-                handle.remove()
         self._read_output(output, reads, rows)
+
+    def _work(self, layer: str, sites: _Sites) -> _Work:
+        """Return what is done where a layer is read, nothing at first."""
+        tap = self.tap(layer)
+        return sites.setdefault((tap.recorded.module, tap.recorded.side), _Work(tap))
+
+    def _attach(self, hooks: ExitStack, sites: _Sites, rows: BatchRows) -> None:
+        for (name, side), work in sites.items():
+            if name == OUTPUT:
+                continue  # what the network returns is read after the pass
+            module = self._modules[name]
+            if side == "input":
+                handle = module.register_forward_pre_hook(_before(work, rows), with_kwargs=True)
+            else:
+                handle = module.register_forward_hook(_behind(work, rows))
+            hooks.callback(handle.remove)
 
     def _read_output(self, output: Any, reads: Mapping[str, Read], rows: BatchRows) -> None:
         for layer, read in reads.items():
-            if self.taps[layer].recorded.module == OUTPUT:
-                read(self.taps[layer].maps_of(output, rows))
-
-    def _hook(self, layer: str, work: _LayerWork, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
-        tap = self.taps[layer]
-        n_calls = 0
-
-        def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-            nonlocal n_calls
-            n_calls += 1
-            if n_calls < tap.recorded.n_calls:
-                return None
-            if work.sources is not None or work.edits:
-                tap.maps_of(output, rows)  # checks the number of rows: they are told apart by position
-            if work.sources is not None:
-                output = output[list(work.sources)]
-                rows.n = rows.whole = len(work.sources)
-            if work.edits:
-                output = tap.edited(output, rows.image_hw, work.edits)
-            if work.read is not None:
-                work.read(tap.maps_of(output, rows))
-            if work.stop:
-                raise StopForward
-            if work.keep is not None:
-                rows.n = work.keep
-                return output[: work.keep]
-            return None if work.sources is None and not work.edits else output
-
-        return hook
+            if self.tap(layer).recorded.module == OUTPUT:
+                read(self.tap(layer).maps_of(output, rows))
 
     def fork_layer(self, limit: int) -> str | None:
-        """Return the deepest layer up to call `limit` on which alone all deeper modules depend, None if there
-        is none near.
+        """Return the deepest layer up to call `limit` on which alone all deeper modules depend, other heads
+        too; None if there is none near.
         """
         taps = sorted(self.taps.values(), key=lambda tap: -tap.recorded.call_index)
         tried = 0
@@ -250,20 +257,20 @@ class TappedModule:
                 if tried == _MOST_TRIED:
                     return None
                 tried += 1
-            if self._can_narrow(name):
+            if self._can_narrow(name) and name not in self._branched:
                 return name
         return None
 
     def _exits(self, wanted: Sequence[str], deepest: str) -> dict[str, int]:
         """Return how many rows to keep, by layer: the nearest that can be narrowed after others end."""
-        indices = [self.taps[layer].recorded.call_index for layer in wanted]
+        indices = [self.tap(layer).recorded.call_index for layer in wanted]
         exits: dict[str, int] = {}
         for layer in set(wanted):
-            call_index = self.taps[layer].recorded.call_index
+            call_index = self.tap(layer).recorded.call_index
             keep = sum(other > call_index for other in indices)
             if keep == 0 or keep == len(wanted):
                 continue
-            exit_layer = self._exit_after(layer, self.taps[deepest].recorded.call_index)
+            exit_layer = self._exit_after(layer, self.tap(deepest).recorded.call_index)
             if exit_layer is not None:
                 # Rows that end between this layer and its exit are needed up to the exit.
                 exit_index = self.taps[exit_layer].recorded.call_index
@@ -273,7 +280,7 @@ class TappedModule:
         return exits
 
     def _exit_after(self, layer: str, limit: int) -> str | None:
-        name = layer
+        name = layer if layer in self.taps else split_place(layer)[0]
         while name:
             tap = self.taps.get(name)
             if tap is not None and tap.recorded.call_index < limit and self._can_narrow(name):
@@ -282,7 +289,7 @@ class TappedModule:
         return None
 
     def _can_narrow(self, layer: str) -> bool:
-        """Return whether all deeper modules depend on this output alone, row by row; tested once."""
+        """Return whether the output depends on this one alone, row by row; tested once."""
         if layer not in self._narrows:
             self._narrows[layer] = self._try_narrowing(layer)
         return self._narrows[layer]
@@ -290,22 +297,40 @@ class TappedModule:
     def _try_narrowing(self, layer: str) -> bool:
         import torch
 
-        tap = self.taps[layer]
+        tap = self.tap(layer)
         if tap.recorded.key is not None or tap.recorded.n_calls != 1:
             return False
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn((3, *self._input[1:]), generator=generator).to(self._example)
         whole, narrow = self._output(rows), None
-        handle = self._modules[tap.recorded.module].register_forward_hook(
-            lambda _module, _inputs, output: output[:2]
-        )
-        try:
-            narrow = self._output(rows)
-        except Exception:  # a branch of three rows met one of two
-            return False
-        finally:
-            handle.remove()
-        if narrow is None or whole is None or len(narrow) != 2:
+        narrowed: list[bool] = []
+
+        def keep_two(_module: Any, _inputs: Any, output: Any) -> Any:
+            narrowed.append(True)
+            return output[:2]
+
+        def watch(_module: Any, _inputs: Any, output: Any, others: Sequence[Tap]) -> None:
+            if narrowed and any(len(other.recorded.tensor(output)) != 2 for other in others):
+                self._branched.add(layer)
+
+        behind: dict[str, list[Tap]] = {}
+        for other in self.taps.values():
+            if other.recorded.call_index > tap.recorded.call_index:
+                behind.setdefault(other.recorded.module, []).append(other)
+        outputs = behind.pop(OUTPUT, [])
+        with ExitStack() as hooks:
+            module = self._modules[tap.recorded.module]
+            hooks.callback(module.register_forward_hook(keep_two).remove)
+            for name, others in behind.items():
+                hook = partial(watch, others=others)
+                hooks.callback(self._modules[name].register_forward_hook(hook).remove)
+            try:
+                output = self.feed(rows)
+                watch(None, None, output, outputs)
+                narrow = self.taps[OUTPUT].maps(output, self._image_hw).float()
+            except Exception:  # a branch of three rows met one of two
+                return False
+        if whole is None or len(narrow) != 2:
             return False
         scale = whole.abs().max().clamp_min(1e-6)
         return bool(((narrow - whole[:2]).abs().max() / scale) < 1e-3)
@@ -313,3 +338,52 @@ class TappedModule:
     def _output(self, rows: torch.Tensor) -> torch.Tensor | None:
         tap = self.taps.get(OUTPUT)
         return None if tap is None else tap.maps(self.feed(rows), self._image_hw).float()
+
+
+def _behind(work: _Work, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
+    """Return the forward hook of a module; its output is replaced where something is changed."""
+    n_calls = 0
+
+    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        return _done(work, output, rows) if n_calls >= work.tap.recorded.n_calls else None
+
+    return hook
+
+
+def _before(work: _Work, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
+    """Return the same for a module's arguments, by number or by keyword."""
+    n_calls, by_keyword = 0, isinstance(work.tap.recorded.key, str)
+
+    def hook(_module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls < work.tap.recorded.n_calls:
+            return None
+        new = _done(work, keywords if by_keyword else arguments, rows)
+        if new is None:
+            return None
+        return (arguments, new) if by_keyword else (new, keywords)
+
+    return hook
+
+
+def _done(work: _Work, output: Any, rows: BatchRows) -> Any:
+    """Do the work of a hook; return the output if it was changed, else None."""
+    if work.sources is not None or work.edits:
+        work.tap.maps_of(output, rows)  # checks the number of rows: they are told apart by position
+    if work.sources is not None:
+        output = output[list(work.sources)]
+        rows.n = rows.whole = len(work.sources)
+    for key in dict.fromkeys(tap.recorded.key for tap, _ in work.edits):
+        of_key = [(tap, edit) for tap, edit in work.edits if tap.recorded.key == key]
+        output = of_key[0][0].edited(output, rows.image_hw, [(tap.layout, edit) for tap, edit in of_key])
+    for tap, read in work.reads:
+        read(tap.maps_of(output, rows))
+    if work.stop:
+        raise StopForward
+    if work.keep is not None:
+        rows.n = work.keep
+        return output[: work.keep]
+    return None if work.sources is None and not work.edits else output

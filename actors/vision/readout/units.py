@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from actors.errors import UsageError
 from actors.vision.readout.base import LayerInfo, Unit
+from actors.vision.readout.places import split_place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,9 @@ OUTPUT = "output"
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """All units of one kind at one layer; `source` is the file of directions or the dictionary."""
+    """All units of one kind at one layer, or a part of one; `source` is the file of directions or the
+    dictionary.
+    """
 
     layer: str
     kind: str = "channel"
@@ -103,7 +106,7 @@ def _channels(readout: Readout, layer: LayerInfo) -> UnitReader:
 
 def _logits(readout: Readout, layer: LayerInfo) -> UnitReader:
     # A network that returns maps has its classes' logits at every position: they are units like any other.
-    if layer.name != OUTPUT:
+    if split_place(layer.name)[0] != OUTPUT:
         _require_classifier(readout, layer)
     return UnitReader(layer.n_units)
 
@@ -181,8 +184,10 @@ def load_vectors(path: str) -> np.ndarray:
 def _latents(readout: Readout, layer: LayerInfo) -> UnitReader:
     """Codes of a dictionary (sparse autoencoder) at each position."""
     from actors.vision.dictionaries.formats import load
+    from actors.vision.readout.trained import check_place
 
     dictionary, digest = load(readout.source)
+    check_place(dictionary, readout.source, layer)
     if dictionary.width != layer.n_units:
         hook = f" (trained at {dictionary.hook!r})" if dictionary.hook else ""
         raise UsageError(
@@ -252,13 +257,16 @@ def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ())
     Raises:
         UsageError: If the text has none of these forms, or names no class or more than one.
     """
+    layer, place = split_place(layer_text)
+    layer_text, of_output = place.of(layer), layer == OUTPUT
     head, colon, rest = unit_text.partition(":")
     if colon and head in _READER_FACTORIES:
         kind = head
     else:
-        kind, rest = ("logit" if layer_text == OUTPUT else "channel"), unit_text
+        kind, rest = ("logit" if of_output else "channel"), unit_text
     if kind in ("logit", "probability"):
-        return Unit(OUTPUT, class_index(rest, class_names), kind)
+        scores = layer_text if of_output else OUTPUT
+        return Unit(scores, class_index(rest, class_names), kind)
     if kind == "channel":
         return Unit(layer_text, _index(rest, unit_text), kind)
     source, _, row = rest.rpartition(":")

@@ -8,6 +8,7 @@ import pytest
 from actors.errors import UsageError
 from actors.vision.data.labels import Column, Labels
 from actors.vision.networks.layer_cache import KnownNetwork
+from actors.vision.readout.base import LayerInfo
 from agents.records.work import WorkItem
 from agents.tasks.bias import AuditClass
 from agents.tasks.selective import JudgeSelectivity
@@ -66,7 +67,7 @@ def test_a_class_that_is_not_there_is_refused_with_what_is(text, message):
 
 
 def test_the_classes_of_a_data_set_are_those_that_have_a_name_of_the_networks():
-    network = KnownNetwork("net", {"output": 6}, {}, {}, NAMES)
+    network = KnownNetwork("net", {"output": LayerInfo("output", "vector", 6, (), "Net")}, {}, {}, NAMES)
     said = Labels(Column.of(["Gold_fish", "goldfish", "unicorn", "t shirt"]), {}, "class folders")
     assert classes_of("data", 0, network, 6, match(said, NAMES, {})) == {1: "goldfish", 2: "T-shirt"}
     with pytest.raises(UsageError, match="no class of the data set") as refusal:

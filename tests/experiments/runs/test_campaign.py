@@ -13,6 +13,7 @@ import pytest
 
 from actors.errors import UsageError
 from actors.vision.networks.layer_cache import KnownNetwork
+from actors.vision.readout.base import LayerInfo
 from agents.orchestration.host import LocalHost
 from agents.orchestration.orchestrator import SweepSettings
 from agents.records.manifest import claim
@@ -132,7 +133,10 @@ def test_a_run_is_compared_beforehand_only_with_a_network_of_its_name(tmp_path: 
     store = Store.open(tmp_path)
     manifest = {"command": "sweep", "model": "net", "asked": "0-1", "layers": ["x"]}
     claim(store, manifest | {"units": ["net (random weights)/x:0", "net (random weights)/x:1"]})
-    weights, random = (KnownNetwork(name, {"x": 9}, {}, {}, []) for name in ("net", "net (random weights)"))
+    layer = LayerInfo("x", "vector", 9, (), "Linear")
+    weights, random = (
+        KnownNetwork(name, {"x": layer}, {}, {}, []) for name in ("net", "net (random weights)")
+    )
     check_known(store, manifest, weights, ["net/x:0", "net/x:1"])
     check_known(store, manifest, None, [])
     with pytest.raises(UsageError, match="leaves out 1 of its 2"):

@@ -15,6 +15,7 @@ from actors.errors import UsageError
 from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import distinct
 from actors.vision.networks.layer_cache import KnownNetwork, save_known
+from actors.vision.readout.base import LayerInfo
 from actors.vision.settings import VisionSettings
 from agents.critic.assessor import witness_questions
 from agents.records.journal import slug
@@ -436,7 +437,13 @@ async def test_of_a_network_that_was_loaded_before_no_more_units_are_predicted_t
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MAIA_CACHE", str(tmp_path))
-    known = KnownNetwork("resnet18", {"layer3": 256, "output": 1000}, {}, {}, ["tench", "goldfish"])
+    known = KnownNetwork(
+        "resnet18",
+        {name: LayerInfo(name, "map", n, (), "X") for name, n in (("layer3", 256), ("output", 1000))},
+        {},
+        {},
+        ["tench", "goldfish"],
+    )
 
     async def count(layers: list[str], units: str) -> int:
         return await count_units(Selection(), "resnet18", layers, units)

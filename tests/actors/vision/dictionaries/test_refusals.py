@@ -41,8 +41,6 @@ def refusal(path: Path) -> str:
         ({"activation_fn": "gelu"}, "activation_fn = 'gelu'"),
         ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 3, "signed": True}}, "signed"),
         ({"activation_fn": "topk", "architecture": "jumprelu"}, "only 'standard'"),
-        ({"hook_name": "blocks.1.attn.hook_z", "hook_head_index": 3}, "head 3 of 'blocks.1.attn.hook_z'"),
-        ({"metadata": {"seqpos_slice": [0, 1]}}, "class token alone"),
         ({"reshape_activations": "patches"}, "reshape_activations = 'patches'"),
         ({"whiten": 0.3}, "whiten = 0.3, which is not known"),
         ({"d_in": None}, "d_in"),
@@ -59,7 +57,7 @@ def test_sae_lens_configurations_with_unknown_demands_are_refused_by_name(
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"cls_token_only": True}, "class token alone (cls_token_only)"),
+        ({"layer_subtype": "attn.hook_z"}, "takes the bias of the values away"),
         ({"is_transcoder": True}, "is_transcoder = True"),
         ({"architecture": "jumprelu"}, "architecture = 'jumprelu'"),
         ({"architecture": "gated", "activation_fn_str": "topk"}, "the architecture 'gated'"),
@@ -73,7 +71,7 @@ def test_sae_lens_configurations_with_unknown_demands_are_refused_by_name(
 def test_prisma_configurations_with_unknown_demands_are_refused_by_name(
     tmp_path: Path, config: dict[str, Any], words: str
 ) -> None:
-    """Tokens and heads that cannot be selected, and what its library does not compute either."""
+    """Heads whose values no module gives, and what its library does not compute either."""
     assert words in refusal(published.prisma(tmp_path, **config))
 
 

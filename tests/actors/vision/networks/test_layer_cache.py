@@ -9,12 +9,18 @@ import pytest
 from actors.errors import UsageError
 from actors.vision.networks import layer_cache as known
 from actors.vision.networks.layer_cache import KnownNetwork
+from actors.vision.readout.base import LayerInfo
+from actors.vision.readout.places import Places
 from actors.vision.settings import VisionSettings
 from tests.refusals import refusal
 
 FOUND = KnownNetwork(
     "resnet18",
-    {"layer1": 64, "layer2": 128, "output": 3},
+    {
+        "layer1": LayerInfo("layer1", "map", 64, (56, 56), "Sequential", places=Places(has_positions=True)),
+        "layer2": LayerInfo("layer2", "map", 128, (28, 28), "Sequential", places=Places(has_positions=True)),
+        "output": LayerInfo("output", "vector", 3, (), "ResNet", "softmax"),
+    },
     {"res1": "layer1"},
     {"odd": "it returns a str, not a tensor"},
     ["tench, Tinca tinca", "goldfish", "crane"],
@@ -92,6 +98,10 @@ def test_a_damaged_or_unwritable_memory_is_none(tmp_path):
         ("res1", "64", "numbered 0 to 63"),
         ("output", "goldfihs", "goldfish"),
         ("output", "3", "numbered 0 to 2"),
+        ("layer1@cls", "0", "There are layer1 and @mean."),
+        ("layer1@clss", "0", "'clss' is no place of a layer. There are layer1 and @mean."),
+        ("layer9@mean", "0", "nearest are layer"),
+        ("res1@mean", "64", "numbered 0 to 63"),
         ("output", "probability:7", "numbered 0 to 2"),
     ],
 )
@@ -106,6 +116,8 @@ def test_unknown_layers_classes_and_numbers_are_refused(layer, unit, message):
     [
         ("layer1", "63"),
         ("res1", "0"),
+        ("res1@mean", "63"),
+        ("layer1@patches", "63"),
         ("output", "tinca tinca"),
         ("layer2", "direction:vectors.npy:900"),
         ("anything", "probability:goldfish"),

@@ -31,7 +31,7 @@ def test_lite0_has_its_imagenet_weights_and_knows_a_daisy_and_a_palace() -> None
 def test_timm_gives_preprocessing_prefix_tokens_and_class_names() -> None:
     network = load_network("timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k", pretrained=False)
     assert network.preprocess.resize == (248, 248)
-    assert network.prefix_tokens == 1
+    assert network.prefix == ("cls",)
     assert len(network.class_names) == 1000
     assert network.weights == "random"
     assert "random weights" in network.name

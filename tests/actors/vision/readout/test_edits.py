@@ -403,3 +403,62 @@ async def test_readings_before_and_after_the_edits_are_the_images_own(planted: V
             for index in one.maps:
                 np.testing.assert_allclose(one.maps[index], two.maps[index], rtol=1e-3, atol=1e-3)
     await fresh.close()
+
+
+@pytest.mark.parametrize("branch", ["image", "stem"])
+async def test_a_second_head_that_branches_before_an_edit_keeps_to_its_own_rows(branch: str) -> None:
+    """It runs last, from the image or from the first layer: as many rows as images would be taken for it."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+            self.head, self.second = nn.Linear(4, 3), nn.Linear(3 if branch == "image" else 4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            early = self.stem(x)
+            out: torch.Tensor = self.head(self.body(early).relu().mean((2, 3)))
+            self.second((x if branch == "image" else early).mean((2, 3)))
+            return out
+
+    backend = backend_of(networks.seeded(TwoHeads))
+    ask = (Ask(Readout("second"), None), Ask(Readout(OUTPUT), None))
+    one, other = noise(2)
+    requests = [
+        VisionRequest(one, ask, (edit(0, "set", 2.0, "body"),)),
+        VisionRequest(one, ask[1:], (edit(1, "set", 2.0, "body"),)),
+        VisionRequest(one, (Ask(Readout("body"), None),)),
+        VisionRequest(other, ask, (edit(2, "set", 2.0, "body"),)),
+    ]
+    answers = await backend.run(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        (alone,) = await backend_of(backend.network.module).run([request])
+        for each in request.asks:
+            one_way, other_way = answer.reading(each.readout), alone.reading(each.readout)  # type: ignore[union-attr]
+            np.testing.assert_allclose(one_way.activations, other_way.activations, rtol=1e-5, atol=1e-6)
+    await backend.close()
+
+
+async def test_a_class_tokens_unit_is_kept_read_and_edited_apart_from_the_patches() -> None:
+    """Its map is one value, its bank entry its own, and editing it leaves its layer's patches equal."""
+    backend = VisionBackend(
+        wrap(networks.tiny_vit(), name="vit", size=(24, 16)),
+        VisionSettings(placement=Placement(threads=1), device="cpu"),
+    )
+    image = noise(1, 32)[0]
+    cls, patches = Readout("blocks.0@cls"), Readout("blocks.0")
+    ask = tuple(Ask(readout, (2,), maps=True) for readout in (cls, patches))
+    clean, edited = await backend.run(
+        [VisionRequest(image, ask), VisionRequest(image, ask, (Edit(cls, 2, "set", 9.0),))]
+    )
+    for answer in (clean, edited):
+        assert not isinstance(answer, Exception), answer
+    assert clean.reading(cls).maps[2].shape == (1, 1)  # type: ignore[union-attr]
+    assert clean.reading(patches).maps[2].shape == (6, 4)  # type: ignore[union-attr]
+    assert edited.reading(cls).activations[2] == 9.0  # type: ignore[union-attr]
+    same = [answer.reading(patches).activations for answer in (clean, edited)]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(*same)
+    known = [backend.lookup(VisionRequest(image, (Ask(readout, (2,)),))) for readout in (cls, patches)]
+    assert known[0].readings[0].activations != known[1].readings[0].activations  # type: ignore[union-attr]
+    assert backend.n_units(Readout("blocks.0.attn@head1")) == 4
+    await backend.close()

@@ -17,7 +17,9 @@ from tests.actors.vision import tiny_networks as networks
 
 def tapped(module: nn.Module, size: tuple[int, int], prefix: int | None = None) -> TappedModule:
     with torch.inference_mode():
-        return TappedModule(module, torch.zeros(2, 3, *size), prefix_tokens=prefix)
+        return TappedModule(
+            module, torch.zeros(2, 3, *size), prefix=None if prefix is None else ("",) * prefix
+        )
 
 
 def images(n: int, size: tuple[int, int], seed: int = 1) -> torch.Tensor:
