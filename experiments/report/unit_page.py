@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from actors.vision.readout.places import split_place
 from agents.evidence.verdict import verdict_of
 from agents.records.journal import slug
 from experiments.records import journal_scan
@@ -112,6 +113,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         if summary.repeats
         else [journal_scan.SIGNS[sign] for signs in summary.signs for sign, seen in signs.items() if seen],
         layer_href=layer_href(run, unit),
+        place=split_place(unit.name.layer)[1].note,
         reserve=_reserve(run),
         verdicts=VERDICTS,
         fields={k: v for k, v in mapping(done.get("fields")).items() if isinstance(v, str)},

@@ -41,6 +41,18 @@ class Place:
         site = f"head{self.head}" if self.site == "head" else self.site
         return "+".join(word for word in (site, self.tokens) if word)
 
+    @property
+    def note(self) -> str:
+        """What people are told of a unit that is read here, "" of one that is read at patches or a map."""
+        many = {REGISTERS: "the register tokens", MEAN: "the mean over positions", ALL: "all tokens"}
+        tokens = many.get(self.tokens) or self.tokens.replace("register", "register token ")
+        tokens = "the class token" if self.tokens == CLS else tokens
+        site = {"": "", "in": "the input of the layer", "head": f"head {self.head}"}[self.site]
+        if not tokens:
+            return f"Read at {site}." if site else ""
+        of_site = f" of {site}" if site else ""
+        return f"Read at {tokens}{of_site}: it has no place in the image, and images are shown whole."
+
     def of(self, layer: str) -> str:
         """Return the name of this part of a layer."""
         words = str(self)

@@ -95,6 +95,21 @@ def test_a_units_id_holds_its_place_and_one_place_has_one_id() -> None:
     assert parse_unit("blocks.1@cls", "probability:3").layer == "output"
 
 
+def test_people_are_told_what_has_no_place_in_the_image() -> None:
+    notes = {
+        name: split_place(name)[1].note for name in ("a", "a@head2", "a@in+cls", "a@register1", "a@mean")
+    }
+    assert notes == {
+        "a": "",
+        "a@head2": "Read at head 2.",
+        "a@in+cls": "Read at the class token of the input of the layer: it has no place in the image, and "
+        "images are shown whole.",
+        "a@register1": "Read at register token 1: it has no place in the image, and images are shown whole.",
+        "a@mean": "Read at the mean over positions: it has no place in the image, and images are shown "
+        "whole.",
+    }
+
+
 def test_tokens_are_the_vectors_that_the_network_starts_with(vit: TappedModule) -> None:
     """The embeddings are set, so what must be read at the first layer is known."""
     module: Any = vit.module
