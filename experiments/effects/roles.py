@@ -134,7 +134,7 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
             raise UsageError(
                 f"no unit of {request.layer!r} changes the outputs, whatever its value.",
                 "Edits change a map's positions, and of tokens the patches: choose a layer that the outputs "
-                "are computed from.",
+                "are computed from, or its class token, as in blocks.11@cls.",
             )
         claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
         with console.progress("images") as progress:
