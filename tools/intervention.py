@@ -16,6 +16,7 @@ from actors.errors import UsageError
 from actors.images import Image
 from actors.vision.readout.base import ImageDataset, Unit, VisionClient
 from actors.vision.readout.edits import EVERYWHERE, Edit, Where
+from actors.vision.readout.places import split_place
 from actors.vision.readout.requests import Ask, VisionRequest, VisionResult
 from actors.vision.readout.units import OUTPUT, Readout, class_index, parse_unit
 from tools.sandbox.child.effects import KINDS, MOST_ASKED, Effects, ImageEffect, OutputChange
@@ -262,7 +263,9 @@ class UnitInterventions:
 
     async def _donors(self, unit: Unit, agent: str) -> list[tuple[Image, np.ndarray]]:
         """Return images whose values are put in, the same for all units, with the unit's maps (h, w)."""
-        layer = next(layer for layer in await self._client.layers() if layer.name == unit.layer)
+        name, place = split_place(unit.layer)
+        whole = {layer.name: layer for layer in await self._client.layers()}
+        layer = whole[unit.layer] if unit.layer in whole else whole[name].at(place)
         if layer.kind != "vector" and not layer.shape:
             raise InterventionError("another image's values need positions, and these are not known here.")
         images = await self._client.drawn(self._dataset, DONORS + 1)

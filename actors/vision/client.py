@@ -257,7 +257,7 @@ class PoolVisionClient:
         return mean
 
     async def _sampled_map_mean(self, unit: Unit, dataset: ImageDataset) -> float:
-        layer = self._layers[unit.layer]
+        layer = self.known.info(unit.layer)
         if layer.kind != "vector" and not layer.shape:
             raise UsageError(
                 f"the positions of {unit.layer!r} are not known, so there is no map to take the mean of.",

@@ -25,6 +25,7 @@ from actors.vision.client import PoolVisionClient
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.edits import Edit
+from actors.vision.readout.places import Place, split_place
 from actors.vision.readout.units import OUTPUT, Readout, parse_unit
 from agents.evidence.effects import LEAST_IMAGES, EffectFigures, mean_effects
 from agents.records.journal import slug
@@ -255,8 +256,7 @@ async def _before(vision: PoolVisionClient, unit: Unit, text: str | None) -> Rea
     if text is None:
         return None
     readout = await _readout(vision, text)
-    order = [layer.name for layer in await vision.layers()]
-    if order.index(readout.layer) >= order.index(unit.layer):
+    if await _in_order(vision, unit.layer, readout.layer):
         raise _misplaced(f"--from {text} must lie before {unit.layer}, and the pass computes it no earlier.")
     units = [readout.unit(index) for index in range(await vision.count_units(readout))]
     if not await reaches_output(vision, units, Readout(unit.layer)):
@@ -269,12 +269,23 @@ async def _after(vision: PoolVisionClient, unit: Unit, text: str | None) -> Read
     if text is None:
         return None
     readout = await _readout(vision, text)
-    order = [layer.name for layer in await vision.layers()]
-    if order.index(readout.layer) <= order.index(unit.layer):
+    if await _in_order(vision, readout.layer, unit.layer):
         raise _misplaced(f"--to {text} must lie behind {unit.layer}, and the pass computes it no later.")
     if not await reaches_output(vision, [unit], readout):
         raise _unconnected(unit.layer, readout.layer, "--to")
     return readout
+
+
+async def _in_order(vision: PoolVisionClient, first: str, second: str) -> bool:
+    """Return whether the output of a layer is surely computed before that of another, or is the same one.
+
+    Of inputs and heads this is not known beforehand: an edit that lies behind what is read is refused later.
+    """
+    order = [layer.name for layer in await vision.layers()]
+    parts = [(name, Place()) if name in order else split_place(name) for name in (first, second)]
+    if any(place.site for _, place in parts):
+        return False
+    return order.index(parts[0][0]) <= order.index(parts[1][0])
 
 
 def _misplaced(rule: str) -> UsageError:
