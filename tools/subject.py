@@ -13,6 +13,7 @@ from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
+from actors.errors import UsageError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.lru import LruCache
@@ -24,6 +25,8 @@ from actors.vision.readout.base import (
     Unit,
     VisionClient,
 )
+from actors.vision.readout.edits import Edit
+from actors.vision.readout.units import OUTPUT, Readout
 from tools.intervention import Intervention, UnitInterventions
 from tools.sandbox.child.effects import Effects
 
@@ -155,6 +158,40 @@ class Intervenable(Protocol):
         """Return what an intervention does to images; as `UnitInterventions.effects`."""
 
 
+@runtime_checkable
+class Ablatable(Protocol):
+    """A subject inside a network: it can be taken out, to see what that does to the network's outputs."""
+
+    @property
+    def ablation(self) -> Edit:
+        """The edit that takes it out."""
+
+    async def output_names(self) -> Sequence[str]:
+        """Return the names of the network's outputs, none of one that names no classes.
+
+        Raises:
+            UsageError: If nothing that could be compared is computed from the subject.
+        """
+
+    async def outputs(self, images: Sequence[Image], edits: tuple[Edit, ...] = ()) -> np.ndarray:
+        """Return the network's outputs on images, float32 (images, outputs), after edits during the pass."""
+
+    async def exemplar_classes(self, k: int) -> list[int | None]:
+        """Return which outputs the strongest `k` images belong to by the data set's labels, None where that
+        is unknown.
+        """
+
+
+class ClassLookup(Protocol):
+    """The classes of a data set's images, as far as they are outputs of a network."""
+
+    async def __call__(self, indices: Sequence[int]) -> list[int | None]: ...
+
+
+async def _unknown_classes(indices: Sequence[int]) -> list[int | None]:
+    return [None] * len(indices)
+
+
 class Histogram(TypedDict):
     """Counts of the `n` finite values in bins of one width from `low` to `high`."""
 
@@ -187,9 +224,10 @@ class NetworkUnit:
         dataset: ImageDataset,
         *,
         mask_quantile: float = 0.95,
+        classes: ClassLookup = _unknown_classes,
     ) -> None:
         self._client, self._unit, self._dataset = client, unit, dataset
-        self._mask_quantile = mask_quantile
+        self._mask_quantile, self._classes = mask_quantile, classes
         self.id = f"{client.name}/{unit}"
 
     async def check(self) -> None:
@@ -263,6 +301,32 @@ class NetworkUnit:
         return await interventions.effects(
             images, intervention, outputs, name_units=name_units, agent=self.id
         )
+
+    @property
+    def ablation(self) -> Edit:
+        return Edit(Readout.of(self._unit), self._unit.index, "set", 0.0)
+
+    async def output_names(self) -> Sequence[str]:
+        if self._unit.kind in ("logit", "probability"):
+            raise UsageError("it is an output itself, and nothing is computed from it.")
+        layers = await self._client.layers()
+        output = next((layer for layer in layers if layer.name == OUTPUT), None)
+        if output is None or output.kind != "vector":
+            raise UsageError(
+                "the network has no vector of outputs on which a unit could have an effect.",
+                "Use a network with a vector of outputs, such as a classifier.",
+            )
+        return await self._client.class_names()
+
+    async def outputs(self, images: Sequence[Image], edits: tuple[Edit, ...] = ()) -> np.ndarray:
+        readout = Readout(OUTPUT, "logit")
+        return await self._client.outputs(
+            readout, images, edits, agent=self.id, priority=Priority.CONFIRMATION
+        )
+
+    async def exemplar_classes(self, k: int) -> list[int | None]:
+        (unit,) = await self._client.exemplars([self._unit], self._dataset, k)
+        return await self._classes(unit.indices[:k].tolist())
 
     async def background(self) -> ActivationStatistics:
         (unit,) = await self._client.exemplars([self._unit], self._dataset)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from agents.evidence.role import Role, recorded
 from agents.evidence.simpler_labels import is_combination
 from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardized_margin
 from agents.evidence.verdict import MEANINGS, holds, reason_of, verdict_of
@@ -28,6 +29,20 @@ class LabelFigures(TypedDict):
     margin: float | None
     n: int
     """Fresh images of the label."""
+
+
+class WritesFigures(TypedDict):
+    """What the unit does to its network's outputs, in short (`agents.evidence.role`)."""
+
+    raises: list[str]
+    """Outputs, strongest effect first."""
+    lowers: list[str]
+    norm: float
+    """Change of the outputs' length when it is ablated, as a share of it."""
+    p: float | None
+    """Of the largest effect, among random changes of the same size."""
+    comes: str | None
+    """Whether the effect comes with the label."""
 
 
 class CardFigures(TypedDict):
@@ -64,6 +79,7 @@ class CardFigures(TypedDict):
     reach: dict[str, Any] | None
     uncovered: list[dict[str, Any]] | None
     witness: dict[str, Any] | None
+    writes: WritesFigures | None
     warnings: list[str]
     cost: dict[str, Any]
 
@@ -111,6 +127,7 @@ def label_card(record: Mapping[str, Any]) -> CardFigures:
         reach=evidence.get("reach"),
         uncovered=evidence.get("uncovered"),
         witness=evidence.get("witness"),
+        writes=_writes(recorded((record.get("role") or {}).get("found"))),
         warnings=_warnings(evidence),
         cost={
             "rounds": record.get("rounds"),
@@ -126,6 +143,18 @@ def kind_of(record: Mapping[str, Any]) -> str | None:
     """
     card = record.get("card") or {}
     return card.get("kind") if holds(record) else None
+
+
+def _writes(found: Role | None) -> WritesFigures | None:
+    if found is None:
+        return None
+    return WritesFigures(
+        raises=[effect.name for effect in found.raised],
+        lowers=[effect.name for effect in found.lowered],
+        norm=found.norm,
+        p=None if found.random is None else found.random.p,
+        comes=None if found.faithful is None else found.faithful.comes,
+    )
 
 
 def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> LabelFigures:

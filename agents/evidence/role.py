@@ -3,24 +3,32 @@
 The images pass clean and with the unit ablated. An output's effect is its change, clean minus ablated,
 centered over all outputs, since softmax ignores what all logits share. A common cause of all images' effects
 is tested by Student's t over images, and outputs are claimed at a false-discovery rate (Benjamini and
-Hochberg 1995).
+Hochberg 1995). What any change of the layer does, as long at each position and in a random direction, is the
+null that the largest effect is compared with. Of a network whose outputs have no names, such as an embedding,
+the change of the outputs as a whole is measured.
+
+Shapes: n images; k outputs; B controls on the first m images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 
-from agents.evidence.statistics import benjamini_hochberg
+from agents.evidence.statistics import benjamini_hochberg, wilson_interval
 
 RATE = 0.05
-"""False-discovery rate over outputs."""
+"""False-discovery rate over outputs, and level of the comparison with random changes."""
 MOST = 5
 """Outputs in each direction that are kept."""
-_LEAST_IMAGES = 3
+LEAST_IMAGES = 3
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +42,64 @@ class OutputEffect:
     output: int
     name: str
     effect: float
-    interval: tuple[float, float]
+    interval: Interval
     q: float
+
+
+@dataclass(frozen=True, slots=True)
+class RandomChanges:
+    """The unit's largest effect beside that of random changes of the same size on the same `images`.
+
+    An effect is that of the role: the largest of any output, in the mean over images, or the change of the
+    outputs as a whole. `p`: (1 + changes that do as much) / (1 + `n`). `typical`: the changes' median.
+    """
+
+    n: int
+    images: int
+    effect: float
+    typical: float
+    p: float
+
+
+Comes = Literal["with the label", "with and without the label", "not with the label"]
+
+
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """Whether the effect comes with the label: the mean effect on fresh images of the label (`n_with`) and of
+    other things (`n_without`), with Student's 95 % intervals.
+
+    `output` is the one with the strongest effect on the exemplars, None for the outputs as a whole; effects
+    are positive in that effect's direction. `more`: with the label less without, with Welch's interval.
+    """
+
+    output: int | None
+    name: str
+    n_with: int
+    n_without: int
+    with_label: float
+    with_interval: Interval
+    without_label: float
+    without_interval: Interval
+    more: float
+    more_interval: Interval
+    comes: Comes
+    raises: bool = True
+    """Whether the unit raises the output; of the outputs as a whole it means nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """How many of the `n` exemplars of known class the network recognizes with and without the unit, as
+    shares with Wilson's 95 % intervals; `p` is that of McNemar's exact test.
+    """
+
+    n: int
+    before: float
+    before_interval: Interval
+    after: float
+    after_interval: Interval
+    p: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +107,9 @@ class Role:
     """Outputs that a unit surely raises and lowers on `n` images, strongest first; `outputs` were compared.
 
     `floor`: the largest change that a pass makes which edits nothing. `flips`: images whose first output is
-    another one without the unit. `norm`: change of the centered outputs' length, as a share of it.
+    another one without the unit. `norm`: change of the outputs' length, as a share of it, with Student's 95 %
+    interval; `cosine` that of the outputs with and without the unit, in the mean. Outputs with names are
+    centered for these. Without names, `raised` and `lowered` are empty, and `flips` is 0.
     """
 
     n: int
@@ -53,53 +119,206 @@ class Role:
     floor: float
     flips: int
     norm: float
+    norm_interval: Interval = (0.0, 0.0)
+    cosine: float = 1.0
+    named: bool = True
+    random: RandomChanges | None = None
+    faithful: Faithfulness | None = None
+    recognition: Recognition | None = None
+    edited: int = 0
+    """Images that passed edited to measure it."""
+
+    @property
+    def claimed(self) -> bool:
+        """Whether there is an effect, more than random changes have."""
+        some = bool(self.raised or self.lowered) if self.named else self.norm_interval[0] > 0
+        return some and (self.random is None or self.random.p <= RATE)
+
+
+_RECORDED = TypeAdapter(Role)
+
+
+def recorded(values: Any) -> Role | None:
+    """Return a role from its plain values, None if they are not those of a role."""
+    try:
+        return _RECORDED.validate_python(values)
+    except ValidationError:
+        return None
 
 
 def role(
-    clean: np.ndarray, ablated: np.ndarray, placebo: np.ndarray, names: Sequence[str] = ()
+    clean: np.ndarray,
+    ablated: np.ndarray,
+    placebo: np.ndarray,
+    names: Sequence[str] = (),
+    *,
+    named: bool = True,
 ) -> Role | None:
-    """Return the role from outputs, float (images, outputs); None of fewer than three images or two outputs.
+    """Return the role from outputs, float (n, k); None of fewer than three images or two outputs.
 
-    `placebo` are those of a pass in which the unit is given its own value.
+    `placebo` are those of a pass in which the unit is given its own value. `named`: outputs stand for things.
     """
     n, n_outputs = clean.shape
-    if n < _LEAST_IMAGES or n_outputs < 2:
+    if n < LEAST_IMAGES or n_outputs < 2:
         return None
-    effects = _centered(clean.astype(np.float64)) - _centered(ablated.astype(np.float64))
-    floor = float(np.abs(_centered(placebo.astype(np.float64)) - _centered(clean.astype(np.float64))).max())
-    mean, error = effects.mean(0), effects.std(0, ddof=1) / np.sqrt(n)
+    before, after = _compared(clean, named), _compared(ablated, named)
+    effects = before - after
+    floor = float(np.abs(_compared(placebo, named) - before).max())
     # Differences as small as those of a pass that changes nothing are none, however alike they are.
-    moved = np.abs(mean) > max(floor, np.finfo(np.float32).eps * float(np.abs(clean).max()))
+    least = max(floor, float(np.finfo(np.float32).eps * np.abs(clean).max()))
+    claimed = _claimed(effects, least, names) if named else []
+    length = np.maximum(np.linalg.norm(before, axis=1), np.finfo(float).tiny)
+    shares = np.where(np.abs(effects).max(1) > least, np.linalg.norm(effects, axis=1) / length, 0.0)
+    lengths = length * np.linalg.norm(after, axis=1)
+    cosines = (before * after).sum(1) / np.maximum(lengths, np.finfo(float).tiny)
+    return Role(
+        n,
+        n_outputs,
+        tuple(effect for effect in claimed if effect.effect > 0)[:MOST],
+        tuple(effect for effect in claimed if effect.effect < 0)[:MOST],
+        floor,
+        int((clean.argmax(1) != ablated.argmax(1)).sum()) if named else 0,
+        float(shares.mean()),
+        _interval(shares),
+        float(cosines.mean()),
+        named,
+    )
+
+
+def _claimed(effects: np.ndarray, least: float, names: Sequence[str]) -> list[OutputEffect]:
+    """Return the outputs with an effect at the false-discovery rate, strongest first."""
+    n = len(effects)
+    mean, error = effects.mean(0), effects.std(0, ddof=1) / np.sqrt(n)
+    moved = np.abs(mean) > least
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, mean / error, np.where(moved, np.inf, 0.0))
     p = np.where(moved, 2 * stats.t.sf(np.abs(t), n - 1), 1.0)
     q = benjamini_hochberg(p.tolist())
     half = stats.t.ppf(0.975, n - 1) * error
-
-    def effect(output: int) -> OutputEffect:
-        value = float(mean[output])
-        return OutputEffect(
+    return [
+        OutputEffect(
             output,
-            names[output] if output < len(names) else f"output {output}",
-            value,
-            (value - float(half[output]), value + float(half[output])),
+            name_of(output, names),
+            float(mean[output]),
+            (float(mean[output] - half[output]), float(mean[output] + half[output])),
             float(q[output]),
         )
+        for output in np.argsort(-np.abs(mean), kind="stable").tolist()
+        if q[output] <= RATE
+    ]
 
-    order = np.argsort(-np.abs(mean), kind="stable")
-    claimed = [int(output) for output in order if q[output] <= RATE]
-    length = np.linalg.norm(_centered(clean.astype(np.float64)), axis=1)
-    return Role(
-        n,
-        n_outputs,
-        tuple(effect(output) for output in claimed if mean[output] > 0)[:MOST],
-        tuple(effect(output) for output in claimed if mean[output] < 0)[:MOST],
-        floor,
-        int((clean.argmax(1) != ablated.argmax(1)).sum()),
-        float((np.linalg.norm(effects, axis=1) / np.maximum(length, np.finfo(float).tiny)).mean()),
+
+def name_of(output: int, names: Sequence[str]) -> str:
+    """Return an output's name, its number where it has none."""
+    return names[output] if output < len(names) else f"output {output}"
+
+
+def random_changes(
+    clean: np.ndarray, ablated: np.ndarray, controls: np.ndarray, found: Role
+) -> RandomChanges | None:
+    """Return the comparison with controls, float (B, m, k), on the first m images; None without controls.
+
+    `clean` and `ablated` are float (m, k). A control whose outputs are not finite counts as doing more.
+    """
+    if not len(controls):
+        return None
+    before = _compared(clean, found.named)
+
+    def effect(outputs: np.ndarray) -> float:
+        change = before - _compared(outputs, found.named)
+        of_one, of_all = np.abs(change.mean(0)).max(), np.linalg.norm(change, axis=1).mean()
+        largest = float(of_one if found.named else of_all)
+        return largest if np.isfinite(largest) else np.inf
+
+    own, others = effect(ablated), np.array([effect(outputs) for outputs in controls])
+    p = (1 + int((others >= own).sum())) / (1 + len(others)) if own > found.floor else 1.0
+    typical = min(float(np.median(others)), float(np.finfo(np.float32).max))
+    return RandomChanges(len(others), len(clean), own, typical, p)
+
+
+def faithfulness(
+    with_label: tuple[np.ndarray, np.ndarray], without: tuple[np.ndarray, np.ndarray], found: Role
+) -> Faithfulness | None:
+    """Return whether the role's strongest effect comes with the label, from (clean, ablated) outputs, float
+    (n, k) each; None of fewer than three images of either kind, or of a unit without effect.
+    """
+    strongest = next(iter((*found.raised, *found.lowered)), None)
+    if min(len(with_label[0]), len(without[0])) < LEAST_IMAGES or (found.named and strongest is None):
+        return None
+
+    def effects(clean: np.ndarray, ablated: np.ndarray) -> np.ndarray:
+        before = _compared(clean, found.named)
+        change = before - _compared(ablated, found.named)
+        if strongest is not None:
+            return np.asarray(np.sign(strongest.effect) * change[:, strongest.output])
+        length = np.maximum(np.linalg.norm(before, axis=1), np.finfo(float).tiny)
+        return np.asarray(np.linalg.norm(change, axis=1) / length)
+
+    one, other = effects(*with_label), effects(*without)
+    more = _welch(one, other)
+    present = _interval(one)[0] > (found.floor if found.named else 0.0)
+    return Faithfulness(
+        None if strongest is None else strongest.output,
+        "the outputs as a whole" if strongest is None else strongest.name,
+        len(one),
+        len(other),
+        float(one.mean()),
+        _interval(one),
+        float(other.mean()),
+        _interval(other),
+        float(one.mean() - other.mean()),
+        more,
+        "not with the label"
+        if not present
+        else "with the label"
+        if more[0] > 0
+        else "with and without the label",
+        strongest is None or strongest.effect > 0,
     )
 
 
-def _centered(outputs: np.ndarray) -> np.ndarray:
-    centered: np.ndarray = outputs - outputs.mean(1, keepdims=True)
-    return centered
+def recognition(clean: np.ndarray, ablated: np.ndarray, classes: Sequence[int | None]) -> Recognition | None:
+    """Return how well images of known class are recognized, from outputs, float (n, k); None of fewer than
+    three. `classes` are outputs, None where the class is unknown or none of the network's.
+    """
+    known = [row for row, output in enumerate(classes) if output is not None]
+    n = len(known)
+    if n < LEAST_IMAGES:
+        return None
+    truth = np.array([classes[row] for row in known])
+    before, after = clean[known].argmax(1) == truth, ablated[known].argmax(1) == truth
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    return Recognition(
+        n,
+        float(before.mean()),
+        wilson_interval(int(before.sum()), n),
+        float(after.mean()),
+        wilson_interval(int(after.sum()), n),
+        float(stats.binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0,
+    )
+
+
+def _compared(outputs: np.ndarray, named: bool) -> np.ndarray:
+    """Return outputs as they are compared, float64: centered if they have names."""
+    values: np.ndarray = outputs.astype(np.float64)
+    return values - values.mean(1, keepdims=True) if named else values
+
+
+def _interval(values: np.ndarray) -> Interval:
+    """Return Student's 95 % interval of a mean."""
+    n, mean = len(values), float(values.mean())
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return mean - half, mean + half
+
+
+def _welch(one: np.ndarray, other: np.ndarray) -> Interval:
+    """Return Welch's 95 % interval of a difference of means."""
+    parts = [float(values.var(ddof=1)) / len(values) for values in (one, other)]
+    difference, error = float(one.mean() - other.mean()), float(np.sqrt(sum(parts)))
+    if not error:
+        return difference, difference
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (one, other), strict=True)
+    )
+    half = float(stats.t.ppf(0.975, freedom)) * error
+    return difference - half, difference + half

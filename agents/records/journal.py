@@ -38,6 +38,7 @@ from agents.records.record_types import (
     CallRecord,
     Record,
     ReplyRecord,
+    RoleRecord,
     RoundRecord,
     StudyResult,
     UsageRecord,
@@ -191,6 +192,14 @@ class Journal:
 
     def done(self) -> StudyResult | None:
         return self._read("done.json", StudyResult)
+
+    def role(self) -> RoleRecord | None:
+        return self._read("role.json", RoleRecord)
+
+    def keep_role(self, record: RoleRecord) -> RoleRecord:
+        """Write the unit's role down and return the one that counts: the first that was written."""
+        self._store.put(f"{self.folder}/role.json", encode_record(record))
+        return self.role() or record
 
     def finish(self, result: StudyResult) -> None:
         self._commit("done.json", result)

@@ -8,6 +8,7 @@ its type, and fields that are unknown are kept as they are. `docs/formats.md` is
     plan.json                  WorkItem (agents.records.work), a list
     units/<unit>/done.json     StudyResult         and in it Evidence-, Exemplar-, UsageRecord
     units/<unit>/rounds/*      RoundRecord         and in it Reply-, Outcome-, Review-, ToolboxRecord ...
+    units/<unit>/role.json     RoleRecord
     units/<unit>/failed-*      FailureRecord
     units/<unit>/survey.json   SurveyRecord
     units/<unit>/contexts.json ContextProposals
@@ -214,6 +215,31 @@ class PoolingRecord(Record):
     agreement: AgreementRecord
 
 
+class FailureReason(Record):
+    """The error that ended a study, or cost it a part of its result."""
+
+    type: str
+    message: str
+    fix: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> FailureReason:
+        message, fix = (error.message, error.fix) if isinstance(error, MaiaError) else (str(error), "")
+        return cls(type=type(error).__name__, message=message, fix=fix)
+
+
+class RoleRecord(Record):
+    """What a unit does to its network's outputs: `role.json`, and part of the result."""
+
+    status: Literal["known", "none", "failed"]
+    """`none`: there is no role of such a unit, and `reason` says why."""
+    reason: str = ""
+    error: FailureReason | None = None
+    """Why it could not be measured."""
+    found: Any = None
+    """The outputs and figures, if known (`agents.evidence.role.Role`)."""
+
+
 class StudyResult(Record):
     """A unit's result: `done.json`."""
 
@@ -240,6 +266,10 @@ class StudyResult(Record):
     """The tests and their figures ([evidence](evidence.md)); `finding`: the verdict and its reason."""
     card: dict[str, Any] | None = None
     """The label card: kind of unit where its labels hold, scores, warnings."""
+    role: RoleRecord | None = None
+    """What the unit does to the network ([interventions](interventions.md#the-role-of-a-studied-unit)); null
+    if it was not asked for.
+    """
     background: dict[str, Any] | None = None
     """Activation over the data set: `mean`, `std`, `maximum`, `n_images`, and a `histogram` (`low`, `high`,
     `counts`); `unsampled` says why there is none.
@@ -411,14 +441,6 @@ class RoundRecord(Record):
     """The programs that this round added to the sandbox's state; the first version wrote null for none."""
 
 
-class FailureReason(Record):
-    """The error that ended a study."""
-
-    type: str
-    message: str
-    fix: str = ""
-
-
 class FailureRecord(Record):
     """How an attempt failed: `failed-<n>.json`."""
 
@@ -429,8 +451,7 @@ class FailureRecord(Record):
 
     @classmethod
     def of(cls, unit: str, task: str, error: MaiaError) -> FailureRecord:
-        reason = FailureReason(type=type(error).__name__, message=error.message, fix=error.fix)
-        return cls(unit=unit, task=task, status="failed", error=reason)
+        return cls(unit=unit, task=task, status="failed", error=FailureReason.of(error))
 
 
 class SurveyRecord(Record):

@@ -116,8 +116,7 @@ async def _pool(
     def merge(result: StudyResult) -> StudyResult:
         return _merged(result, results, known.agreement)
 
-    async with context.run.finishing:
-        return await context.finish(outcome, merge)
+    return await context.finish(outcome, merge)
 
 
 def _merged(

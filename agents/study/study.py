@@ -10,13 +10,20 @@ from functools import partial
 from typing import Any
 
 from actors.chat.base import ChatModel, Usage
+from actors.images import Image
 from actors.vision.readout.base import SampleError
 from agents.critic.critic import ConfirmationSettings, Critic
 from agents.critic.skeptic import Skeptic
 from agents.evidence.label_card import label_card
 from agents.evidence.verdict import TESTED, verdict_of
 from agents.records.journal import Journal, RecordedChat
-from agents.records.record_types import EvidenceRecord, ExemplarRecord, StudyResult, UsageRecord
+from agents.records.record_types import (
+    EvidenceRecord,
+    ExemplarRecord,
+    RoleRecord,
+    StudyResult,
+    UsageRecord,
+)
 from agents.records.store import Store
 from agents.study.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.study.faults import NO_OBSERVATION, ToolsBrokenError
@@ -29,6 +36,7 @@ from agents.study.interpreter import (
 )
 from agents.study.observers import BlindObservers
 from agents.study.rounds import Round, images_tested
+from agents.study.unit_role import RoleFinder
 from agents.tasks.base import Task
 from tools.sandbox import Sandbox, SandboxServer, api_page
 from tools.subject import Sampled, Subject, histogram
@@ -67,6 +75,8 @@ class RunContext:
     """US dollars that are set aside for an image before it is made; 0 where images are free, or their price
     is unknown.
     """
+    roles: RoleFinder | None = None
+    """Measures what each unit does to the network; None where that is not asked for."""
     withheld: frozenset[str] = frozenset()
     """Calls of programs that are refused, for ablations."""
     finishing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_FINISHING))
@@ -167,10 +177,16 @@ class StudyContext:
         self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result
     ) -> StudyResult:
         """Write the result down and return it. `merge` may change it before its verdict is derived."""
-        result = merge(await self._result(outcome))
+        evidence = _evidence(outcome)
+        role = await self._role(evidence)
+        async with self.run.finishing:
+            return await self._finish(merge(await self._result(outcome, evidence)), role)
+
+    async def _finish(self, result: StudyResult, role: RoleRecord | None) -> StudyResult:
         verdict = verdict_of(result.to_json())
         confirmed = verdict == "confirmed" if verdict in TESTED else None
-        result = result.model_copy(update={"verdict": verdict, "confirmed": confirmed})
+        known = {} if role is None else {"role": role}
+        result = result.model_copy(update={"verdict": verdict, "confirmed": confirmed, **known})
         changes: dict[str, Any] = {"card": label_card(result.to_json())} if self.task.names_concept else {}
         changes["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
         result = result.model_copy(update=changes)
@@ -180,10 +196,26 @@ class StudyContext:
         self.journal.note_duration(time.monotonic() - self._started)
         return result
 
-    async def _result(self, outcome: StudyOutcome) -> StudyResult:
+    async def _role(self, evidence: EvidenceRecord | None) -> RoleRecord | None:
+        """Return what the unit does to the network, from the journal if it is there; one of several studies
+        leaves that to the pooled answer.
+        """
+        if self.run.roles is None or self.journal.repeat:
+            return None
+        known = await asyncio.to_thread(self.journal.role)
+        if known is not None:
+            return known
+
+        def picture(image_id: str) -> Image:
+            made = None if self.critic is None else self.critic.images.get(image_id)
+            return self.journal.blobs.get(image_id) if made is None else made
+
+        found = await self.run.roles.find(self.subject, evidence, picture)
+        return found if found.status == "failed" else await asyncio.to_thread(self.journal.keep_role, found)
+
+    async def _result(self, outcome: StudyOutcome, evidence: EvidenceRecord | None) -> StudyResult:
         answer, review = outcome.answer, outcome.review
         labels = list((review.labels if review else None) or answer.labels) if answer else []
-        evidence = EvidenceRecord.model_validate(review.evidence) if review and answer else None
         return StudyResult(
             unit=self.subject.id,
             task=self.task.name,
@@ -273,5 +305,10 @@ async def converse(
         raise broken.fault from None
     finally:
         await sandbox.close()
-    async with run.finishing:
-        return await context.finish(outcome)
+    return await context.finish(outcome)
+
+
+def _evidence(outcome: StudyOutcome) -> EvidenceRecord | None:
+    if outcome.review is None or outcome.answer is None:
+        return None
+    return EvidenceRecord.model_validate(outcome.review.evidence)

@@ -83,6 +83,12 @@ def roles(
     layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
     units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
     k: Annotated[int, typer.Option(min=3, max=100, help="Exemplars of each unit.")] = 15,
+    controls: Annotated[
+        int,
+        typer.Option(
+            min=0, max=999, help="Random changes of the same size that each unit's effect is compared with."
+        ),
+    ] = 20,
     seed: Annotated[int, seed_option("Seed of `sample:N`.")] = 0,
     out: Annotated[Path | None, out_option("Folder for roles.jsonl [default: runs/roles-...].")] = None,
 ) -> None:
@@ -90,7 +96,7 @@ def roles(
     from experiments.effects.roles import RoleRequest, figures, find_roles, table
 
     folder = out or default_run(f"roles {model} {layer} {units}")
-    request = RoleRequest(model, layer, units, shared.selection, k, seed, folder)
+    request = RoleRequest(model, layer, units, shared.selection, k, controls, seed, folder)
     result, rows = run(find_roles(shared.console, request), folder)
     if shared.json:
         shared.console.result(asdict(result))

@@ -12,10 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
@@ -24,26 +22,26 @@ from actors.images import Image
 from actors.vision.client import PoolVisionClient
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
-from actors.vision.readout.edits import Edit
-from actors.vision.readout.units import OUTPUT, Readout
+from actors.vision.readout.units import Readout
 from actors.vision.sweep.exemplars import LayerExemplars
-from agents.evidence.role import Role, role
+from agents.evidence.role import Role, name_of
 from agents.records.journal import slug
 from agents.records.store import Store
+from agents.study.unit_role import NoRoleError, RoleImages, RoleSettings, measure_role
 from experiments.audit import real_images
-from experiments.effects.reach import SCORES, reaches_output
-from experiments.setup.console import Console
+from experiments.effects.reach import reaches_output
+from experiments.records.roles import brief
+from experiments.setup.console import Console, plain
 from experiments.setup.preflight import open_images
 from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
+from tools.subject import NetworkUnit
 
 FILE = "roles.jsonl"
 SUMMARY = "roles.json"
 _AT_ONCE = 16
 """Units whose images are in memory and on their way at a time."""
-_PLACEBOS = 2
-"""Images of each unit that pass with the unit given its own value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +55,15 @@ class RoleRequest:
     selection: Selection
     k: int = 15
     """Exemplars of each unit."""
+    controls: int = 20
+    """Random changes that each unit's largest effect is compared with."""
     seed: int = 0
     out: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UnitRole:
-    """A line of `roles.jsonl`. `role` None: too few images drive the unit, or its outputs are not finite.
+    """A line of `roles.jsonl`. `role` None: there is none, for the `reason`.
 
     `shown`: the class that the network sees in most of the exemplars, by number, and `shown_name`.
     """
@@ -73,6 +73,7 @@ class UnitRole:
     role: Role | None
     shown: int | None
     shown_name: str | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Roles:
     known: int
     """Units whose role is known."""
     with_effect: int
-    """Units that surely raise or lower an output."""
+    """Units that surely change the outputs, more than random changes of the same size."""
     agreeing: int
     """Units that surely raise an output, and most the class that the network sees in most of their exemplars.
     """
@@ -115,18 +116,19 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
     run = request.out or Path("runs") / slug(f"roles {request.model} {request.layer} {request.units}")
     check_name(request.model)
     manifest = selected.manifest(
-        "roles", model=request.model, layer=request.layer, k=request.k, seed=request.seed, which=request.units
+        "roles",
+        model=request.model,
+        layer=request.layer,
+        k=request.k,
+        controls=request.controls,
+        seed=request.seed,
+        which=request.units,
     )
     store = open_run(selected.profile.dataset, run, manifest)
     dataset = await open_images(selected.profile, selected.cache, console.say)
     async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
-        outputs = next((layer for layer in await vision.layers() if layer.name == OUTPUT), None)
-        if outputs is None or outputs.kind != "vector":
-            raise UsageError(
-                f"{request.model} has no vector of outputs on which a unit could have an effect.",
-                "Use a network with a vector of outputs, such as a classifier.",
-            )
         first = await vision.unit(Unit(request.layer, 0))
+        await NetworkUnit(vision, first, dataset).output_names()
         n_units = vision.known.info(first.layer).n_units
         units = unit_selection.choose(request.units, n_units, request.seed, request.layer)
         readout = Readout.of(first)
@@ -141,7 +143,7 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
             found = await vision.layer_exemplars(
                 [readout], dataset, request.k, lambda swept: progress(swept.done, swept.total)
             )
-        layer = _Layer(vision, dataset, found[readout], request.k, tuple(await vision.class_names()))
+        layer = _Layer(vision, dataset, found[readout], request.k, RoleSettings(controls=request.controls))
         rows = await _roles(console, store, layer, units)
         result = _summary(request, layer, rows, run)
     lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
@@ -158,26 +160,23 @@ class _Layer:
     dataset: ImageDataset
     exemplars: LayerExemplars
     k: int
-    class_names: Sequence[str]
+    settings: RoleSettings
 
     async def role_of(self, index: int) -> UnitRole:
         """Return a unit's role."""
-        readout = self.exemplars.readout
-        unit = readout.unit(index)
+        unit = self.exemplars.readout.unit(index)
+        subject = NetworkUnit(self.vision, unit, self.dataset)
         images = await self._images(unit)
-        edit = Edit(readout, index, "set", 0.0)
-        clean = await self.vision.outputs(SCORES, images) if images else np.empty((0, 0))
-        if len(images) < 3 or not np.isfinite(clean).all():
-            return UnitRole(str(unit), index, None, None, None)
-        ablated = await self.vision.outputs(SCORES, images, (edit,))
-        placebo = clean.copy()
-        placebo[:_PLACEBOS] = await self.vision.outputs(SCORES, images[:_PLACEBOS], (edit.placebo,))
-        found = role(clean, ablated, placebo, self.class_names) if np.isfinite(ablated).all() else None
-        most = Counter(clean.argmax(1).tolist()).most_common(1)[0][0]
-        return UnitRole(str(unit), index, found, int(most), self.name_of(int(most)))
-
-    def name_of(self, output: int) -> str:
-        return self.class_names[output] if output < len(self.class_names) else f"output {output}"
+        try:
+            found = await measure_role(subject, RoleImages(images), self.settings)
+        except NoRoleError as none:
+            return UnitRole(str(unit), index, None, None, None, none.message)
+        if not found.named:
+            return UnitRole(str(unit), index, found, None, None)
+        seen = (await subject.outputs(images)).argmax(1)  # known: no pass
+        most = Counter(seen.tolist()).most_common(1)[0][0]
+        name = name_of(most, await self.vision.class_names())
+        return UnitRole(str(unit), index, found, most, name)
 
     async def _images(self, unit: Unit) -> list[Image]:
         indices = self.exemplars.of(unit, self.k).indices.tolist()
@@ -226,10 +225,10 @@ def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole], run:
         request.layer,
         len(rows),
         len(known),
-        sum(bool(each.raised or each.lowered) for each in known),
+        sum(each.claimed for each in known),
         sum(row.role is not None and row.role.raised[0].output == row.shown for row in raising),
         len(raising),
-        sum(each.n + _PLACEBOS for each in known),
+        sum(each.edited for each in known),
         [str(run / FILE)],
     )
 
@@ -238,33 +237,24 @@ def table(result: Roles, rows: Sequence[UnitRole], most: int = 20) -> Table:
     """Return the units with the strongest effects for a terminal."""
 
     def strongest(row: UnitRole) -> float:
-        return max((abs(each.effect) for each in _effects(row)), default=0.0)
+        if row.role is None:
+            return -1.0
+        effects = (*row.role.raised, *row.role.lowered)
+        return max((abs(each.effect) for each in effects), default=0.0 if row.role.named else row.role.norm)
 
-    lines = Table("unit", "raises", "lowers", "changes first output", box=None, pad_edge=False)
+    lines = Table("unit", "role", "changes first output", "p", box=None, pad_edge=False)
     for row in sorted(rows, key=lambda row: -strongest(row))[:most]:
         if row.role is not None:
-            lines.add_row(
-                str(row.index),
-                _words(row.role.raised),
-                _words(row.role.lowered),
-                f"{row.role.flips} of {row.role.n}",
-            )
+            p = "" if row.role.random is None else f"{row.role.random.p:.2g}"
+            lines.add_row(str(row.index), plain(brief(row.role, 3)), f"{row.role.flips} of {row.role.n}", p)
     return lines
-
-
-def _effects(row: UnitRole) -> Sequence[Any]:
-    return () if row.role is None else (*row.role.raised, *row.role.lowered)
-
-
-def _words(effects: Sequence[Any]) -> str:
-    return ", ".join(f"{each.name.split(',')[0]} {each.effect:+.2f}" for each in effects[:3])
 
 
 def figures(result: Roles) -> Mapping[str, str]:
     """Return the summary as lines for a terminal."""
     return {
         "units": f"{result.known} of {result.units} with a known role",
-        "effect": f"{result.with_effect} surely raise or lower an output",
+        "effect": f"{result.with_effect} surely change the outputs, more than random changes do",
         "agreement": f"of {result.raising} that raise one, {result.agreeing} raise most the class seen "
         "in most of their exemplars",
         "passes": f"{result.passes:,} edited images",

@@ -31,9 +31,11 @@ from agents.records.record_types import ShownImage, StudyResult
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, build_task, read_plan
+from experiments.records import roles
 from experiments.records.lookup import finished_studies, name_runs_below, read_manifest
 from experiments.records.names import UnitName, without_home
 from experiments.records.results import as_parquet, result
+from experiments.records.roles import RecordedRole
 from tools.sandbox import api_page
 
 ENDINGS: dict[str, str] = {
@@ -185,6 +187,7 @@ def _csv(run: Run) -> bytes:
         *("unit", "layer", "name", "verdict", "kind", "label", "answered", "description"),
         *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made", "images_tested"),
         *("strength", "coverage", "held_back_auroc", "reason"),
+        *roles.COLUMNS,
         *("cost_tokens", "cost_dollars", "error"),
     )
     writer = csv.DictWriter(target, columns)
@@ -192,23 +195,27 @@ def _csv(run: Run) -> bytes:
     for row in run.rows():
         evidence, cost = row.get("evidence") or {}, row.get("cost") or {}
         low, high = evidence.get("auroc_interval") or (None, None)
-        flat = {name: row.get(name) for name in columns} | {
-            "kind": kind_of(row),
-            "reason": reason_of(evidence) or None,
-            "strength": (evidence.get("strength") or {}).get("share"),
-            "coverage": (evidence.get("coverage") or {}).get("share"),
-            "held_back_auroc": (evidence.get("held_back") or {}).get("auroc"),
-            # The description is of the whole answer, of which the label is what stood its tests.
-            "answered": " OR ".join(row.get("answered") or row.get("labels") or ()) or None,
-            "auroc": evidence.get("auroc"),
-            "auroc_low": low,
-            "auroc_high": high,
-            "e_value": evidence.get("e_value"),
-            "margin": evidence.get("margin"),
-            "cost_tokens": cost.get("tokens"),
-            "cost_dollars": cost.get("dollars"),
-            "error": (row.get("error") or {}).get("message"),
-        }
+        flat = (
+            {name: row.get(name) for name in columns}
+            | RecordedRole.of(row).columns()
+            | {
+                "kind": kind_of(row),
+                "reason": reason_of(evidence) or None,
+                "strength": (evidence.get("strength") or {}).get("share"),
+                "coverage": (evidence.get("coverage") or {}).get("share"),
+                "held_back_auroc": (evidence.get("held_back") or {}).get("auroc"),
+                # The description is of the whole answer, of which the label is what stood its tests.
+                "answered": " OR ".join(row.get("answered") or row.get("labels") or ()) or None,
+                "auroc": evidence.get("auroc"),
+                "auroc_low": low,
+                "auroc_high": high,
+                "e_value": evidence.get("e_value"),
+                "margin": evidence.get("margin"),
+                "cost_tokens": cost.get("tokens"),
+                "cost_dollars": cost.get("dollars"),
+                "error": (row.get("error") or {}).get("message"),
+            }
+        )
         writer.writerow({name: _harmless(value) for name, value in flat.items()})
     return target.getvalue().encode()
 
@@ -230,6 +237,17 @@ def _masked(store: Store, image_id: str) -> dict[str, str]:
     if store.has(mask := Blobs.mask_key(image_id)):
         return {"mask": mask}
     return {"maskedImage": Blobs.key(image_id)}
+
+
+def _logits(role: RecordedRole) -> dict[str, Any]:
+    """Return the outputs that the unit raises and lowers as Neuronpedia has them; nothing of a unit without a
+    role.
+    """
+    if role.found is None:
+        return {}
+    sides = {"pos": role.found.raised, "neg": role.found.lowered}
+    names = {f"{side}_str": [each.name for each in effects] for side, effects in sides.items()}
+    return names | {f"{side}_values": [each.effect for each in effects] for side, effects in sides.items()}
 
 
 def _neuronpedia(run: Run) -> bytes:
@@ -262,6 +280,7 @@ def _neuronpedia(run: Run) -> bytes:
                 }
                 for label in (record.get("labels") or () if not abstained(record.get("evidence")) else ())
             ],
+            **_logits(RecordedRole.of(record)),
             "activations": [
                 {
                     "image": Blobs.key(exemplar["source"]),

@@ -17,7 +17,7 @@ from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem
-from experiments.records import cross_unit
+from experiments.records import cross_unit, roles
 
 
 def write_results(run: Path, items: Sequence[WorkItem]) -> list[Path]:
@@ -87,12 +87,14 @@ def damage(error: RecordError) -> dict[str, Any]:
     return {"status": "failed", "error": reason}
 
 
+_ROLE_TEXTS = " ".join(roles.TEXTS)
+_ROLE_NUMBERS = " ".join(name for name in roles.COLUMNS if name not in roles.TEXTS)
 _COLUMNS = {
     "string": "unit layer name folder task status verdict label description labels answered fields evidence "
-    "card exemplars background facts cost crosswise in_doubt error repeats agreement",
+    f"card role exemplars background facts cost crosswise in_doubt error repeats agreement {_ROLE_TEXTS}",
     "int64": "rounds images_made images_tested attempts seed cost_tokens cost_prompt_tokens "
     "cost_cached_tokens cost_completion_tokens cost_requests",
-    "float64": "cost_dollars",
+    "float64": f"cost_dollars {_ROLE_NUMBERS}",
     "bool": "confirmed cost_estimated",
 }
 """What every table has, by type, whatever its rows hold: tables of several runs are read as one."""
@@ -108,7 +110,14 @@ def as_parquet(rows: Sequence[dict[str, Any]]) -> bytes | None:
     except ImportError:
         return None
 
-    flat = [{**row, **{f"cost_{key}": value for key, value in row.get("cost", {}).items()}} for row in rows]
+    flat = [
+        {
+            **row,
+            **{f"cost_{key}": value for key, value in row.get("cost", {}).items()},
+            **roles.RecordedRole.of(row).columns(),
+        }
+        for row in rows
+    ]
     types = {name: kind for kind, names in _COLUMNS.items() for name in names.split()}
     names = dict.fromkeys([*types, *(name for row in flat for name in row)])
     columns = {}

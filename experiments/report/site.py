@@ -29,6 +29,7 @@ COLUMNS = (
     "index",
     "short",
     "label",
+    "role",
     "verdict",
     "auroc",
     "low",

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from agents.evidence.verdict import verdict_of as word_of
 from experiments.records import journal_scan
+from experiments.records.roles import RecordedRole
 from experiments.report.evidence import numbers
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 from experiments.report.verdicts import key_of
@@ -50,6 +51,8 @@ class Summary:
     damaged: bool
     thumbs: list[list[str]]
     """Its strongest images, masked: of each the paths of its layers below the run directory."""
+    role: str
+    """What it does to the network, in a few words; "" where that is not known."""
     agreement: float | None
     """How far the labels of several studies of it agree; None of a unit that was studied once."""
     repeats: list[str]
@@ -107,6 +110,7 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
         error=error_of(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
         damaged=bool(unit.problems),
         thumbs=list(itertools.islice(_thumbs(run, done), THUMBS)),
+        role=RecordedRole.of(done).brief(),
         agreement=number(mapping(done.get("agreement")).get("value")),
         repeats=[repeat.slug for repeat in repeats],
         # Whoever pools what several studies measured tries nothing itself.

@@ -16,6 +16,7 @@ from agents.evidence.verdict import verdict_of
 from agents.records.journal import slug
 from experiments.records import journal_scan
 from experiments.records.names import UnitName
+from experiments.records.roles import RecordedRole
 from experiments.report import pages, reproduce
 from experiments.report.evidence import EvidenceSection, background_plot, card_of, evidence_of, uncovered
 from experiments.report.figures import MEANINGS, figures_of, reason
@@ -125,6 +126,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         background_plot=background_plot(done.get("background")),
         rounds=list(_rounds(unit, gallery)),
         card=card_of(done.get("card"), holds=summary.verdict in STANDING),
+        role=RecordedRole.of(done),
         figures=figures_of(done.get("evidence")),
         figure_meanings=MEANINGS,
         reason=reason(done.get("evidence")),

@@ -27,6 +27,7 @@ from actors.vision.settings import VisionSettings
 from agents.critic.critic import ConfirmationSettings
 from agents.orchestration.orchestrator import SweepSettings
 from agents.study.interpreter import InterpreterSettings
+from agents.study.unit_role import RoleSettings
 from tools.sandbox.settings import SandboxSettings
 
 FILE_NAME = "maia.yaml"
@@ -67,6 +68,8 @@ class Profile(Settings):
     interpreter: InterpreterSettings = InterpreterSettings()
     confirmation: ConfirmationSettings | None = ConfirmationSettings()
     """The test of every answer on fresh images; null accepts answers untested."""
+    role: RoleSettings | None = RoleSettings()
+    """What each studied unit does to the network's outputs; null leaves it unmeasured."""
     sandbox: SandboxSettings = SandboxSettings()
     sweep: SweepSettings = SweepSettings()
     ask_above_dollars: float = Field(10.0, ge=0)

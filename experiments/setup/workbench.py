@@ -30,6 +30,7 @@ from actors.serving.cluster import Cluster
 from actors.serving.replica_pool import ReplicaPool
 from actors.settings import Placement, Settings
 from actors.vision.client import PoolVisionClient
+from actors.vision.data.class_match import ImageClasses
 from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import distinct
 from actors.vision.networks import layer_cache as known
@@ -40,6 +41,7 @@ from actors.vision.readout.units import parse_unit
 from agents.study.budget import Rate
 from agents.study.observers import BlindObservers
 from agents.study.study import RunContext
+from agents.study.unit_role import RoleFinder
 from experiments.setup import photograph_notice as photographs
 from experiments.setup import preflight
 from experiments.setup.config import Profile
@@ -82,6 +84,8 @@ class Workbench:
 
     network: PoolVisionClient | None = None
     """The network under study; None in a set-up that was opened without one."""
+    classes: ImageClasses | None = None
+    """The classes of the data set's images that the network has, of a set-up with a network."""
     detector: PoolDetector | None = None
     """Finds concepts; only in a set-up without a network, where synthetic neurons are studied."""
 
@@ -185,6 +189,7 @@ class Workbench:
             paint=paint,
             settings=profile.interpreter,
             confirmation=profile.confirmation,
+            roles=None if profile.role is None else RoleFinder(profile.role),
             rates={
                 "interpreter": _rate(roles.interpreter),
                 "observer": _rate(roles.observers or roles.interpreter),
@@ -202,7 +207,9 @@ class Workbench:
                 "versions": _versions(),
             },
         )
-        return cls(profile, running.cluster, dataset, context, pools, vision, detector)
+        names = await vision.class_names() if vision else []
+        classes = ImageClasses(dataset, profile.columns, names) if vision else None
+        return cls(profile, running.cluster, dataset, context, pools, vision, classes, detector)
 
     async def layers(self) -> list[LayerInfo]:
         """Return the layers of the network under study, in the order of the forward pass."""
@@ -215,7 +222,8 @@ class Workbench:
             UsageError: If the network has no such layer or unit; names the nearest, or the range.
         """
         parsed = parse_unit(layer, unit, await self.vision.class_names())
-        subject = NetworkUnit(self.vision, parsed, self.dataset)
+        assert self.classes is not None, "opened without a network under study"
+        subject = NetworkUnit(self.vision, parsed, self.dataset, classes=self.classes)
         await subject.check()
         return subject
 

@@ -14,6 +14,7 @@ from agents.repeats.repeated_study import study_repeatedly
 from agents.study.rounds import Round
 from agents.study.study import StudyRequest, Supervision
 from agents.tasks.describe_unit import DescribeUnit
+from experiments.records.roles import RecordedRole
 from experiments.setup import photograph_notice as photographs
 from experiments.setup.console import Console, plain
 from experiments.setup.run_folder import claim_run, open_run
@@ -142,6 +143,7 @@ def card(record: dict[str, Any]) -> str:
     else:
         lines += [f"[bold]no label[/bold]: the study ended with {record['status']}", ""]
     lines += _evidence(record)
+    lines += [plain(sentence) for sentence in RecordedRole.of(record).sentences()]
     lines += _repeats(record)
     if "rounds" in record:
         images = record["images_made"] + record.get("images_tested", 0)

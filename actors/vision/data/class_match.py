@@ -6,6 +6,7 @@ underscores and numbering. The WordNet numbers of ImageNet's folders and ImageNe
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import importlib.util
 import re
@@ -15,8 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from actors.errors import UsageError
 from actors.vision.data import class_names as files
+from actors.vision.data.labels import ColumnSettings, labels_of
+from actors.vision.readout.base import ImageDataset
 from actors.vision.readout.units import class_index
 
 How = Literal["as assigned", "name", "WordNet number", "ImageNet synonym", ""]
@@ -61,6 +66,38 @@ def match_classes(
         else _match(name, class_names, by_name)
         for name in names
     ]
+
+
+class ImageClasses:
+    """The classes of a data set's images as a network numbers them, as far as their names match.
+
+    Labels are read when they are first asked for, once.
+    """
+
+    def __init__(self, dataset: ImageDataset, columns: ColumnSettings, class_names: Sequence[str]) -> None:
+        self._dataset, self._columns, self._class_names = dataset, columns, class_names
+        self._reading = asyncio.Lock()
+        self._classes: np.ndarray | None = None
+
+    async def __call__(self, indices: Sequence[int]) -> list[int | None]:
+        """Return the network's class of each image, None where there is none, or it is unknown."""
+        async with self._reading:
+            if self._classes is None:
+                self._classes = await asyncio.to_thread(self._read)
+        return [int(self._classes[index]) if self._classes[index] >= 0 else None for index in indices]
+
+    def _read(self) -> np.ndarray:
+        """Return the class of each image, int64 (n,), -1 where it is unknown."""
+        unknown = np.full(len(self._dataset), -1)
+        if not self._class_names:
+            return unknown
+        try:
+            labels = labels_of(self._dataset, self._columns)
+        except UsageError:  # a data set without labels
+            return unknown
+        matches = match_classes(labels.classes, self._class_names)
+        of_level = np.array([-1 if match.index is None else match.index for match in matches] + [-1])
+        return np.asarray(of_level[labels.label.values])  # an unknown label is -1: the last
 
 
 def read_pairs(text: str) -> dict[str, str]:

@@ -8,10 +8,12 @@
   const units = MAIA_UNITS.rows;
   const collator = new Intl.Collator("en", { numeric: true });
 
+  const roles = units.some((unit) => unit[at.role]);
   const COLUMNS = [
     { key: "short", title: "Unit" },
     { key: "thumbs", title: "Exemplars", fixed: true },
     { key: "label", title: "Label" },
+    { key: "role", title: "Role" },
     { key: "verdict", title: "Verdict" },
     { key: "auroc", title: "AUROC", number: true },
     { key: "low", title: "Interval", number: true },
@@ -19,14 +21,14 @@
     { key: "rounds", title: "Rounds", number: true },
     { key: "images", title: "Images", number: true },
     { key: "tokens", title: "Tokens", number: true },
-  ];
+  ].filter((column) => roles || column.key !== "role"); // runs of earlier versions have none
 
   const byId = (id) => document.getElementById(id);
   const table = document.querySelector(".units-table");
   const body = table.tBodies[0];
   const search = byId("search"), verdict = byId("verdict"), layer = byId("layer"), least = byId("least");
   const found = byId("found");
-  const haystack = units.map((unit) => `${unit[at.short]} ${unit[at.label]}`.toLowerCase());
+  const haystack = units.map((unit) => `${unit[at.short]} ${unit[at.label]} ${unit[at.role]}`.toLowerCase());
   let shown = [];
   let sort = { key: "short", down: false };
   let chosen = -1;
@@ -98,6 +100,11 @@
     link.title = unit[at.label] || unit[at.short];
     cell("thumbs", thumbs(unit[at.thumbs], unit[at.short]));
     cell("label", link);
+    if (roles) {
+      const role = element("span", "said", unit[at.role] || "–");
+      role.title = unit[at.role];
+      cell("role", role);
+    }
     cell("verdict", chip(unit[at.verdict]));
     cell("number auroc", figure(unit[at.auroc], 2));
     cell("low", interval(unit[at.low], unit[at.high], unit[at.auroc]));
