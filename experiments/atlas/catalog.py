@@ -159,7 +159,7 @@ def _studied(run: RunDirectory) -> Iterator[CatalogUnit]:
         if done is None or slug_of(name) != slug:
             continue
         exemplars = list(map(mapping, sequence(done.get("exemplars"))))
-        role = mapping(done.get("role"))
+        role = mapping(mapping(done.get("role")).get("found"))
         label = _label(done.get("label"))
         thumbs = (run.image(exemplar.get("image")) for exemplar in exemplars[:_THUMBS])
         yield _unit(

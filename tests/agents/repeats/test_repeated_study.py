@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from actors.chat.base import ChatReply, ChatRequest
+from actors.images import Image
+from actors.vision.readout.edits import Edit
+from actors.vision.readout.units import Readout
 from agents.critic.critic import ConfirmationSettings
 from agents.evidence.verdict import HOLDING
 from agents.records.journal import Journal, repeats_of
@@ -17,6 +23,7 @@ from agents.records.store import Store
 from agents.repeats.repeated_study import study_repeatedly
 from agents.study.interpreter import InterpreterSettings, StudyPausedError
 from agents.study.study import RunContext, StudyRequest, Supervision
+from agents.study.unit_role import RoleFinder, RoleSettings
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
@@ -186,3 +193,46 @@ async def test_a_unit_that_is_studied_once_has_no_repeats(world: World) -> None:
     record = await world.study(repeats=1)
     assert "repeats" not in record
     assert repeats_of(world.store, "fake/unit") == []
+
+
+class Removable(FakeSubject):
+    """A part of a network of three outputs, the first of which it raises by two where it is not ablated."""
+
+    asked = 0
+
+    @property
+    def ablation(self) -> Edit:
+        return Edit(Readout("layer"), 3, "set", 0.0)
+
+    async def output_names(self) -> list[str]:
+        return ["snowplow", "ski", "beach"]
+
+    async def outputs(self, images: Sequence[Image], edits: tuple[Edit, ...] = ()) -> np.ndarray:
+        self.asked += bool(edits)
+        ablated = bool(edits) and edits[0].how == "set" and edits[0].turned is None
+        base = np.array([[int(image.id[:2], 16) / 100, 0.0, 0.0] for image in images])
+        return base + np.array([0.0 if ablated else 2.0, 0.0, 0.0])
+
+    async def exemplar_classes(self, k: int) -> list[int | None]:
+        return [None] * k
+
+
+async def test_the_role_is_measured_once_for_all_studies_and_not_again_when_one_is_resumed(
+    world: World, tmp_path: Path
+) -> None:
+    world.subject = Removable(
+        world.studio, lambda shown: 4.0 + len(shown) % 3 if "banana" in shown else 0.1, dataset="banana"
+    )
+    world.context = replace(world.context, roles=RoleFinder(RoleSettings(controls=0)))
+    record = await world.study()
+    assert [effect["name"] for effect in record["role"]["found"]["raised"]] == ["snowplow"]
+    assert record["card"]["writes"]["raises"] == ["snowplow"]
+    assert record["role"]["found"]["faithful"]["comes"] == "with and without the label"
+    assert all(journal.done().role is None for journal in repeats_of(world.store, "fake/unit"))
+    asked = world.subject.asked
+    assert asked == 2, "ablated, and the placebo"
+    # As if it had ended between the role and the result.
+    (tmp_path / Journal(world.store, "fake/unit").folder / "done.json").unlink()
+    again = await world.study()
+    assert world.subject.asked == asked
+    assert (again["role"], again["card"]["writes"]) == (record["role"], record["card"]["writes"])
