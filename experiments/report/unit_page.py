@@ -93,15 +93,6 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
 
     gallery = Gallery(unit.rounds, locate)
     summary = summarize(run, unit)
-    exemplars = [
-        gallery.picture(
-            exemplar.get("image"),
-            caption=f"exemplar {rank}",
-            activation=number(exemplar.get("activation")),
-            under=exemplar.get("source"),
-        )
-        for rank, exemplar in enumerate(map(mapping, sequence(done.get("exemplars"))), 1)
-    ]
     return pages.render(
         "unit.html",
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
@@ -121,7 +112,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         evidence=evidence_of(done.get("evidence"), gallery, "trial")
         if done.get("evidence") is not None
         else None,
-        exemplars=exemplars,
+        exemplars=_exemplars(done, gallery),
         background={k: number(v) for k, v in mapping(done.get("background")).items()},
         background_plot=background_plot(done.get("background")),
         rounds=list(_rounds(unit, gallery)),
@@ -146,6 +137,18 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         command="" if unit.repeat else reproduce.command(run, unit),
         task=text(done.get("task")) or text(run.manifest.get("task")),
     )
+
+
+def _exemplars(done: dict[str, Any], gallery: Gallery) -> list[Picture]:
+    return [
+        gallery.picture(
+            exemplar.get("image"),
+            caption=f"exemplar {rank}",
+            activation=number(exemplar.get("activation")),
+            under=exemplar.get("source"),
+        )
+        for rank, exemplar in enumerate(map(mapping, sequence(done.get("exemplars"))), 1)
+    ]
 
 
 def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
