@@ -147,7 +147,7 @@ class Places:
         fix = f"There are {layer} and {words}." if words else f"There is {layer} alone."
         if place.site == "head" and not self.heads:
             fix += " Heads are those of an attention module with an output projection of its own."
-        elif place.tokens == CLS or place.tokens.startswith("register"):
+        elif not any(self.prefix) and (place.tokens == CLS or place.tokens.startswith("register")):
             fix += (
                 " A network of your own names its tokens in its factory: "
                 'wrap(module, prefix_tokens=["cls", "register0"]).'

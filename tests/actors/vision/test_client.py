@@ -588,6 +588,31 @@ async def test_the_mean_of_a_units_map_is_the_sweeps_or_that_of_a_sample(
     assert await again.map_mean(unit, dataset) == pytest.approx(expected[3], rel=1e-3)
 
 
+async def test_parts_of_a_layer_are_swept_and_kept_apart(tmp_path: Path) -> None:
+    """One pass finds the exemplars of all of them; an alias of the layer has the same parts."""
+    dataset = Numbered(40)
+    network = wrap(networks.tiny_vit(), name="vit", size=(24, 16), aliases={"first": "blocks.0"})
+    backend = VisionBackend(network, VisionSettings(placement=ONE_THREAD, device="cpu", batch=8))
+    async with LocalPool(backend) as made:
+        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.25))
+        names = ("first@cls", "first", "blocks.0.attn@head1", "first@patches")
+        units = [await client.unit(Unit(name, 2)) for name in names]
+        own = ["blocks.0@cls", "blocks.0", "blocks.0.attn@head1", "blocks.0"]
+        assert [unit.layer for unit in units] == own
+        cls, patches, head = (Readout.of(unit) for unit in units[:3])
+        found = await client.layer_exemplars([cls, patches, head], dataset)
+        assert [len(found[each].indices) for each in (cls, patches, head)] == [12, 12, 4]
+        images = [dataset.load(int(index)) for index in found[cls].indices[2]]
+        measured = await client.activations(units[:1], images)
+        np.testing.assert_allclose(measured[0], found[cls].activations[2], rtol=1e-4, atol=1e-5)
+        assert not np.allclose(found[cls].activations, found[patches].activations)
+        assert await client.map_mean(units[0], dataset) == pytest.approx(float(found[cls].mean[2]), rel=1e-4)
+        (response,) = await client.measure(units[0], images[:1])
+        assert response.map.shape == (1, 1)
+        with pytest.raises(UsageError, match="numbered 0 to 3"):
+            await client.unit(Unit("blocks.0.attn@head1", 4))
+
+
 class Poisoned(torch.nn.Module):
     """Makes two of its channels what they must not be, on every image."""
 
