@@ -198,13 +198,16 @@ const MAIA_DETAILS = []; // files of details put theirs here
     context.strokeStyle = page;
     context.fillStyle = ink;
     const narrowed = count < n;
-    for (let o = 0; o < commonest.length && taken.length < 36; o += 1) {
+    for (let o = 0, tried = 0; o < commonest.length && taken.length < 36 && tried < 300; o += 1) {
       const label = commonest[o], unit = centers[label];
       if (narrowed && !match[unit]) continue;
       const cx = screenX(x[unit]), cy = screenY(y[unit]);
       if (cx < 0 || cy < 14 * ratio || cx > canvas.width || cy > canvas.height) continue;
+      const tall = 9 * ratio;
+      tried += 1;
+      if (taken.some((box) => Math.abs(box.cx - cx) < box.half && Math.abs(box.cy - cy) < 2 * tall)) continue;
       const text = A.labels[label].length > 26 ? `${A.labels[label].slice(0, 25)}…` : A.labels[label];
-      const half = context.measureText(text).width / 2 + 4 * ratio, tall = 9 * ratio;
+      const half = context.measureText(text).width / 2 + 4 * ratio;
       if (cx < half || cx > canvas.width - half) continue;
       if (taken.some((box) => Math.abs(box.cx - cx) < box.half + half && Math.abs(box.cy - cy) < 2 * tall)) continue;
       taken.push({ cx, cy, half });
