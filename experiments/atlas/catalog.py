@@ -6,11 +6,13 @@ A unit that an agent studied has the agent's label. Of the others the label that
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from agents.evidence.verdict import verdict_of
+from agents.records import run_files
 from agents.records.journal import slug as slug_of
 from agents.records.run_files import RecordError
 from experiments.atlas.words import LONGEST
@@ -21,6 +23,7 @@ LABELS, ROLES = "labels.jsonl", "roles.jsonl"
 Tier = Literal["agent", "embedding", ""]
 """What named a unit."""
 _THUMBS = 3
+_LONGEST_LINE = 1 << 20
 _MOST_OUTPUTS = 5
 
 
@@ -183,6 +186,18 @@ def _roles(run: RunDirectory) -> Iterator[tuple[str, tuple[str, ...], tuple[str,
         yield text(row.get("unit")), _outputs(role.get("raised")), _outputs(role.get("lowered"))
 
 
+def raw_lines(run: RunDirectory, key: str) -> Iterator[bytes]:
+    """Yield the lines of a table of any length; that it cannot be read is added to `run.problems`."""
+    try:
+        handle = run_files.open_file(run.root, key)
+        if handle is not None:
+            with os.fdopen(handle, "rb") as file:
+                while line := file.readline(_LONGEST_LINE):
+                    yield line
+    except (OSError, RecordError) as error:
+        run.problems.append(f"{key} cannot be read: {error}")
+
+
 def _outputs(effects: Any) -> tuple[str, ...]:
     names = (_label(mapping(effect).get("name")) for effect in sequence(effects)[:_MOST_OUTPUTS])
     return tuple(filter(None, names))
@@ -194,13 +209,8 @@ def _label(value: Any) -> str:
 
 def _lines(run: RunDirectory, key: str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a table, a line each, that name a unit; a damaged line is left out and said so."""
-    try:
-        data = run.store.get(key) or b""
-    except (OSError, RecordError) as error:
-        run.problems.append(f"{key} cannot be read: {error}")
-        return
     damaged = 0
-    for line in data.splitlines():
+    for line in raw_lines(run, key):
         try:
             row = json.loads(line)
             if b"\\u" in line:  # perhaps half of a surrogate pair, which has no UTF-8 and cannot be printed

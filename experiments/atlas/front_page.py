@@ -101,14 +101,9 @@ def write_atlas(run_dir: Path, out: Path | None = None) -> Atlas:
 def _extent(run: RunDirectory) -> int:
     """Return how many units a run has at least, without reading their records."""
 
-    def lines(key: str) -> int:
-        try:
-            return (run.store.get(key) or b"").count(b"\n")
-        except (OSError, RecordError):
-            return 0
-
+    tables = (sum(1 for _ in catalog.raw_lines(run, key)) for key in (catalog.LABELS, catalog.ROLES))
     screened = sum(len(sequence(rows)) for rows in run.screening.values())
-    return max(len(run.plan), len(run.slugs()), screened, lines(catalog.LABELS), lines(catalog.ROLES))
+    return max(len(run.plan), len(run.slugs()), screened, *tables)
 
 
 class _Places:
