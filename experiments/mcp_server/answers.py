@@ -35,6 +35,8 @@ class BudgetLeft(ToolAnswer):
     """Images to generate or edit."""
     descriptions: int | None
     """Descriptions and summaries."""
+    interventions: int | None
+    """Passes of an image with an intervention."""
 
 
 class OutcomeFigure(ToolAnswer):

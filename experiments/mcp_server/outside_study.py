@@ -173,6 +173,11 @@ class OutsideStudy:
             outcome=self._outcome(),
         )
 
+    @property
+    def api_page(self) -> str:
+        """What programs may call, once it is known."""
+        return "" if self._prepared is None else self._prepared.context.run.api_page
+
     async def journal(self) -> list[RoundRecord]:
         """Return the finished rounds that are on record."""
         if self._prepared is None:
@@ -214,6 +219,7 @@ class OutsideStudy:
             rounds=max(0, limits.max_rounds - self.rounds),
             images=left(limits.max_images, toolbox.images_made),
             descriptions=left(limits.max_observations, toolbox.observations),
+            interventions=left(limits.max_interventions, toolbox.interventions),
         )
 
     def _outcome(self) -> OutsideOutcome | None:

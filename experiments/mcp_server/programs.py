@@ -17,6 +17,7 @@ from actors.images import Image
 from agents.tasks.base import FinalAnswer, Task, read_hypotheses, read_program
 from experiments.mcp_server.answers import SeenImage
 from tools.contrast import WHICH
+from tools.sandbox.child.effects import KINDS
 
 MOST_IMAGES = 64
 """Images that one tool call may make or name; a program may have more."""
@@ -105,6 +106,21 @@ def describe(names: Sequence[str]) -> str:
 def summarize(names: Sequence[str]) -> str:
     """Return the program that has a blind observer say what images have in common."""
     return f"print(tools.summarize_images([images[name] for name in {_names(names)!r}]))\n"
+
+
+InterventionValue = str | float | list[float] | None
+"""As `system.intervene` takes them: a word, a number, several numbers, or nothing."""
+
+
+def intervene(names: Sequence[str], kind: str, value: InterventionValue, where: InterventionValue) -> str:
+    """Return the program that gives the unit another value inside the network and prints what changes."""
+    if kind not in KINDS:
+        raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {kind[:60]!r}.", "Choose one.")
+    for what, given in (("value", value), ("where", where)):
+        if not isinstance(given, float | int | None) and len(given) > MOST_LABEL:
+            raise UsageError(f"{what} is too long.", "Give a word, a number, or a few numbers.")
+    chosen = f"[images[name] for name in {_names(names)!r}]"
+    return f"print(system.intervene({chosen}, {kind!r}, {value!r}, {where!r}))\n"
 
 
 def _shown(measured: bool) -> str:

@@ -137,6 +137,28 @@ class OutsideTools:
         return await self._experiment(study, programs.summarize(images), images, ctx)
 
     @in_words
+    async def intervene(
+        self,
+        study: StudyId,
+        images: ImageNames,
+        ctx: Context[Any, Any],
+        kind: Annotated[str, Field(description="ablate, scale, add, set or clamp.")] = "ablate",
+        value: Annotated[
+            programs.InterventionValue,
+            Field(
+                description='Of ablate: "zero", "mean" or "resample"; of clamp [low, high]; else a number.'
+            ),
+        ] = None,
+        where: Annotated[
+            programs.InterventionValue,
+            Field(description="Nothing: everywhere; 0.5: where the unit is half as strong as at its peak."),
+        ] = None,
+    ) -> UpdateResult:
+        """Give the unit another value inside the network, and see which outputs rise and fall on images."""
+        program = programs.intervene(images, kind, value, where)
+        return await self._experiment(study, program, images, ctx)
+
+    @in_words
     async def run_program(
         self,
         study: StudyId,
@@ -269,7 +291,7 @@ def _result(study: OutsideStudy, *, brief: bool) -> CallToolResult:
     update, shown = study.update(), study.shown()
     content: list[ContentBlock] = [TextContent(text=headline(update))]
     if update.state == "ready" and (brief or update.rounds == 0):
-        content.append(TextContent(text=f"{BRIEF}\n{api_page('maia2')}"))
+        content.append(TextContent(text=f"{BRIEF}\n{study.api_page}"))
     images = [part for part in shown if not isinstance(part, str)]
     seen = {image: about for about, image in programs.seen_images(shown)}
     pictures = encode([Captioned(image, _caption(seen.get(image))) for image in images])
@@ -307,7 +329,14 @@ def build_server(studies: OutsideStudies, *, answer_s: float = ANSWER_S) -> MCPS
         server.add_tool(tool, annotations=_READING)
     for work in (
         *(tools.open_study, tools.exemplars, tools.measure, tools.generate, tools.edit, tools.describe),
-        *(tools.summarize, tools.run_program, tools.log_hypotheses, tools.answer, tools.wait),
+        *(
+            tools.summarize,
+            tools.intervene,
+            tools.run_program,
+            tools.log_hypotheses,
+            tools.answer,
+            tools.wait,
+        ),
         *(tools.cancel, tools.close_study),
     ):
         server.add_tool(work, annotations=_WORKING)

@@ -14,8 +14,9 @@ images that nobody chose. You take the place of its interpreter.
 
 1. open_study(layer, unit). The first takes minutes: models are loaded. While a result says starting, \
 running or testing, call wait.
-2. exemplars, then experiments: generate, edit, measure, describe, summarize, or run_program for several \
-steps in one round. Each call is one round of a limited number. Images are named i1, i2, ... in the results.
+2. exemplars, then experiments: generate, edit, measure, describe, summarize, intervene, or run_program for \
+several steps in one round. Each call is one round of a limited number. Images are named i1, i2, ... in \
+the results.
 3. log_hypotheses before an experiment says what it tests.
 4. answer with short labels. A critic tests them on new images. An answer may come back once with a reason; \
 the last that may be tested stands.
@@ -58,10 +59,13 @@ def headline(update: StudyUpdate) -> str:
     if update.doing:
         line += f" ({update.doing})"
     if (left := update.left) is not None and update.outcome is None:
-        images, descriptions = (
-            "any number of" if number is None else number for number in (left.images, left.descriptions)
-        )
-        line += f"\nleft: {left.rounds} rounds, {images} images, {descriptions} descriptions"
+        numbers = {
+            "images": left.images,
+            "descriptions": left.descriptions,
+            "interventions": left.interventions,
+        }
+        limited = [f"{number} {what}" for what, number in numbers.items() if number is not None]
+        line += f"\nleft: {', '.join([f'{left.rounds} rounds', *limited])}"
     if update.must_answer:
         line += "\nThere are no experiments left: give the final answer with the tool answer."
     return line

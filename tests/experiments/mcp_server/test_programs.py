@@ -27,6 +27,7 @@ QUOTES = 'a sign that says "it\'s\\n" {name}'
         programs.edit(["i1", "i2"], [QUOTES], True),
         programs.describe(["i1"]),
         programs.summarize(["i1", "i2"]),
+        programs.intervene(["i1"], "clamp", [0.0, 1.5], 0.5),
     ],
 )
 def test_every_program_of_a_tool_is_python_and_is_read_back_whole(program):

@@ -34,6 +34,10 @@ async def investigate(place) -> None:
     await place.call("answer", study="s1", labels=["car"], description="Cars.")
 
 
+def left(rounds: int, images: int) -> dict[str, int]:
+    return {"rounds": rounds, "images": images, "descriptions": 1000, "interventions": 1000}
+
+
 def journal(tmp_path) -> Journal:
     return Journal(Store(tmp_path / "run"), "fake/layer:1")
 
@@ -103,7 +107,12 @@ async def test_budgets_refuse_in_the_words_of_the_built_in_loop(connect):
         await place.call("generate", study="s1", prompts=["a banana"], per_prompt=2)
         refused = await place.call("generate", study="s1", prompts=["a banana", "a car"])
     assert "This study may make 3 images and 1 are left, but 2 were asked for." in words(refused)
-    assert refused.structured_content["left"] == {"rounds": 10, "images": 1, "descriptions": 1000}
+    assert refused.structured_content["left"] == {
+        "rounds": 10,
+        "images": 1,
+        "descriptions": 1000,
+        "interventions": 1000,
+    }
 
 
 async def test_the_last_round_takes_nothing_but_the_answer(connect):
@@ -166,7 +175,12 @@ async def test_a_cancelled_call_ends_its_program_and_costs_no_images(connect, tm
         ready = await place.call("wait", study="s1")
         next_one = await place.call("generate", study="s1", prompts=["a banana"])
     assert "The client cancelled this call" in words(ready)
-    assert ready.structured_content["left"] == {"rounds": 11, "images": 40, "descriptions": 1000}
+    assert ready.structured_content["left"] == {
+        "rounds": 11,
+        "images": 40,
+        "descriptions": 1000,
+        "interventions": 1000,
+    }
     assert next_one.structured_content["left"]["images"] == 39
     assert journal(tmp_path).rounds()[0].outcome.status == "died"
 
@@ -234,6 +248,7 @@ HOSTILE = {
     "no label": ("answer", {"labels": [], "description": ""}, "1 to 6 labels"),
     "a marker in a label": ("answer", {"labels": ["<x>"], "description": ""}, "marks"),
     "another way to choose": ("exemplars", {"which": "held back"}, "which must be one of"),
+    "another kind of intervention": ("intervene", {"images": ["i1"], "kind": "delete"}, "kind must be"),
     "too long a wait": ("wait", {"seconds": 86_400}, "from 0 to 30"),
 }
 
@@ -246,8 +261,13 @@ async def test_hostile_arguments_are_refused_in_words_and_cost_nothing(connect):
             assert refused.is_error, tool
             assert expected in words(refused)
             assert len(words(refused)) < 2000
-        left = await place.call("wait", study="s1", seconds=0)
-    assert left.structured_content["left"] == {"rounds": 12, "images": 40, "descriptions": 1000}
+        after = await place.call("wait", study="s1", seconds=0)
+    assert after.structured_content["left"] == {
+        "rounds": 12,
+        "images": 40,
+        "descriptions": 1000,
+        "interventions": 1000,
+    }
 
 
 @pytest.mark.parametrize(
