@@ -36,6 +36,7 @@ from actors.vision.readout.edits import Edit
 from actors.vision.readout.requests import Ask, NetworkDescription, VisionRequest, VisionResult
 from actors.vision.readout.units import OUTPUT, Readout, class_index
 from actors.vision.sweep.accumulators import SweepPlan
+from actors.vision.sweep.activations import LayerActivations, Reduce
 from actors.vision.sweep.driver import ReportProgress, run_sweep
 from actors.vision.sweep.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.sweep.scatter import ScatterTable
@@ -275,6 +276,32 @@ class PoolVisionClient:
         return ExemplarStore.of(
             self._cache, self.fingerprint, dataset.fingerprint, self._reserve, len(dataset)
         )
+
+    async def layer_activations(
+        self,
+        readouts: Sequence[Readout],
+        dataset: ImageDataset,
+        reduce: Reduce = "max",
+        progress: ReportProgress | None = None,
+    ) -> dict[Readout, LayerActivations]:
+        """Return all units of each readout on all images that may be explored: known ones at once, the others
+        by one pass, which finds the exemplars, too.
+
+        Raises:
+            UsageError: If no image of the data set could be read.
+        """
+        store = ExemplarStore.of(
+            self._cache, self.fingerprint, dataset.fingerprint, self._reserve, len(dataset)
+        )
+        indices, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        async with self._sweeping.setdefault(dataset.fingerprint, asyncio.Lock()):
+            missing = [r for r in readouts if store.activations(r, reduce, indices) is None]
+            if missing:
+                ordered = tuple(sorted(missing, key=repr))
+                plan = SweepPlan(dataset, indices, ordered, step=self._batch, keep=reduce)
+                await run_sweep(self._pool, store, plan, progress)
+        found = {readout: store.activations(readout, reduce, indices) for readout in readouts}
+        return {readout: layer for readout, layer in found.items() if layer is not None}
 
     async def _find(
         self, store: ExemplarStore, dataset: ImageDataset, readout: Readout, k: int

@@ -19,6 +19,7 @@ STUDIED = "studied.json"
 _NAMES = {
     "network": "network (its weights, modules or preprocessing)",
     "dataset": "data set (its files' names, sizes or content)",
+    "embedder": "embedder (its weights or prompts)",
 }
 _TRANSIENT = frozenset(
     {

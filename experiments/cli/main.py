@@ -12,7 +12,7 @@ import typer
 
 from actors.errors import MaiaError, UsageError
 from agents.records.run_files import RecordError
-from experiments.cli import effects, evaluation, machine, outside, runs, setup, study
+from experiments.cli import effects, evaluation, labels, machine, outside, runs, setup, study
 from experiments.setup.console import Console
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
@@ -31,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (setup, study, effects, outside, runs, evaluation, machine):
+for room in (setup, study, labels, effects, outside, runs, evaluation, machine):
     app.add_typer(room.commands)
 
 

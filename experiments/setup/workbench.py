@@ -21,7 +21,11 @@ from actors.chat.client import PoolChatModel, TextOnlyChat
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat, known_price
 from actors.detection.client import PoolDetector
 from actors.embedded.photographs.classifier import independent_classifier
+from actors.embedding.client import PoolEmbedder
+from actors.embedding.factory import available as embedding_available
+from actors.embedding.settings import BuiltinEmbedding
 from actors.endpoint.settings import EndpointSettings
+from actors.errors import UsageError
 from actors.generation.client import PoolImageMaker
 from actors.generation.settings import dollars_per_image
 from actors.masks import paint
@@ -245,6 +249,43 @@ async def network_alone(
         vision = await _connect(pool, profile, cache, model)
         _notify_weights(vision, notify)
         yield vision
+
+
+@asynccontextmanager
+async def network_and_embedder(
+    profile: Profile, cache: Path, model: str, dataset: ImageDataset, notify: Notify = _quiet
+) -> AsyncIterator[tuple[PoolVisionClient, PoolEmbedder]]:
+    """Yield the network under study and the profile's embedder, for commands that need nothing else.
+
+    Raises:
+        UsageError: If one of them cannot be loaded.
+    """
+    check_name(model)
+    if profile.ray.address == "local":
+        check_weights(model, profile.vision)
+        state, reason = embedding_available(profile.embedding)
+        if state == "missing":
+            raise UsageError(f"the profile's embedding cannot be used here: {reason}")
+    preflight.check_cache(cache)
+    settings, eyes = profile.embedding, None
+    if isinstance(settings, BuiltinEmbedding):
+        eyes = independent_classifier(model)
+        if settings.sees == "auto":
+            drawn = dataset.fingerprint.startswith("scenes:")
+            settings = settings.model_copy(update={"sees": "scenes" if drawn else "photographs"})
+    async with (
+        Cluster.start(profile.ray) as cluster,
+        _vision_pool(cluster, profile, cache, model) as pool,
+        cluster.pool(
+            "embedding",
+            "actors.embedding.factory:build_backend",
+            {"settings": settings, "folder": cache / "embeddings" / "bank", "photographs": eyes},
+            settings.placement,
+        ) as embedding,
+    ):
+        vision = await _connect(pool, profile, cache, model)
+        _notify_weights(vision, notify)
+        yield vision, await PoolEmbedder.connect(embedding)
 
 
 def _notify_weights(vision: PoolVisionClient, notify: Notify) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from actors.files import replacing, write_if_absent
 from actors.vision.readout.base import ImageDataset
 from actors.vision.readout.units import Readout
+from actors.vision.sweep.activations import Reduce
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +96,8 @@ class SweepPlan:
     k: int = 15
     step: int = 32
     rows: int = RESERVOIR_ROWS
+    keep: Reduce | None = None
+    """What is kept of every image, if anything: each unit's spatial maximum, or its mean."""
 
     def save(self, folder: Path) -> None:
         """Write the plan, and the sweep's id unless the folder has one, so that a sweep is resumed."""

@@ -27,6 +27,8 @@ from actors.vision.readout.tap import spatial_max, spatial_mean
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import Draw, ReadoutAccumulator, SweepPart, SweepPlan
+from actors.vision.sweep.activations import Reduce, activation_rows
+from actors.vision.sweep.exemplars import activations_path
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +53,7 @@ class ReadoutBatch:
     (m * samples, U), and the accumulator that they are for.
     """
 
+    readout: Readout
     accumulator: ReadoutAccumulator
     maxima: torch.Tensor
     means: torch.Tensor
@@ -77,7 +80,14 @@ class ReadoutBatch:
 
     def without_never_finite(self) -> ReadoutBatch:
         """Return the batch with 0 as the maximum of the units that are never finite."""
-        return replace(self, maxima=self.maxima.masked_fill(self.accumulator.never_finite, 0.0))
+        never = self.accumulator.never_finite
+        means = self.means.masked_fill(never, 0.0)
+        return replace(self, maxima=self.maxima.masked_fill(never, 0.0), means=means)
+
+    def reduced(self, reduce: Reduce) -> np.ndarray:
+        """Return each unit's maxima or means, float32 (n, U), in the host's memory."""
+        values = self.maxima if reduce == "max" else self.means
+        return np.asarray(values.float().cpu().numpy())
 
 
 LoadedPixels = np.ndarray | str
@@ -263,6 +273,7 @@ class SweepDevice:
         try:
             for batch in batches:
                 batch.accumulate(indices, finite)
+                sweep.keep(batch, positions)
         except Exception as error:
             self._backend.check_works(error)
             raise BackendError(
@@ -317,7 +328,7 @@ class SweepDevice:
                 accumulator = sweep.accumulator(readout, units.shape[1], draw.samples, units.device)
                 sampled = draw.of(units) if len(draw.images) else None
                 means = spatial_mean(units)
-                batches.append(ReadoutBatch(accumulator, spatial_max(units), means, draw, sampled))
+                batches.append(ReadoutBatch(readout, accumulator, spatial_max(units), means, draw, sampled))
 
             return read
 
@@ -352,7 +363,7 @@ class SweepDevice:
                 by_image = sampled.unflatten(0, (plan.step, draw.samples))
                 sampled = by_image[torch.from_numpy(draw.images)].flatten(0, 1)
             taken = sampled if len(draw.images) else None
-            batches.append(ReadoutBatch(accumulator, maxima[:n], means[:n], draw, taken))
+            batches.append(ReadoutBatch(readout, accumulator, maxima[:n], means[:n], draw, taken))
         return batches
 
 
@@ -372,7 +383,18 @@ class _Sweep:
         self.never_finite: dict[Readout, torch.Tensor] | None = None
         """Units that are never finite, bool (U,); None until a first image is not finite."""
         self._folder = folder
+        self._kept: dict[Readout, np.memmap] = {}
         self._start_part(now)
+
+    def keep(self, batch: ReadoutBatch, positions: np.ndarray) -> None:
+        """Write a batch's rows into its readout's file of activations, if the plan keeps them."""
+        if not self.plan.keep:
+            return
+        values = batch.reduced(self.plan.keep)
+        if batch.readout not in self._kept:
+            path = activations_path(self._folder, batch.readout)
+            self._kept[batch.readout] = activation_rows(path, len(self.plan.indices), values.shape[1])
+        self._kept[batch.readout][positions] = values
 
     def _start_part(self, now: float) -> None:
         self.part = SweepPart(set(), {}, {})
@@ -404,6 +426,8 @@ class _Sweep:
     def flush(self, now: float) -> None:
         """Write the part in progress to the sweep's folder and start another."""
         if self.part.done:
+            for rows in self._kept.values():
+                rows.flush()
             self.part.save(self._folder / f"part-{uuid.uuid4().hex}.npz")
         self._start_part(now)
 

@@ -21,6 +21,7 @@ from actors.serving.backend import Priority
 from actors.serving.pool import Pool
 from actors.vision.readout.base import SweepProgress
 from actors.vision.readout.requests import SweepAck, SweepStep
+from actors.vision.readout.units import Readout
 from actors.vision.sweep.accumulators import SweepPlan, disjoint_parts
 from actors.vision.sweep.exemplars import ExemplarStore
 
@@ -50,13 +51,13 @@ async def run_sweep(
             "confirmation.",
             "Give it more images, or lower vision.reserve.",
         )
-    folder = store.sweep_folder(plan.readouts, plan.k, plan.step)
+    folder = store.sweep_folder(plan.readouts, plan.k, plan.step, plan.keep)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the cache folder {store.folder} cannot be written: {error}") from error
     async with _locked(store.folder / f"{folder.name}.lock"):
-        if all(store.get(readout, plan.k) is not None for readout in plan.readouts):
+        if all(_is_stored(store, plan, readout) for readout in plan.readouts):
             return
         folder.mkdir(exist_ok=True)
         await asyncio.to_thread(plan.save, folder)
@@ -68,6 +69,12 @@ async def run_sweep(
             await asyncio.to_thread(shutil.rmtree, folder)
             raise
         await asyncio.to_thread(shutil.rmtree, folder)
+
+
+def _is_stored(store: ExemplarStore, plan: SweepPlan, readout: Readout) -> bool:
+    if plan.keep and store.activations(readout, plan.keep, plan.indices) is None:
+        return False
+    return store.get(readout, plan.k) is not None
 
 
 @dataclass(frozen=True)

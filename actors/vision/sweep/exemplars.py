@@ -21,6 +21,7 @@ from actors.files import write_if_absent
 from actors.vision.data.reserve import Reserve
 from actors.vision.readout.base import Exemplars, Unit
 from actors.vision.readout.units import Readout
+from actors.vision.sweep.activations import LayerActivations, Reduce
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +120,23 @@ class ExemplarStore:
         return cls(cache / "exemplars" / network / which)
 
     def path(self, readout: Readout) -> Path:
-        name = json.dumps(_key(readout))
-        return self.folder / f"{hashlib.blake2b(name.encode(), digest_size=12).hexdigest()}.npz"
+        return self.folder / f"{_digest(readout)}.npz"
+
+    def activations(self, readout: Readout, reduce: Reduce, indices: np.ndarray) -> LayerActivations | None:
+        """Return a readout's activations on the images `indices`, None if they were not kept."""
+        try:
+            values = np.load(self.activations_path(readout, reduce), mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            _log.warning("the activations of %s are damaged and are computed again: %s", readout, error)
+            return None
+        if len(values) != len(indices):
+            return None
+        return LayerActivations(readout, reduce, values, indices, ~np.isnan(values[:, 0]))
+
+    def activations_path(self, readout: Readout, reduce: Reduce) -> Path:
+        return self.folder / f"{_digest(readout)}-{reduce}.npy"
 
     def get(self, readout: Readout, k: int) -> LayerExemplars | None:
         """Return a readout's exemplars, None if there are none, or fewer than `k` per unit."""
@@ -142,10 +158,21 @@ class ExemplarStore:
             self.path(exemplars.readout).unlink(missing_ok=True)
         exemplars.save(self.path(exemplars.readout))
 
-    def sweep_folder(self, readouts: Sequence[Readout], k: int, step: int) -> Path:
+    def sweep_folder(
+        self, readouts: Sequence[Readout], k: int, step: int, keep: Reduce | None = None
+    ) -> Path:
         """Return where an unfinished sweep over `readouts` is kept, so that it can be resumed."""
-        name = json.dumps([k, step, *sorted(map(_key, readouts))])
+        name = json.dumps([k, step, *sorted(map(_key, readouts)), *([keep] if keep else [])])
         return self.folder / f"sweep-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
+
+
+def activations_path(folder: Path, readout: Readout) -> Path:
+    """Return where the activations of a sweep in progress are."""
+    return folder / f"activations-{_digest(readout)}.npy"
+
+
+def _digest(readout: Readout) -> str:
+    return hashlib.blake2b(json.dumps(_key(readout)).encode(), digest_size=12).hexdigest()
 
 
 def _key(readout: Readout) -> list[str]:
@@ -172,10 +199,11 @@ def finish_sweep(folder: Path, store: Path) -> int:
     """
     from actors.vision.sweep.accumulators import LEVELS, SweepPlan, merge_parts
 
+    plan = SweepPlan.load(folder)
     whole = merge_parts(folder)
     n_images = max((accumulator.n_images for accumulator in whole.accumulators.values()), default=0)
     if n_images == 0:
-        dataset = SweepPlan.load(folder).dataset
+        dataset = plan.dataset
         reason = whole.skipped[min(whole.skipped)]
         raise UsageError(
             f"no image of the data set {dataset.name!r} could be used ({len(whole.skipped)} tried). "
@@ -191,7 +219,14 @@ def finish_sweep(folder: Path, store: Path) -> int:
         indices[never_finite] = -1
         for values in (activations, mean, deviation, quantiles, map_mean):
             values[never_finite] = np.nan
-        ExemplarStore(store).put(
+        kept = ExemplarStore(store)
+        if plan.keep:
+            rows = np.load(activations_path(folder, readout), mmap_mode="r+", allow_pickle=False)
+            rows[np.isin(plan.indices, list(whole.skipped))] = np.nan
+            rows.flush()
+            kept.folder.mkdir(parents=True, exist_ok=True)
+            activations_path(folder, readout).replace(kept.activations_path(readout, plan.keep))
+        kept.put(
             LayerExemplars(
                 readout=readout,
                 indices=indices,

@@ -25,6 +25,7 @@ from actors.vision.readout.requests import SweepStep
 from actors.vision.readout.units import OUTPUT, Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import ReadoutAccumulator
+from actors.vision.sweep.activations import Reduce
 from actors.vision.sweep.driver import SweepProgress
 from actors.vision.sweep.exemplars import ExemplarStore, LayerExemplars
 from tests.actors.vision import tiny_networks as networks
@@ -153,6 +154,32 @@ async def test_corrupt_images_are_skipped_counted_and_named(client: PoolVisionCl
     assert layer.n_images == len(explore) - len(bad)
     assert seen[-1] == SweepProgress(len(explore), len(explore), len(bad))
     assert not set(layer.indices.ravel().tolist()) & bad
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+async def test_activations_of_all_units_on_all_images_are_kept_beside_the_exemplars(
+    client: PoolVisionClient, pool: LocalPool[Any, Any], reduce: Reduce
+) -> None:
+    dataset = Numbered(40, corrupt=frozenset({3, 17, 18, 30}))
+    readouts = [Readout("stem"), Readout("deep")]
+    found = await client.layer_activations(readouts, dataset, reduce)
+    explore, _ = split(dataset, Reserve(0.25))
+    for readout, layer in found.items():
+        assert layer.indices.tolist() == explore.tolist()
+        assert set(layer.indices[~layer.measured].tolist()) == set(explore.tolist()) & {3, 17, 18, 30}
+        images = [dataset.load(int(index)) for index in layer.indices[layer.measured]]
+        for unit in (0, 3):
+            if reduce == "max":
+                measured = (await client.activations([readout.unit(unit)], images))[0]
+            else:
+                responses = await client.measure(readout.unit(unit), images)
+                measured = np.array([each.map.astype(np.float64).mean() for each in responses])
+            np.testing.assert_allclose(layer.values[layer.measured, unit], measured, rtol=2e-3, atol=1e-3)
+    backend: Any = pool.backend
+    forwards = backend.forwards
+    await client.layer_activations(readouts, dataset, reduce)
+    await client.layer_exemplars(readouts, dataset)
+    assert backend.forwards == forwards
 
 
 async def test_a_data_set_of_which_nothing_can_be_read_is_refused(client: PoolVisionClient) -> None:

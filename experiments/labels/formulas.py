@@ -1,0 +1,281 @@
+"""Concepts and formulas of them (AND, OR, AND NOT) as labels of units, found by a beam search as in INVERT
+(Bykov et al. 2023).
+
+A search looks at one half of the images, and the label that it chooses is scored on the other: the best of
+many looks better than it is on the images that it was chosen on.
+
+Shapes: n images of a half, U units of a tile, K concepts, B formulas of a beam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from experiments.labels.scores import auroc_of_sums, centered_ranks, null_deviation
+
+OPERATORS = (" AND ", " OR ", " AND NOT ")
+_AND, _OR, _WITHOUT = range(3)
+BEAM = 3
+_SINGLE = 5
+"""Single concepts that are compared with the formulas of the beam."""
+FEWEST = 5
+"""Images of a half that must show a label, and as many that must not."""
+_GAIN = 0.03
+"""Share of its correlation by which each further concept must improve a label."""
+_NOISE = 0.5
+"""Standard errors of a correlation (1 / sqrt n) that it must add besides: the best of many always add some.
+"""
+_CLIPPED = 0.995
+"""Quantile at which activations are clipped for correlations: a single outlier would decide them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFormula:
+    """Concepts by number, joined from left to right: `operators` has one less than `concepts`."""
+
+    concepts: tuple[int, ...]
+    operators: tuple[int, ...] = ()
+
+    def text(self, words: Sequence[str]) -> str:
+        """Return the formula in words, such as "(dog OR cat) AND NOT grass"."""
+        said = words[self.concepts[0]]
+        for place, (operator, concept) in enumerate(zip(self.operators, self.concepts[1:], strict=True)):
+            said = f"({said})" if place and operator != self.operators[place - 1] else said
+            said += OPERATORS[operator] + words[concept]
+        return said
+
+
+@dataclass(frozen=True, slots=True)
+class Formulas:
+    """Formulas of many units: `concepts` int64 (U, B, 3), -1 beyond a formula's length; `operators` int64
+    (U, B, 2).
+    """
+
+    concepts: torch.Tensor
+    operators: torch.Tensor
+
+    @classmethod
+    def single(cls, concepts: torch.Tensor) -> Formulas:
+        """Return formulas of one concept each, int64 (U, B)."""
+        whole = torch.full((*concepts.shape, 3), -1, dtype=torch.int64, device=concepts.device)
+        whole[:, :, 0] = concepts
+        return cls(whole, torch.zeros((*concepts.shape, 2), dtype=torch.int64, device=concepts.device))
+
+    def at(self, place: torch.Tensor) -> Formulas:
+        """Return the formulas at `place`, int64 (U, B), of each unit."""
+        index = place[:, :, None]
+        return Formulas(
+            self.concepts.gather(1, index.expand(-1, -1, 3)),
+            self.operators.gather(1, index.expand(-1, -1, 2)),
+        )
+
+    def joined(self, length: int, operator: torch.Tensor, concept: torch.Tensor) -> Formulas:
+        """Return the formulas, of `length` concepts, with one more each."""
+        concepts, operators = self.concepts.clone(), self.operators.clone()
+        concepts[:, :, length], operators[:, :, length - 1] = concept, operator
+        return Formulas(concepts, operators)
+
+    def lengths(self) -> torch.Tensor:
+        return (self.concepts >= 0).sum(2)
+
+    def shown(self, presence: torch.Tensor, place: int) -> torch.Tensor:
+        """Return which images show the formula at `place` of each unit, bool (U, n), from what shows each
+        concept, bool (K, n).
+        """
+        found = presence[self.concepts[:, place, 0]]
+        for at in (1, 2):
+            concept = self.concepts[:, place, at]
+            more = concept >= 0
+            if not more.any():
+                break
+            other = presence[concept.clamp(min=0)]
+            operator = self.operators[:, place, at - 1, None]
+            both = torch.where(operator == _OR, found | other, found & (other ^ (operator == _WITHOUT)))
+            found = torch.where(more[:, None], both, found)
+        return found
+
+    def of(self, unit: int, place: int = 0) -> LabelFormula:
+        concepts = [each for each in self.concepts[unit, place].tolist() if each >= 0]
+        return LabelFormula(tuple(concepts), tuple(self.operators[unit, place, : len(concepts) - 1].tolist()))
+
+    @staticmethod
+    def together(parts: Sequence[Formulas]) -> Formulas:
+        return Formulas(
+            torch.cat([part.concepts for part in parts], 1), torch.cat([part.operators for part in parts], 1)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """A beam of formulas with the centered rank sums and the numbers of images of each, float32 (U, B)."""
+
+    formulas: Formulas
+    sums: torch.Tensor
+    counts: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Which images of a half show which concepts: `shown` bool (K, n)."""
+
+    shown: torch.Tensor
+    numbers: torch.Tensor
+    """The same as float32 (n, K)."""
+    counts: torch.Tensor
+    """Images that show each, float32 (K,)."""
+
+    @classmethod
+    def of(cls, shown: torch.Tensor) -> Presence:
+        numbers = shown.T.float()
+        return cls(shown, numbers.contiguous(), numbers.sum(0))
+
+
+class Finder:
+    """Finds the formulas that fit units best, on one half of the images."""
+
+    def __init__(self, presence: Presence, length: int = 3) -> None:
+        self._presence, self._length = presence, length
+        self._n = presence.shown.shape[1]
+
+    def find(self, values: torch.Tensor) -> tuple[Formulas, torch.Tensor]:
+        """Return the candidates of each unit, best first, and their correlations, float32 (U, candidates),
+        from activations (U, n).
+
+        Candidates are the concepts and formulas of largest AUROC less two standard errors. They are ordered
+        by Pearson's correlation with the activations, which reacts to images that a label leaves out and to
+        those that it should not have (NeuronEval, Oikarinen et al. 2025).
+        """
+        ranks, _ = centered_ranks(values)
+        sums = ranks @ self._presence.numbers
+        sure = self._sure(sums, self._presence.counts.expand_as(sums))
+        place = sure.topk(min(_SINGLE, sums.shape[1]), dim=1).indices
+        beam = Search(Formulas.single(place), sums.gather(1, place), self._presence.counts[place])
+        found = [beam.formulas]
+        beam = _first(beam, BEAM)
+        for length in range(1, self._length):
+            beam = self._longer(beam, length, ranks, sums)
+            found.append(beam.formulas)
+        return self._ordered(Formulas.together(found), values)
+
+    def _sure(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Return AUROC less two standard errors; none for too few images, or more than half (INVERT)."""
+        sure = auroc_of_sums(sums, counts, self._n) - 2 * null_deviation(counts, self._n)
+        return sure.masked_fill((counts < FEWEST) | (counts > self._n / 2), -torch.inf)
+
+    def _longer(self, beam: Search, length: int, ranks: torch.Tensor, sums: torch.Tensor) -> Search:
+        """Return the best formulas of one concept more than those of the beam have."""
+        alone = self._presence.counts
+        candidates: list[Search] = []
+        values: list[torch.Tensor] = []
+        for at in range(beam.sums.shape[1]):
+            shown = beam.formulas.shown(self._presence.shown, at).float()
+            both = (ranks * shown) @ self._presence.numbers
+            n_both = shown @ self._presence.numbers
+            own, n_own = beam.sums[:, at, None], beam.counts[:, at, None]
+            ways = ((both, n_both), (own + sums - both, n_own + alone - n_both), (own - both, n_own - n_both))
+            for operator, (total, count) in enumerate(ways):
+                # One that shows the same images as a part of it says nothing more.
+                same = (count == n_own) | ((operator != _WITHOUT) & (count == alone))
+                sure = self._sure(total, count).masked_fill(same, -torch.inf)
+                value, concept = sure.topk(min(BEAM, sure.shape[1]), dim=1)
+                part = beam.formulas.at(torch.full_like(concept, at))
+                joined = part.joined(length, torch.full_like(concept, operator), concept)
+                candidates.append(Search(joined, total.gather(1, concept), count.gather(1, concept)))
+                values.append(value)
+        whole = Search(
+            Formulas.together([each.formulas for each in candidates]),
+            torch.cat([each.sums for each in candidates], 1),
+            torch.cat([each.counts for each in candidates], 1),
+        )
+        return _chosen(whole, torch.cat(values, 1).topk(BEAM, dim=1).indices)
+
+    def _ordered(self, formulas: Formulas, values: torch.Tensor) -> tuple[Formulas, torch.Tensor]:
+        standard = _standard(values)
+        columns = []
+        for place in range(formulas.concepts.shape[1]):
+            shown = formulas.shown(self._presence.shown, place)
+            count = shown.sum(1)
+            few = (count < FEWEST) | (count > self._n / 2)
+            columns.append(_correlation(standard, shown).masked_fill(few, -1.0))
+        correlation = torch.stack(columns, 1)
+        more = formulas.lengths() - 1
+        worth = correlation * (1 - _GAIN * more) - _NOISE / self._n**0.5 * more
+        order = worth.sort(dim=1, descending=True, stable=True).indices
+        return formulas.at(order), correlation.gather(1, order)
+
+
+def _standard(values: torch.Tensor) -> torch.Tensor:
+    """Return clipped activations (U, n) less their mean, of length 1."""
+    limit = values.kthvalue(max(1, int(_CLIPPED * values.shape[1])), dim=1, keepdim=True).values
+    clipped = torch.minimum(values, limit)
+    centered = clipped - clipped.mean(1, keepdim=True)
+    return centered / centered.norm(dim=1, keepdim=True).clamp(min=1e-30)
+
+
+def _correlation(standard: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """Return Pearson's correlation, float32 (U,), of standardized activations with labels, bool (U, n)."""
+    n, count = shown.shape[1], shown.sum(1).float()
+    return (standard * shown).sum(1) / (count * (n - count) / n).sqrt().clamp(min=1e-9)
+
+
+def _first(beam: Search, n: int) -> Search:
+    first = torch.arange(min(n, beam.sums.shape[1]), device=beam.sums.device)
+    return _chosen(beam, first.expand(len(beam.sums), -1))
+
+
+def _chosen(search: Search, place: torch.Tensor) -> Search:
+    return replace(
+        search,
+        formulas=search.formulas.at(place),
+        sums=search.sums.gather(1, place),
+        counts=search.counts.gather(1, place),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a label of each unit fits on images that it was not chosen on, float64 (U,) each.
+
+    `z` is the AUROC in standard errors of a label that has nothing to do with the unit, ties counted. It is
+    0, as are `correlation` and `auprc`, and `auroc` 0.5, where fewer than `FEWEST` images show the label or
+    do not.
+    """
+
+    correlation: np.ndarray
+    auroc: np.ndarray
+    auprc: np.ndarray
+    z: np.ndarray
+    positives: np.ndarray
+
+
+def fit(values: torch.Tensor, shown: torch.Tensor) -> Fit:
+    """Return how well labels fit activations (U, n): `shown` bool (U, n) has the images of each label."""
+    n = values.shape[1]
+    ranks, left = centered_ranks(values)
+    count = shown.sum(1).double()
+    sums = (ranks.double() * shown).sum(1)
+    tested = (count >= FEWEST) & (n - count >= FEWEST)
+    auroc = torch.where(tested, 0.5 + sums * n / (count * (n - count)).clamp(min=1), 0.5)
+    deviation = ((n + 1) * left.clamp(min=1e-12) / (12 * count * (n - count)).clamp(min=1)).sqrt()
+    z = torch.where(tested, (auroc - 0.5) / deviation, 0.0)
+    precision = torch.where(tested, _average_precision(values, shown), 0.0)
+    correlation = torch.where(tested, _correlation(_standard(values), shown).double(), 0.0)
+    return Fit(*(each.cpu().numpy() for each in (correlation, auroc, precision, z, count)))
+
+
+def _average_precision(values: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """Return the area under the precision-recall curve, float64 (U,); equal values are taken together."""
+    n = values.shape[1]
+    ordered, order = values.sort(dim=1, descending=True)
+    hits = shown.gather(1, order).double().cumsum(1)
+    last = torch.ones_like(ordered, dtype=torch.bool)
+    last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
+    taken = torch.arange(1, n + 1, device=values.device, dtype=torch.float64)
+    before = torch.where(last, hits, 0.0).cummax(1).values.roll(1, 1)
+    before[:, 0] = 0
+    gained = torch.where(last, (hits - before) * hits / taken, 0.0)
+    return gained.sum(1) / hits[:, -1].clamp(min=1)

@@ -1,0 +1,114 @@
+"""`maia label` finds what planted units see, resumes what is done, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.embedded.drawing.grammar import parse_prompt
+from actors.embedded.drawing.render import render
+from actors.errors import UsageError
+from experiments.labels.record import read_labels
+from experiments.labels.vocabulary import read_vocabulary
+from tests.experiments.effects.test_edited_network import run_command
+
+NETWORK = """
+import torch
+
+from actors.embedded.concept_net.concept_net import build_network
+
+
+class Looking(torch.nn.Module):
+    preprocessing = build_network(None).preprocessing
+
+    def __init__(self):
+        super().__init__()
+        self.net = build_network()
+        self.constant = torch.nn.Conv2d(3, 2, 1)
+        torch.nn.init.zeros_(self.constant.weight)
+        names = list(self.net.class_names)
+        places = [names.index(name) for name in "grass snow sand road dog car apple".split()]
+        self.seven = torch.nn.Conv2d(len(names), 7, 1, bias=False)
+        with torch.no_grad():
+            self.seven.weight[:, :, 0, 0] = torch.eye(len(names))[places]
+
+    def forward(self, x):
+        self.constant(x)
+        return self.seven(self.net.maps(x)).amax((2, 3))
+"""
+
+
+PLACES, THINGS = ("grass", "snow", "sand", "road"), ("dog", "car", "apple")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Return a file of pictures in which each place is as often with each thing."""
+    both = [(place, thing) for place in PLACES for thing in THINGS] * 20
+    texts = [f"a {thing} on {place}" for place, thing in both]
+    scenes = [parse_prompt(text, seed).scene for seed, text in enumerate(texts)]
+    path = tmp_path / "pictures.npy"
+    np.save(path, np.stack([render(scene, 96) for scene in scenes]))
+    return path
+
+
+@pytest.mark.ray
+def test_planted_units_get_their_words_and_layers_that_are_done_are_read(  # type: ignore[no-untyped-def]
+    ray_cluster, config_file, capsys, tmp_path: Path, pictures: Path
+) -> None:
+    (tmp_path / "looking.py").write_text(NETWORK)
+    run, words = tmp_path / "run", tmp_path / "words.txt"
+    words.write_text("\n".join([*PLACES, *THINGS, "quasar"]))
+    config = config_file()
+    embedding = "embedding: {backend: builtin, sees: scenes}\n    vision:"
+    config.write_text(config.read_text().replace("vision:", embedding, 1))
+    arguments = [f"python:{tmp_path / 'looking.py'}:Looking", "--config", str(config), "--out", str(run)]
+    arguments += ["--data", str(pictures), "--vocabulary", str(words), "--layers", "seven,constant"]
+    code, out, err = run_command(capsys, "label", *arguments, "--json")
+    assert code == 0, err
+    summary = json.loads(out)
+    labels = read_labels(run)
+    assert [each.best for each in labels] == [*PLACES, *THINGS, None, None]
+    assert [each.label for each in labels[:4]] == [*PLACES]
+    assert [each.wpmi_label for each in labels[:7]] == [*PLACES, *THINGS]
+    assert (summary["unknown_words"], summary["dead"], summary["units"]) == (1, 2, len(labels))
+    assert {each.reason for each in labels[-2:]} == {"dead"}
+    (kept,) = (run / "layers").glob("constant-*.jsonl")
+    kept.write_text(kept.read_text().replace('"dead"', '"of the record"'))
+    code, _, err = run_command(capsys, "label", *arguments)
+    assert code == 0, err
+    assert read_labels(run)[-1].reason == "of the record"
+
+
+def test_vocabularies_are_read_without_repetitions(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("\ufeff# comment\nDog\n\n  red\x1b[31m car \ndog\n", "utf-8")
+    assert read_vocabulary(str(path)).words == ("Dog", "red [31m car")
+    assert len(read_vocabulary("everyday").words) > 400
+    assert "golden retriever" in read_vocabulary("imagenet").words
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"\xff\xfe\x00", "cannot be read"), (b"dog\n", "1 words"), (b"x" * 300, "300 characters")],
+)
+def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "words.txt"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        read_vocabulary(str(path))
+
+
+def test_what_does_not_come_with_the_program_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="do not come with this program"):
+        read_vocabulary("wordnet")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_vocabulary(str(tmp_path / "none.txt"))
+    with pytest.raises(UsageError, match="has no labels"):
+        read_labels(tmp_path)
+    (tmp_path / "labels.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match="is damaged"):
+        read_labels(tmp_path)
