@@ -27,7 +27,9 @@ class BestConcepts:
     scores: np.ndarray
 
 
-def soft_wpmi(top: torch.Tensor, images: torch.Tensor, words: torch.Tensor, best: int = 5) -> BestConcepts:
+def soft_wpmi(
+    top: torch.Tensor, images: torch.Tensor, words: torch.Tensor, best: int = 5, tile: int = _TILE
+) -> BestConcepts:
     """Return each unit's best concepts by soft WPMI (Oikarinen and Weng 2023, CLIP-Dissect, with lambda 1).
 
     With P the softmax over concepts of 10 times the cosine of image and word, and p_i = 0.998 - 0.028 i / 100
@@ -35,11 +37,11 @@ def soft_wpmi(top: torch.Tensor, images: torch.Tensor, words: torch.Tensor, best
     mean over units of exp S. So a score depends on which units are given: always those of a whole layer.
 
     `top` int64 (U, at most 100), strongest first, indexes `images` float32 (n, d); `words` float32 (K, d);
-    both unit-norm.
+    both unit-norm. `tile` numbers are in memory at a time.
     """
     n, n_units, n_words = len(images), len(top), len(words)
     best = min(best, n_words)
-    width = max(1, _TILE // max(n, n_units))
+    width = max(1, tile // max(n, n_units))
     spread = torch.full((n,), -torch.inf, device=images.device)
     for start in range(0, n_words, width):
         likeness = _TEMPERATURE * images @ words[start : start + width].T
@@ -49,7 +51,7 @@ def soft_wpmi(top: torch.Tensor, images: torch.Tensor, words: torch.Tensor, best
     for start in range(0, n_words, width):
         chosen = words[start : start + width]
         probability = (_TEMPERATURE * images @ chosen.T - spread[:, None]).exp_()
-        found = _log_sums(top, probability)
+        found = _log_sums(top, probability, tile // 8)
         found -= found.logsumexp(0) - np.log(n_units)
         number = torch.arange(start, start + len(chosen), device=images.device).expand(n_units, -1)
         scores, place = torch.cat([scores, found], 1).topk(min(best, scores.shape[1] + len(chosen)), dim=1)
@@ -57,11 +59,11 @@ def soft_wpmi(top: torch.Tensor, images: torch.Tensor, words: torch.Tensor, best
     return BestConcepts(concepts.cpu().numpy(), scores.cpu().numpy())
 
 
-def _log_sums(top: torch.Tensor, probability: torch.Tensor) -> torch.Tensor:
+def _log_sums(top: torch.Tensor, probability: torch.Tensor, tile: int) -> torch.Tensor:
     """Return S, float32 (U, K), from the concepts' probabilities (n, K)."""
     n_words = probability.shape[1]
     sums = torch.zeros((len(top), n_words), device=probability.device)
-    rows = max(1, (_TILE // 8) // n_words)
+    rows = max(1, tile // n_words)
     for start in range(0, len(top), rows):
         some = top[start : start + rows]
         total = sums[start : start + rows]

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from agents.evidence.statistics import auroc, average_precision
-from experiments.labels import scores
 from experiments.labels.formulas import fit
 from experiments.labels.scores import auroc_of_sums, centered_ranks, exemplar_meaning, soft_wpmi
 
@@ -38,13 +37,12 @@ def test_soft_wpmi_of_three_images_and_three_concepts_is_that_computed_by_hand()
     )
 
 
-def test_soft_wpmi_does_not_depend_on_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soft_wpmi_does_not_depend_on_the_tiles() -> None:
     rng = np.random.default_rng(0)
     images, words = (torch.from_numpy(unit(rng.normal(size=(n, 8)))) for n in (40, 30))
     top = torch.from_numpy(rng.integers(0, 40, (20, 11)))
     whole = soft_wpmi(top, images, words, best=4)
-    monkeypatch.setattr(scores, "_TILE", 400)
-    tiled = soft_wpmi(top, images, words, best=4)
+    tiled = soft_wpmi(top, images, words, best=4, tile=400)
     np.testing.assert_array_equal(tiled.concepts, whole.concepts)
     np.testing.assert_allclose(tiled.scores, whole.scores, rtol=1e-4, atol=1e-4)
 
