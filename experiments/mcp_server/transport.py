@@ -6,12 +6,15 @@ on a command line, which others can see.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import secrets
 import socket
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ from actors.errors import UsageError
 TOKEN_VARIABLE = "MAIA_MCP_TOKEN"
 _LOOPBACK = "127.0.0.1"
 _FEWEST_CHARACTERS = 16
+_CLOSING_S = 5.0
+"""Seconds that calls have to end when the server is told to."""
 
 
 def token_of(folder: Path, environment: dict[str, str]) -> tuple[str, str]:
@@ -119,5 +124,42 @@ async def serve_http(
 
 
 async def serve_stdio(server: MCPServer[Any]) -> None:
-    """Serve until standard input ends. What else writes to standard output goes to standard error."""
-    await server.run_stdio_async()
+    """Serve until standard input ends, or until cancelled.
+
+    What else writes to standard output goes to standard error.
+    """
+    with _ending_input() as end_input:
+        serving = asyncio.ensure_future(server.run_stdio_async())
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            end_input()
+            await asyncio.wait([serving], timeout=_CLOSING_S)
+            raise
+
+
+@contextmanager
+def _ending_input() -> Iterator[Callable[[], None]]:
+    """Let the body end standard input, which the server reads in a thread that nothing else wakes."""
+    source = os.dup(0)
+    server_end, own_end = socket.socketpair()
+    os.dup2(server_end.fileno(), 0)
+    server_end.close()
+
+    def end() -> None:
+        with suppress(OSError):
+            own_end.shutdown(socket.SHUT_WR)
+
+    def copy() -> None:
+        with suppress(OSError):
+            while data := os.read(source, 1 << 16):
+                own_end.sendall(data)
+        end()
+
+    # A daemon: where the client never writes again, it waits for ever.
+    threading.Thread(target=copy, name="maia-mcp-input", daemon=True).start()
+    try:
+        yield end
+    finally:
+        end()
+        os.dup2(source, 0)

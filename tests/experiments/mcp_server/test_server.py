@@ -15,6 +15,7 @@ from agents.records.store import Store
 from agents.study.interpreter import InterpreterSettings
 from agents.study.replay import RecordedStudy, replay
 from agents.tasks.describe_unit import DescribeUnit
+from experiments.paper.evaluation.run_labels import gather
 from experiments.records.export import export
 from tests.experiments.mcp_server.conftest import words
 from tests.tools.fakes import FakeStudio
@@ -87,6 +88,8 @@ async def test_who_studied_is_on_record_and_on_the_page_as_untrusted_text(connec
     exported = export(tmp_path / "run", "jsonl")
     row = json.loads((tmp_path / "run" / exported.path.rpartition("/")[2]).read_text())
     assert row["label"] == "banana"
+    (labeled,) = gather(tmp_path / "run", {"again": tmp_path / "run"})
+    assert labeled.labels == {"maia": "banana", "again": "banana"}, "as evaluations read it"
 
 
 async def test_a_recorded_study_comes_out_the_same_when_it_is_played_again(connect, tmp_path, sandboxes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -131,6 +132,36 @@ async def test_a_client_starts_the_command_and_its_output_holds_the_protocol_alo
     answers = [json.loads(line) for line in log.read_text().splitlines()]
     assert len(answers) >= 4
     assert all(answer["jsonrpc"] == "2.0" for answer in answers)
+
+
+WAITING = """
+import asyncio, signal, sys
+from mcp.server import MCPServer
+from experiments.mcp_server.transport import serve_stdio
+
+async def main():
+    serving = asyncio.ensure_future(serve_stdio(MCPServer("waiting")))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    asyncio.get_running_loop().call_later(0.1, print, "ready")
+    await asyncio.wait([serving])
+    sys.exit(0 if serving.cancelled() else 3)
+
+asyncio.run(main())
+"""
+
+
+def test_a_server_that_is_told_to_end_does_not_wait_for_its_client():
+    child = subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stderr.readline() == "ready\n", "what handlers print goes to standard error"
+        child.terminate()
+        assert child.wait(60) == 0
 
 
 def test_the_command_refuses_json_where_the_protocol_speaks(config_file, capsys):
