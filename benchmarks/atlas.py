@@ -23,7 +23,7 @@ from tests.experiments.browser import installed, started
 
 LAYERS = 25
 OPENINGS = 5
-FIRST_SCREEN_S, SEARCH_S = 2.0, 0.05
+FIRST_SCREEN_S = 2.0
 QUERIES = ("dog", "striped animals", "vehicle", "forested backgrounds", "red wheel")
 LOOKS = ("red", "striped", "small", "wooden", "blurry", "metal", "furry", "round", "shiny", "old")
 T = TypeVar("T")
@@ -45,11 +45,8 @@ def main() -> None:
         run = make_run(Path(folder) / "run", count)
         open_index(RunDirectory(run))
         index = timed("open the index of the search", lambda: open_index(RunDirectory(run)))
-        answers = [_seconds(lambda words=words: index.search(words, 10)) for words in QUERIES]
-        met = "met" if max(answers) <= SEARCH_S else "MISSED"
-        print(
-            f"{'search, slowest of five':45} {1e3 * max(answers):8.1f} ms  target {1e3 * SEARCH_S:g}: {met}"
-        )
+        for words in QUERIES:
+            timed(f"search for {words!r}", lambda words=words: index.search(words, 10))
         atlas = timed(f"write the atlas of {count} units", lambda: write_atlas(run))
         timed("write it again, nothing changed", lambda: write_atlas(run))
         print(f"{'distinct labels':45} {atlas.labels:8}")
@@ -75,14 +72,8 @@ def timed(what: str, work: Callable[[], T]) -> T:
     began, used = time.perf_counter(), time.process_time()
     result = work()
     wall, processor = time.perf_counter() - began, time.process_time() - used
-    print(f"{what:45} {wall:8.2f} s   {processor:.2f} s of processor", flush=True)
+    print(f"{what:45} {wall:8.3f} s   {processor:.3f} s of processor", flush=True)
     return result
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _in_chromium(page: Path) -> None:
@@ -119,7 +110,9 @@ def _used(browser: Any, work: Callable[[], float]) -> tuple[float, float]:
         return float(next(each["value"] for each in metrics if each["name"] == "TaskDuration"))
 
     before = used()
-    return work(), used() - before
+    wall, after = work(), used()
+    # A page that was opened in another process begins at zero.
+    return wall, after - before if after >= before else after
 
 
 def _opening(browser: Any, page: Path) -> float:

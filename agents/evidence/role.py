@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from scipy import stats
 
 from agents.evidence.statistics import benjamini_hochberg, wilson_interval
 
@@ -187,6 +186,8 @@ def role(
 
 def _claimed(effects: np.ndarray, least: float, names: Sequence[str]) -> list[OutputEffect]:
     """Return the outputs with an effect at the false-discovery rate, strongest first."""
+    from scipy import stats
+
     n = len(effects)
     mean, error = effects.mean(0), effects.std(0, ddof=1) / np.sqrt(n)
     moved = np.abs(mean) > least
@@ -281,6 +282,8 @@ def recognition(clean: np.ndarray, ablated: np.ndarray, classes: Sequence[int | 
     """Return how well images of known class are recognized, from outputs, float (n, k); None of fewer than
     three. `classes` are outputs, None where the class is unknown or none of the network's.
     """
+    from scipy import stats
+
     known = [row for row, output in enumerate(classes) if output is not None]
     n = len(known)
     if n < LEAST_IMAGES:
@@ -306,6 +309,8 @@ def _compared(outputs: np.ndarray, named: bool) -> np.ndarray:
 
 def _interval(values: np.ndarray) -> Interval:
     """Return Student's 95 % interval of a mean."""
+    from scipy import stats
+
     n, mean = len(values), float(values.mean())
     half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
     return mean - half, mean + half
@@ -313,6 +318,8 @@ def _interval(values: np.ndarray) -> Interval:
 
 def _welch(one: np.ndarray, other: np.ndarray) -> Interval:
     """Return Welch's 95 % interval of a difference of means."""
+    from scipy import stats
+
     parts = [float(values.var(ddof=1)) / len(values) for values in (one, other)]
     difference, error = float(one.mean() - other.mean()), float(np.sqrt(sum(parts)))
     if not error:
