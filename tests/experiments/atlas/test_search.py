@@ -18,10 +18,12 @@ from actors.errors import UsageError
 from actors.images import Image, encode_png
 from agents.records.journal import Blobs
 from agents.records.store import Store
+from experiments.atlas import catalog
 from experiments.atlas.catalog import CatalogUnit
 from experiments.atlas.embeddings import image_similarities
 from experiments.atlas.search_index import KEY, SearchIndex, open_index
 from experiments.cli.main import main
+from experiments.labels.record import DEAD, NOTHING_FITS, UnitLabel, lines
 from experiments.studies.search import RunQuery, search, table
 from tests.experiments.atlas.runs import LabeledRun
 
@@ -206,3 +208,21 @@ def test_an_image_finds_the_units_that_it_is_an_exemplar_of_and_those_that_say_w
     with pytest.raises(SystemExit):
         main(["find", "--image", str(file), str(run.root)])
     assert "no image that can be read" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_labels_of_maia_label_are_read_as_it_writes_them(run):
+    made = [
+        UnitLabel(
+            "net/d:0", "d", 0, "oboe", "", runner_up="violin", auroc=0.8, q=0.01, alike=1, redundancy=0.99
+        ),
+        UnitLabel("net/d:1", "d", 1, None, NOTHING_FITS, best="banana", alike=0, redundancy=0.99),
+        UnitLabel("net/d:2", "d", 2, None, DEAD),
+    ]
+    (run.root / "labels.jsonl").write_bytes(lines(made))
+    first, second, third = (unit for unit in catalog.read(run.open()) if unit.layer == "d")
+    assert (first.label, first.tier, first.verdict, first.score) == ("oboe", "embedding", "untested", 0.8)
+    assert (first.rivals, first.alike, first.likeness) == (("violin",), "net/d:1", 0.99)
+    assert (second.label, second.tier, second.verdict, second.rivals) == ("", "", "", ("banana",))
+    assert third.verdict == "dead"
+    assert found(run, "oboe") == [("d:0", "label")]
+    assert found(run, "banana") == [("d:1", "other label")]
