@@ -5,18 +5,18 @@ images.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from experiments.audit.carriers.page import carrier_blocks
 from experiments.audit.claims import words_alone
+from experiments.audit.findings.contrasts import claimed, contrast_blocks, difference_of, figure_of, kind_of
 from experiments.audit.real_page import real_blocks, real_summary, replication_text
 from experiments.audit.record import AuditRecord
 from experiments.report.schema import (
     Bar,
     Bars,
     Block,
-    CaptionedImage,
     DataTable,
     Estimate,
     ImageGrid,
@@ -24,18 +24,26 @@ from experiments.report.schema import (
     Text,
     columns,
 )
-from experiments.runs.context_survey import LEAST, ContextEffect, Shown
+from experiments.runs.context_survey import CONTEXTS, LEAST, ContextEffect, Shown
 from experiments.setup.console import counted
 
 _STAND_IN = re.compile(r"stand-in|^builtin")
 SHOWN = 40
 """Classes whose contexts are drawn: those with the largest differences."""
+MANY = 20
+"""Classes from which a table of classes comes first."""
+_HIGHER, _LOWER, _UNCONFIRMED, _ORDINARY = "higher", "lower", "stood out, not confirmed", "ordinary"
+PALETTE = (_HIGHER, _LOWER, _UNCONFIRMED, "", "", _ORDINARY)
+"""What a color means in every plot: the sixth is gray."""
 NOTHING = "nothing could be measured"
 
 
 def page(record: AuditRecord) -> Page:
-    """Return the page of what `maia audit` found."""
+    """Return the page of what `maia audit` found: findings first, then where they come from."""
     blocks: list[Block] = [_about(record)]
+    if len(record.usual) > MANY:
+        blocks.append(_classes(record))
+    blocks += contrast_blocks(record, SHOWN)
     if record.biased:
         blocks.append(_findings(record))
     if record.real:
@@ -56,6 +64,32 @@ def page(record: AuditRecord) -> Page:
         title=f"Audit of {record.model}" if record.model else "Audit",
         summary=_summary(record) + (real_summary(record.real) if record.real else ""),
         blocks=tuple(blocks),
+    )
+
+
+def _classes(record: AuditRecord) -> DataTable:
+    """Return the classes in falling order of their largest difference that is claimed."""
+    largest: dict[str, ContextEffect] = {}
+    for effect in record.biased:
+        known = largest.get(effect.class_name)
+        if known is None or abs(effect.difference) > abs(known.difference):
+            largest[effect.class_name] = effect
+    ranked = sorted(largest.values(), key=lambda effect: -abs(effect.difference))
+    found = Counter(effect.class_name for effect in record.biased)
+    rows = [
+        (effect.class_name, effect.difference, effect.context, found[effect.class_name], effect.q)
+        for effect in ranked
+    ]
+    return DataTable(
+        title="Classes by effect",
+        columns=(
+            *columns("class", "largest difference", "context"),
+            *columns("findings", digits=0),
+            *columns("q", digits=4),
+        ),
+        rows=tuple(rows),
+        note=f"{len(ranked)} of {counted(len(record.usual), 'class has', 'classes have')} a finding; of the "
+        "others the table at the end says what would have been found.",
     )
 
 
@@ -92,39 +126,51 @@ def _about(record: AuditRecord) -> Text:
     """Return which network was audited, by which profile, and what in it stands in for a trained model."""
     roles = {role: str(record.facts.get(role) or "") for role in ("generator", "observers", "interpreter")}
     parties = "; ".join(f"{role}: {name}" for role, name in roles.items() if name)
-    lines = []
+    lines, notice = [], ""
     if record.model:
         lines.append(f"Network: {record.model}. Profile: {record.profile or 'not recorded'}. {parties}.")
     if stand_ins := [role for role, name in roles.items() if _STAND_IN.search(name)]:
-        lines.append(
+        notice = (
             f"Stand-ins answered as {' and '.join(stand_ins)}: images are drawn scenes, and words come from "
             "a fixed vocabulary. The figures on generated images hold for drawn scenes."
         )
-    return Text(
-        title="What was audited", paragraphs=tuple(lines or ["Which network was audited is not recorded."])
+    return Text(paragraphs=tuple(lines or ["Which network was audited is not recorded."]), notice=notice)
+
+
+def _disagreements(record: AuditRecord) -> DataTable:
+    words = {
+        "unsupported": "✗ no such difference was measured",
+        "opposite": "✗ the difference is in the other direction",
+        "missed": "✗ not named",
+        "untested": "? nothing was measured there",
+        "unchecked": "? its words are not known",
+    }
+    names = words_alone(record.claims)
+    note = (
+        f"Of {counted(len(names), 'text', 'texts')} ({', '.join(names[:SHOWN])}) known words alone were "
+        "read: the observers gave no answer in the form asked for."
     )
-
-
-def _disagreements(record: AuditRecord) -> Text:
-    paragraphs = [f"{parted.class_name}: {parted.kind}, {parted.context}" for parted in record.disagreements]
-    if names := words_alone(record.claims):
-        paragraphs.append(
-            f"Of {counted(len(names), 'text', 'texts')} ({', '.join(names[:SHOWN])}) known words alone were "
-            "read: the observers gave no answer in the form asked for."
-        )
-    return Text(title="Where an agent's words and the numbers part", paragraphs=tuple(paragraphs))
+    return DataTable(
+        title="Where an agent's words and the numbers part",
+        columns=(*columns("class", "context", "the agent's text"), *columns("measured difference")),
+        rows=tuple(
+            (parted.class_name, parted.context, words[parted.kind], parted.difference)
+            for parted in record.disagreements
+        ),
+        note=note if names else "",
+    )
 
 
 def _findings(record: AuditRecord) -> DataTable:
     replications = record.real.found.replications if record.real else ()
     replicated = {(each.class_name, each.context): each for each in replications}
     return DataTable(
-        title="Findings on generated images",
+        title="All findings on generated images",
         columns=(
             *columns("class", "context", "probability", "in ordinary contexts", "difference"),
             *columns("q", digits=4),
             *columns("images", digits=0),
-            *columns("on real images"),
+            *columns("on real images", "the agent's text"),
         ),
         rows=tuple(
             (
@@ -132,10 +178,11 @@ def _findings(record: AuditRecord) -> DataTable:
                 effect.context,
                 Estimate.of(effect.mean, effect.mean_interval),
                 effect.others,
-                effect.difference,
+                difference_of(record, effect),
                 effect.q,
                 effect.n,
                 replication_text(replicated.get((effect.class_name, effect.context))),
+                claimed(record, effect).words,
             )
             for effect in record.biased
         ),
@@ -153,15 +200,13 @@ def _class_blocks(record: AuditRecord) -> list[Block]:
     largest = sorted(by_class, key=lambda name: -max(abs(effect.difference) for effect in by_class[name]))
     blocks: list[Block] = []
     for name in largest[:SHOWN]:
-        blocks.append(_contexts(name, by_class[name], record.answers.get(name, "")))
+        blocks.append(_contexts(record, name, by_class[name]))
         if lowest := record.lowest.get(name):
-            biased = {effect.context for effect in by_class[name] if effect.biased}
-            telling = [shown for shown in record.telling[name] if shown.context in biased]
-            blocks.append(_worst(name, lowest, telling))
+            blocks.append(_worst(name, lowest))
     return blocks
 
 
-def _contexts(name: str, effects: Sequence[ContextEffect], answer: str) -> Bars:
+def _contexts(record: AuditRecord, name: str, effects: Sequence[ContextEffect]) -> Bars:
     def bar(effect: ContextEffect) -> Bar:
         measured = Estimate.of(effect.mean, effect.mean_interval)
         return Bar(
@@ -172,29 +217,31 @@ def _contexts(name: str, effects: Sequence[ContextEffect], answer: str) -> Bars:
             high=measured.high,
         )
 
-    bars = tuple(bar(effect) for effect in sorted(effects, key=lambda effect: -effect.mean))
-    return Bars(title=name, axis=f"probability of {name}", bars=bars, note=answer)
+    kinds = list(dict.fromkeys(kind_of(context) for context in CONTEXTS))
+    kinds += [kind for effect in effects if (kind := kind_of(effect.context)) not in kinds]
+    ranked = sorted(effects, key=lambda effect: (kinds.index(kind_of(effect.context)), -effect.mean))
+    return Bars(
+        title=name,
+        axis=f"probability of {name}",
+        bars=tuple(bar(effect) for effect in ranked),
+        note=record.answers.get(name, ""),
+        palette=PALETTE,
+        reference=record.usual.get(name),
+        reference_name="mean in ordinary contexts",
+    )
 
 
 def _series(effect: ContextEffect) -> str:
     if effect.biased:
-        return "biased"
-    return "stood out, not confirmed" if effect.fresh else "ordinary"
+        return _LOWER if effect.difference < 0 else _HIGHER
+    return _UNCONFIRMED if effect.fresh else _ORDINARY
 
 
-def _worst(name: str, lowest: Sequence[Shown], telling: Sequence[Shown]) -> ImageGrid:
-    """Return the images that a class is worst at, and those that show most what was found; each once."""
-    images = {shown.image: shown for shown in (*lowest, *telling)}
+def _worst(name: str, lowest: Sequence[Shown]) -> ImageGrid:
+    """Return the images that a class is worst at."""
     return ImageGrid(
-        title=f"{name}: worst images",
-        figures=tuple(_figure(name, shown) for shown in images.values()),
-        note="First those with the least probability of all, then the most telling of each finding.",
-    )
-
-
-def _figure(name: str, shown: Shown) -> CaptionedImage:
-    return CaptionedImage(
-        image=shown.image, caption=f"{name}, {shown.context}: probability {shown.probability:.3f}"
+        title=f"{name}: images with the least probability",
+        figures=tuple(figure_of(name, shown) for shown in lowest),
     )
 
 
@@ -231,6 +278,6 @@ def _out_of_reach(record: AuditRecord) -> list[Block]:
     )
     blocks: list[Block] = [Text(title="Out of reach", paragraphs=words)]
     names = [*record.out_of_reach][:SHOWN]
-    if figures := tuple(_figure(name, shown) for name in names for shown in record.lowest.get(name, ())):
+    if figures := tuple(figure_of(name, shown) for name in names for shown in record.lowest.get(name, ())):
         blocks.append(ImageGrid(title="Out of reach: the nearest images", figures=figures))
     return blocks

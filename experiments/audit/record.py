@@ -25,9 +25,9 @@ class AuditRecord:
     classes that were tested; `usual` the mean probability in ordinary contexts; `out_of_reach` says why of
     classes that the first look did not reach. `values` are the probabilities of the screen by context,
     `fresh` and `rest` those of new images, `ordinary` the contexts that did not stand out, `undrawn` those
-    without images. `lowest` and `telling` are images that are kept. `answers` are the agents' words, `claims`
-    what these say, `disagreements` where they and the figures part. `real` is None where no real images were
-    looked at, and `carriers` where no units were looked at that may carry the findings.
+    without images. `lowest`, `telling` and `typical` are images that are kept. `answers` are the agents'
+    words, `claims` what these say, `disagreements` where they and the figures part. `real` is None where no
+    real images were looked at, and `carriers` where no units were looked at that may carry the findings.
     """
 
     model: str = ""
@@ -45,6 +45,7 @@ class AuditRecord:
     rest: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     lowest: dict[str, list[Shown]] = field(default_factory=dict)
     telling: dict[str, list[Shown]] = field(default_factory=dict)
+    typical: dict[str, list[Shown]] = field(default_factory=dict)
     answers: dict[str, str] = field(default_factory=dict)
     claims: dict[str, TextClaims] = field(default_factory=dict)
     disagreements: list[Disagreement] = field(default_factory=list)

@@ -205,6 +205,7 @@ class _AuditResults:
             rest={name: each.rest for name, each in by_class.items()},
             lowest={name: each.lowest for name, each in by_class.items()},
             telling={name: each.telling for name, each in by_class.items()},
+            typical={name: each.typical for name, each in by_class.items()},
             answers=answers,
             claims=claims,
             disagreements=[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,7 +24,20 @@ from experiments.cli.options import (
     with_columns,
 )
 
+if TYPE_CHECKING:
+    from experiments.effects.pictures import AttributedUnit, VisualizedUnit
+    from experiments.records.lookup import RecordedUnit
+
 commands = typer.Typer()
+
+StudiedIn = Annotated[
+    Path | None,
+    typer.Option(
+        "--run",
+        help="Run that studied the unit, as DIR or DIR/UNIT: its page shows the pictures.",
+        metavar="DIR",
+    ),
+]
 
 
 @commands.command(
@@ -106,6 +119,22 @@ def roles(
         shared.console.show(f"results: {', '.join(result.files)}")
 
 
+def _studied(run_directory: Path | None, model: str, layer: str, unit: str) -> RecordedUnit | None:
+    from experiments.effects.kept_pictures import studied_unit
+
+    return None if run_directory is None else studied_unit(run_directory, model, layer, unit)
+
+
+def _keep(
+    shared: Shared, studied: RecordedUnit | None, folder: Path, made: VisualizedUnit | AttributedUnit
+) -> None:
+    """Keep pictures in the run that studied their unit, and say which page shows them."""
+    from experiments.effects.kept_pictures import keep
+
+    if studied is not None:
+        shared.console.say(f"the pictures are on {keep(studied, folder, made).page}")
+
+
 @commands.command(
     epilog=examples(
         "maia visualize tf_efficientnet_lite0 blocks.6 91",
@@ -125,6 +154,7 @@ def visualize(
         typer.Option(help="The unit's mean over positions, which fills the image, or its maximum."),
     ] = "mean",
     seed: Annotated[int, seed_option("Seed of the first image; the next has the next.")] = 0,
+    studied_in: StudiedIn = None,
     out: Annotated[Path | None, out_option("Folder for the images [default: runs/visualize-...].")] = None,
 ) -> None:
     """Make images that drive a unit as strongly as an optimizer can. Beside them, what exemplars reach."""
@@ -132,10 +162,12 @@ def visualize(
     from experiments.effects.pictures import PictureRequest
     from experiments.effects.pictures import visualize as make
 
+    studied = _studied(studied_in, model, layer, unit)
     folder = out or default_run(f"visualize {model} {layer} {unit} {objective} {steps}")
     request = PictureRequest(model, layer, unit, shared.selection, folder)
     settings = VisualizationSettings(steps=steps, objective=objective, seed=seed)
     result = run(make(shared.console, request, settings, images), folder)
+    _keep(shared, studied, folder, result)
     if shared.json:
         shared.console.result(asdict(result))
         return
@@ -175,16 +207,19 @@ def attribute(
         typer.Option(help="How the unit's value is attributed to pixels."),
     ] = "integrated-gradients",
     k: Annotated[int, typer.Option(min=1, max=100, help="Exemplars.")] = 5,
+    studied_in: StudiedIn = None,
     out: Annotated[Path | None, out_option("Folder for the maps [default: runs/attribute-...].")] = None,
 ) -> None:
     """Show where in images a unit's value comes from, or where it acts on a class."""
     from experiments.effects.pictures import PictureRequest
     from experiments.effects.pictures import attribute as make
 
+    studied = _studied(studied_in, model, layer, unit)
     words = [model, layer, unit, output or method, *map(str, image or [])]
     folder = out or default_run(" ".join(["attribute", *words]))
     request = PictureRequest(model, layer, unit, shared.selection, folder, k)
     result = run(make(shared.console, request, image or [], method, output), folder)
+    _keep(shared, studied, folder, result)
     if shared.json:
         shared.console.result(asdict(result))
         return

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from actors.errors import UsageError
 from experiments.cli.folders import (
     ExportedRun,
     OpenRun,
@@ -145,13 +146,45 @@ def branch(
         raise typer.Exit(1)
 
 
-@commands.command(epilog=examples("maia report runs/b6"))
-def report(run_directory: OpenRun, json: Json = False) -> None:
+@commands.command(
+    epilog=examples(
+        "maia report runs/b6",
+        "maia report runs/b6/blocks.6:91 --single-file",
+        "maia report runs/demo --single-file --out robot.html --address https://example.org/robot.html",
+    )
+)
+def report(
+    run_directory: OpenRun,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="Write the page of DIR/UNIT as one file that can be sent.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File of --single-file [default: UNIT.html].", parser=here, metavar="FILE"),
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="Where the file will be published: then it names its preview image.")
+    ] = "",
+    json: Json = False,
+) -> None:
     """Write the static report of a run. What did not change is left as it is."""
+    console = Console(quiet=json)
+    if single_file:
+        from experiments.report.single_file import write_shared
+
+        written = write_shared(run_directory, out, address)
+        if json:
+            console.result({"page": str(written.page), "preview": written.preview and str(written.preview)})
+            return
+        console.show(f"page: {written.page} ({written.page.stat().st_size / 1e6:.1f} MB)")
+        if written.preview is not None:
+            console.show(f"preview: {written.preview}")
+        return
+    if out is not None or address:
+        raise UsageError("--out and --address belong to --single-file.", "Add --single-file.")
     from experiments.atlas.front_page import write_report
 
     page = write_report(run_directory)
-    console = Console(quiet=json)
     if json:
         console.result({"run": str(run_directory), "report": str(page)})
     else:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.report import pages, site, unit_page
+from experiments.report import site
 from experiments.report.records import RunDirectory
 
 __all__ = ["write_site", "write_unit_page"]
 
 
 def write_unit_page(run_dir: Path, slug: str) -> Path:
-    """Write the page of the unit in the folder `units/<slug>` and return its path.
+    """Write the page of the unit in the folder `units/<slug>`, and the pages that it links to; return its
+    path.
 
     Raises:
         UsageError: If there is no such run or unit.
     """
-    run = RunDirectory(run_dir)
-    path = unit_page.write(run, slug)
-    pages.write_assets(run.store)
-    return path
+    RunDirectory(run_dir).unit(slug)
+    site.write(run_dir, anew=slug)
+    return run_dir / "report" / "units" / f"{slug}.html"
 
 
 def write_site(run_dir: Path) -> Path:

@@ -20,12 +20,22 @@ _HEIGHT = 320.0
 def series_of(block: Bars | ScatterPlot | Lines) -> list[str]:
     """Return the names of a plot's series in order: its legend."""
     if isinstance(block, Bars):
-        return list(dict.fromkeys(bar.series for bar in block.bars))
+        named = dict.fromkeys(bar.series for bar in block.bars)
+        return [name for name in block.palette if name in named] + [
+            n for n in named if n not in block.palette
+        ]
     return [line.name for line in block.series]
 
 
 def style(number: int) -> str:
     return f"s{number % COLORS}"
+
+
+def styled(block: Bars | ScatterPlot | Lines) -> list[tuple[str, str]]:
+    """Return a plot's series with the style of each."""
+    palette = list(block.palette) if isinstance(block, Bars) else []
+    names = [*palette, *(name for name in series_of(block) if name not in palette)]
+    return [(name, style(names.index(name))) for name in series_of(block)]
 
 
 def bars(block: Bars) -> Markup:
@@ -35,7 +45,7 @@ def bars(block: Bars) -> Markup:
         return Markup("")
     marks = ticks(min(0.0, *values), max(0.0, *values))
     axis = Axis(marks[0], marks[-1], _NAMES, WIDTH - 16)
-    legend = series_of(block)
+    colors = dict(styled(block))
     rows: dict[str, list[Bar]] = {}
     for bar in block.bars:
         rows.setdefault(bar.name, []).append(bar)
@@ -48,8 +58,13 @@ def bars(block: Bars) -> Markup:
             )
         )
         for position, bar in enumerate(members):
-            parts.append(_bar(bar, axis, top + 16 * position, style(legend.index(bar.series))))
+            parts.append(_bar(bar, axis, top + 16 * position, colors[bar.series]))
         top += height + 10
+    if block.reference is not None:
+        line = Markup('<line class="dashed" x1="{0}" x2="{0}" y1="4" y2="{1}"><title>{2}</title></line>')
+        parts.append(
+            line.format(axis(block.reference), top, f"{block.reference_name} {label(block.reference)}")
+        )
     return _frame(
         [*_grid_x(axis, marks, 4, top), *parts, _title_x(axis, top, block.axis)], top + 40, _alt_text(block)
     )

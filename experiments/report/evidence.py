@@ -73,7 +73,7 @@ def evidence_of(value: Any, gallery: Gallery, prefix: str) -> EvidenceSection:
                 activation=number(trial.get("activation")),
                 note=notes,
             )
-            pictures.append(replace(picture, anchor=f"{prefix}-{name}-{position + 1}"))
+            pictures.append(replace(picture, anchor=f"{prefix}-{name}-{position + 1}", prompted=True))
         groups[name] = pictures
     rows = [
         plots.Strip(
@@ -109,18 +109,6 @@ def evidence_of(value: Any, gallery: Gallery, prefix: str) -> EvidenceSection:
     )
 
 
-def background_plot(value: Any) -> Markup:
-    """Return the histogram of activations over the data set, if the record holds one."""
-    histogram = mapping(mapping(value).get("histogram"))
-    counts = [number(count) for count in sequence(histogram.get("counts"))]
-    low, high = number(histogram.get("low")), number(histogram.get("high"))
-    if not counts or low is None or high is None or not high > low or any(c is None or c < 0 for c in counts):
-        return Markup("")
-    total = sum(c or 0.0 for c in counts)
-    alt_text = f"Activations of {total:.0f} images spread over the data set, from {low:.2f} to {high:.2f}"
-    return plots.counted([c or 0.0 for c in counts], low, high, f"activation, {total:.0f} images", alt_text)
-
-
 _ORIGINS = {
     "exemplar": "of the data set",
     "held back": "of the data set, seen by no agent",
@@ -131,14 +119,19 @@ _ORIGINS = {
 
 def uncovered(value: Any, gallery: Gallery) -> list[Picture]:
     """Return the strongest images in which the witness does not find the label."""
+    found = map(mapping, sequence(mapping(value).get("uncovered")))
     return [
-        gallery.picture(
-            image.get("image"),
-            caption=text(image.get("prompt")),
-            activation=number(image.get("activation")),
-            note=_ORIGINS.get(text(image.get("origin")), ""),
+        replace(
+            gallery.picture(
+                image.get("image"),
+                caption=text(image.get("prompt")),
+                activation=number(image.get("activation")),
+                note=_ORIGINS.get(text(image.get("origin")), ""),
+            ),
+            anchor=f"missed-{rank}",
+            prompted=text(image.get("origin")) in ("generated", "edited"),
         )
-        for image in map(mapping, sequence(mapping(value).get("uncovered")))
+        for rank, image in enumerate(found, 1)
     ]
 
 

@@ -13,7 +13,7 @@ from experiments.records.names import without_home
 from experiments.report import charts, pages
 from experiments.report.gallery import Picture
 from experiments.report.records import RunDirectory, text
-from experiments.report.schema import Bars, Block, Estimate, ImageGrid, Lines, Page, ScatterPlot
+from experiments.report.schema import Bars, Block, Contrast, Estimate, ImageGrid, Lines, Page, ScatterPlot
 
 _LARGEST = 16 << 20
 _RAW_LIMIT = 200_000
@@ -67,11 +67,12 @@ def _page(run: RunDirectory, key: str) -> tuple[str, str]:
         """Return what a template needs beside the block itself."""
         if isinstance(block, ImageGrid):
             return {"pictures": [picture(f.image, f.caption, f.activation) for f in block.figures]}
+        if isinstance(block, Contrast):
+            sides = [[picture(f.image, f.caption, f.activation) for f in side.images] for side in block.sides]
+            return {"sides": sides}
         if isinstance(block, Bars | ScatterPlot | Lines):
             draw: Any = {"bars": charts.bars, "scatter": charts.scatter, "lines": charts.lines}[block.kind]
-            legend = [
-                (name, charts.style(number)) for number, name in enumerate(charts.series_of(block)) if name
-            ]
+            legend = [(name, color) for name, color in charts.styled(block) if name]
             return {"plot": draw(block), "legend": legend}
         return {}
 

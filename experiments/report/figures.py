@@ -45,6 +45,19 @@ MEANINGS: dict[str, str] = {
 """The other figures of a label card, by the name that they have on the page."""
 
 
+GATES: dict[str, str] = {
+    "specific": "Whether new images of the label drive the unit more than other things do: the AUROC "
+    "with its 95 % interval, and the e-value.",
+    "strong": "How far new images of the label get from the data set's mean to its strongest images.",
+    "covering": "The share of the data set's strongest images in which a blind witness finds the label.",
+    "true on real images": "The AUROC of the label on images of the data set that no agent saw: a blind "
+    "witness says which of them show it.",
+    "reachable": "How far the best of all images that were made get to the data set's strongest ones: where "
+    "that is little, the image maker says little about the unit.",
+}
+"""The figures that a label must pass, by name."""
+
+
 def figures_of(evidence: Any) -> list[Figure]:
     """Return the figures that are on record, in the order in which a label must pass them."""
     record = mapping(evidence)

@@ -35,6 +35,10 @@ class Picture:
     plain: str | None = None
     masks: tuple[str, ...] = ()
     anchor: str = ""
+    prompted: bool = False
+    """Whether the caption is the prompt that the image was made from."""
+    story: str = ""
+    """How it came about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,8 @@ class Gallery:
             note,
             plain[0] if plain else None,
             tuple(layers[1:]),
+            prompted=bool(caption) and caption == text(origin.get("prompt")),
+            story=self.story(image_id) if origin else "",
         )
 
     def _captioned(self, image_id: Any, caption: str) -> Picture:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,16 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(figure=figure, money=money, amount=amount, seconds=seconds, highlight=highlight)
+    made.filters.update(
+        anchor=anchor, figure=figure, money=money, amount=amount, seconds=seconds, highlight=highlight
+    )
     made.globals["meanings"] = SENTENCES
     return made
+
+
+def anchor(name: str) -> str:
+    """Return a name as the id of an element: "e-value" is `e-value`, "Drawn as asked" `drawn-as-asked`."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def figure(value: float | None, digits: int = 2) -> str:

@@ -132,6 +132,130 @@ def counted(counts: Sequence[float], low: float, high: float, title: str, alt: s
     return _frame(Markup("").join(parts), height + 40, alt)
 
 
+@dataclass(frozen=True, slots=True)
+class PlotHistogram:
+    """Counts in equal bins of low..high."""
+
+    counts: Sequence[float]
+    low: float
+    high: float
+
+
+def density(bars: PlotHistogram | None, rows: Sequence[Strip], threshold: float | None) -> Markup:
+    """Return a histogram above rows of marks on the same axis, the means of rows and a threshold marked."""
+    values = [dot.value for row in rows for dot in row.dots]
+    values += [bars.low, bars.high] if bars else []
+    if not values:
+        return Markup("")
+    margin = 0.02 * (max(values) - min(values)) or 0.5
+    axis = Axis(min(values) - margin, max(values) + margin, _LEFT, WIDTH - _RIGHT)
+    parts, top = [], 18.0
+    if bars is not None:
+        top += 110
+        up = Axis(0, math.sqrt(max(bars.counts) or 1), top, 22)
+        step = (bars.high - bars.low) / len(bars.counts)
+        for index, count in enumerate(bars.counts):
+            first, last = bars.low + index * step, bars.low + (index + 1) * step
+            height = up(math.sqrt(count))
+            title = f"{label(first)} to {label(last)}: {label(count)} images"
+            box = (axis(first) + 0.5, height, max(1.0, axis(last) - axis(first) - 1), top - height)
+            parts.append(_box("bar", box, title) if count else Markup(""))
+        parts.append(_words("name", _LEFT - 14, top - 8, "data set"))
+    for row in rows:
+        parts += [
+            _words("name", _LEFT - 14, top + 20, row.name),
+            *(_tick(axis, dot, row, top) for dot in row.dots),
+        ]
+        mean = axis(sum(dot.value for dot in row.dots) / len(row.dots))
+        parts.append(_box(f"average {row.style}", (mean - 1.5, top + 4, 3.0, 24.0), f"mean of {row.name}"))
+        top += 28
+    if threshold is not None and axis.low <= threshold <= axis.high:
+        at = axis(threshold)
+        line = Markup('<line class="dashed" x1="{0}" x2="{0}" y1="14" y2="{1}"/>').format(at, top)
+        parts += [line, _words("start", at + 4, 14, "mask threshold")]
+    marks = ticks(axis.low, axis.high)
+    alt = "Activations over the data set" + "".join(f", of {len(row.dots)} {row.name}" for row in rows)
+    return _frame(Markup("").join([_x_axis(axis, marks, top + 6, "activation", 18), *parts]), top + 46, alt)
+
+
+def _tick(axis: Axis, dot: Dot, row: Strip, top: float) -> Markup:
+    tick = _box(f"tickmark {row.style}", (axis(dot.value) - 1, top + 8, 2.0, 16.0), dot.title)
+    if not dot.target:
+        return tick
+    return Markup('<a href="#{}" aria-label="{}">{}</a>').format(dot.target, dot.title, tick)
+
+
+def _box(style: str, box: tuple[float, float, float, float], title: str) -> Markup:
+    x, y, width, height = (round(side, 1) for side in box)
+    return Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"><title>{}</title></rect>').format(
+        style, x, y, width, height, title
+    )
+
+
+def _words(style: str, x: float, y: float, words: str) -> Markup:
+    return Markup('<text class="{}" x="{}" y="{}">{}</text>').format(style, round(x, 1), round(y, 1), words)
+
+
+@dataclass(frozen=True, slots=True)
+class PlotColumn:
+    """Values that stand above one place of an axis, and the element of the page that they lead to."""
+
+    name: str
+    values: Sequence[float]
+    target: str
+
+
+def columns(groups: Sequence[PlotColumn], threshold: float | None, title: str, alt: str) -> Markup:
+    """Return a column of dots a group, and a line through the largest value so far."""
+    values = [value for group in groups for value in group.values]
+    if not values:
+        return Markup("")
+    height = 150.0
+    low, high = min(values), max(values)
+    margin = 0.05 * (high - low) or 0.5
+    up = Axis(low - margin, high + margin, height, 10)
+    across = Axis(0, len(groups) + 1, 48, WIDTH - _RIGHT)
+    parts = [
+        Markup('<line class="grid" x1="48" x2="{}" y1="{}" y2="{}"/>').format(
+            WIDTH - _RIGHT, up(mark), up(mark)
+        )
+        + _words("end", 42, up(mark) + 4, label(mark))
+        for mark in ticks(up.low, up.high, 4)
+        if up.low <= mark <= up.high
+    ]
+    if threshold is not None and up.low <= threshold <= up.high:
+        line = Markup('<line class="dashed" x1="48" x2="{}" y1="{}" y2="{}"/>')
+        parts.append(line.format(WIDTH - _RIGHT, up(threshold), up(threshold)))
+    best, path, every = -math.inf, [], max(1, len(groups) // 20)
+    for place, group in enumerate(groups, 1):
+        x = across(place)
+        best = max([best, *group.values])
+        dots = Markup("").join(
+            Markup('<circle class="dot control" cx="{}" cy="{}" r="3"/>').format(x, up(value))
+            for value in group.values
+        )
+        about = f"round {group.name}: {len(group.values)} images"
+        parts.append(
+            Markup('<a href="#{}" aria-label="{}"><title>{}</title>{}</a>').format(
+                group.target, about, about, dots
+            )
+        )
+        if best > -math.inf:
+            path.append(f"{x},{up(best)}")
+        if place % every == 0 or place == 1:
+            parts.append(_words("tick", x, height + 16, group.name))
+    parts.append(Markup('<polyline class="line s0" points="{}"/>').format(" ".join(path)))
+    parts.append(
+        _words(
+            "axis",
+            (48 + WIDTH) / 2,
+            height + 34,
+            f"{title}: dots are images, the line is the strongest so far",
+        )
+    )
+    return _frame(Markup("").join(parts), height + 42, alt)
+
+
 def _swarm(positions: Sequence[float], radius: float) -> tuple[list[tuple[float, float]], float]:
     """Stack dots whose neighbors are closer than a diameter; return (x, offset) each and the height."""
     placed: list[tuple[float, float]] = [(0.0, 0.0)] * len(positions)

@@ -101,6 +101,15 @@ class RunDirectory:
         """Return how many units of a layer the run has planned."""
         return sum(UnitName.parse(unit).layer == layer for unit in self.plan)
 
+    def class_name(self, unit: UnitName) -> str:
+        """Return the class that a unit of classes stands for, as the run was asked for it; "" if it was not
+        asked for by name.
+        """
+        planned = mapping(self.plan.get(unit.id))
+        named = text(mapping(planned.get("survey_arguments")).get("class_name"))
+        asked = text(self.manifest.get("unit")) if unit.kind != "channel" else ""
+        return named or ("" if asked.lstrip("-").isdigit() else asked)
+
     def slugs(self) -> list[str]:
         """Return the folders of all units that have begun, sorted."""
         return self.store.folders("units")
@@ -162,6 +171,7 @@ class RunDirectory:
         below = (
             "",
             "/rounds",
+            "/pictures",
             *(f"/repeats/{name}{folder}" for name in repeats for folder in ("", "/rounds")),
         )
         states = (self.store.folder_state(f"units/{slug}{folder}") for folder in below)

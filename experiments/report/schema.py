@@ -68,6 +68,8 @@ class Text(_Part):
     kind: Literal["text"] = "text"
     title: str = ""
     paragraphs: tuple[str, ...] = ()
+    notice: str = ""
+    """What must not be overlooked: which models stood in for others."""
 
 
 class DataTable(_Part):
@@ -100,6 +102,13 @@ class Bars(_Part):
     axis: str = ""
     bars: tuple[Bar, ...]
     note: str = ""
+    palette: tuple[str, ...] = ()
+    """Series that keep their colors from plot to plot, whether or not a plot has them; [] is in order of
+    appearance.
+    """
+    reference: FiniteFloat | None = None
+    """A value that is drawn as a line across all bars."""
+    reference_name: str = ""
 
 
 class Point(_Part):
@@ -157,7 +166,36 @@ class ImageGrid(_Part):
     note: str = ""
 
 
-Block = Annotated[Text | DataTable | Bars | ScatterPlot | Lines | ImageGrid, Field(discriminator="kind")]
+class ContrastSide(_Part):
+    """One side of a contrast: what it is, its mean, and images of it."""
+
+    name: str
+    mean: Estimate
+    images: tuple[CaptionedImage, ...] = ()
+
+
+class FindingCheck(_Part):
+    """Whether something else bears a finding out; None: it could not tell."""
+
+    name: str
+    words: str
+    holds: bool | None = None
+
+
+class Contrast(_Part):
+    """A finding: the difference of two sides, images of both beside each other, and what bears it out."""
+
+    kind: Literal["contrast"] = "contrast"
+    title: str = ""
+    difference: Estimate
+    sides: tuple[ContrastSide, ContrastSide]
+    checks: tuple[FindingCheck, ...] = ()
+    note: str = ""
+
+
+Block = Annotated[
+    Text | Contrast | DataTable | Bars | ScatterPlot | Lines | ImageGrid, Field(discriminator="kind")
+]
 
 
 class Page(_Part):

@@ -19,6 +19,7 @@ from agents.records.store import Store
 from experiments.records import journal_scan
 from experiments.records.reuse import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
+from experiments.report.figures import GATES, MEANINGS
 from experiments.report.records import RunDirectory, mapping, sequence, text
 from experiments.report.summary import Summary, summarize
 from experiments.report.verdicts import SENTENCES, VERDICTS
@@ -53,10 +54,11 @@ class FrontPage(Protocol):
         """Write `report/index.html` and what belongs to it, or nothing; return the keys written."""
 
 
-def write(run_dir: Path, front: FrontPage | None = None) -> Path:
+def write(run_dir: Path, front: FrontPage | None = None, *, anew: str = "") -> Path:
     """Write what is missing or older than its records; return the index.
 
-    Where a `front` page was written, the overview is `overview.html`.
+    Where a `front` page was written, the overview is `overview.html`. The page of the unit `anew` is written
+    whether or not its records seem to have changed.
     What lies in `report/` and was not written there by this machine is written again or removed.
 
     Raises:
@@ -65,13 +67,13 @@ def write(run_dir: Path, front: FrontPage | None = None) -> Path:
     """
     run = RunDirectory(run_dir)
     store = run.store
-    kept = pages.write_assets(store)
+    kept = [*pages.write_assets(store), _write_figures(run)]
     known = _Summaries(store)
     plan = run.plan_state()
     summaries, changed = [], False
     for slug in run.slugs():
         state, page = f"{run.state(slug)} {plan}", f"report/units/{slug}.html"
-        summary = known.get(slug, state, page)
+        summary = None if slug == anew else known.get(slug, state, page)
         if summary is None:
             unit = run.unit(slug)
             try:
@@ -99,6 +101,21 @@ def write(run_dir: Path, front: FrontPage | None = None) -> Path:
         known.save()
     _remove_others(store, {*kept, *known.site, _Summaries.KEY})
     return run_dir / "report" / "index.html"
+
+
+def _write_figures(run: RunDirectory) -> str:
+    """Write the page of figures, which other pages link to; return its key."""
+    content = pages.render(
+        "figures.html",
+        run_name=text(run.manifest.get("name")) or run.root.resolve().name,
+        root="",
+        groups=[("What a label must pass", GATES), ("Other figures", MEANINGS)],
+        verdicts=VERDICTS,
+    )
+    key = "report/figures.html"
+    if run.store.get(key) != content.encode():
+        pages.write(run.store, key, content)
+    return key
 
 
 def rows(summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -140,6 +157,7 @@ def _index(
             for key in ("command", "person", "task", "model", "layer", "layers", "profile", "seed")
             if isinstance(run.manifest.get(key), str | int | float | list)
         ],
+        audited=run.manifest.get("command") == "audit",
         verdicts=VERDICTS,
         counts=[(verdict, verdicts[verdict]) for verdict in VERDICTS if verdicts[verdict]],
         total=len(summaries),

@@ -90,7 +90,7 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
         unit=unit.name.id,
         model=unit.name.model,
         layer=unit.name.layer,
-        short=unit.name.short,
+        short=_short(run, unit),
         index=unit.name.index,
         verdict=verdict_of(unit),
         label=text(done.get("label")),
@@ -116,6 +116,12 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
         # Whoever pools what several studies measured tries nothing itself.
         signs=[journal_scan.scan(journal_scan.read_rounds(repeat.rounds)) for repeat in repeats or [unit]],
     )
+
+
+def _short(run: RunDirectory, unit: UnitRecords) -> str:
+    """Return the unit's name in its run; of a class that of the class."""
+    named = run.class_name(unit.name)
+    return f"{named} ({unit.name.short})" if named else unit.name.short
 
 
 def _images(done: dict[str, Any], rounds: list[dict[str, Any]], last: list[dict[str, Any]]) -> float | None:

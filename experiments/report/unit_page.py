@@ -4,77 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from markupsafe import Markup
-
 from actors.vision.readout.places import split_place
-from agents.evidence.verdict import verdict_of
 from agents.records.journal import slug
 from experiments.records import journal_scan
 from experiments.records.names import UnitName
 from experiments.records.roles import RecordedRole
-from experiments.report import pages, reproduce
-from experiments.report.evidence import EvidenceSection, background_plot, card_of, evidence_of, uncovered
+from experiments.report import pages
+from experiments.report.evidence import card_of, evidence_of, uncovered
 from experiments.report.figures import MEANINGS, figures_of, reason
-from experiments.report.gallery import Block, Gallery, Picture, StimulusEdit, StimulusIntervention
+from experiments.report.gallery import Gallery, Picture
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
-from experiments.report.summary import error_of, summarize, tokens_of, usage_of
-from experiments.report.verdicts import STANDING, VERDICTS, key_of
+from experiments.report.summary import Summary, error_of, summarize, usage_of
+from experiments.report.unit import reproduce
+from experiments.report.unit.density import Looked, density
+from experiments.report.unit.made_pictures import made_pictures
+from experiments.report.unit.rounds import rounds_of, rounds_plot, strongest_edits
+from experiments.report.verdicts import STANDING, VERDICTS
 
-_STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 _NOT_ASKED = ("session", "mcp")
 """Commands whose runs do not ask the profile's interpreter."""
-_FORMAL = re.compile(r"^[ \t>*_#`-]*\[[A-Z][A-Z _]*\d*\]|^[ \t]*(?:```|~~~)", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """`fate`: "new" in this round, "kept" from the one before, or "dropped" since."""
-
-    words: str
-    fate: str
-
-
-@dataclass(frozen=True, slots=True)
-class RoundView:
-    """One round as it is shown."""
-
-    number: int
-    kind: str
-    thoughts: str
-    reasoning: str
-    """What the model thought before it answered, as its server reports."""
-    notes: list[str]
-    """What the request had to go without."""
-    hypotheses: list[Hypothesis]
-    program: Markup | None
-    program_lines: int
-    status: str
-    error: str
-    observation: list[Block]
-    made: list[Picture]
-    edits: list[StimulusEdit]
-    interventions: list[StimulusIntervention]
-    verdict: str
-    objection: str
-    evidence: EvidenceSection | None
-    model: str
-    tokens: float | None
-    finish: str
-    raw: list[tuple[str, str]] = field(default_factory=list)
-
-
-def write(run: RunDirectory, slug: str) -> Path:
-    """Write the page of a unit and return its path.
-
-    Raises:
-        UsageError: If the run has no such unit.
-    """
-    return write_page(run, run.unit(slug))
+_EDITS = 6
+"""Edits that stand before the rounds."""
+_STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 
 
 def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
@@ -87,60 +43,55 @@ def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
 
 def _page(run: RunDirectory, unit: UnitRecords) -> str:
     done = unit.done or {}
+    bare = unit.name.kind != "channel"
 
     def locate(image_id: Any) -> list[str]:
-        return [f"../../{layer}" for layer in run.image(image_id)]
+        layers = [f"../../{layer}" for layer in run.image(image_id)]
+        return layers[:1] if bare else layers  # a class has no map, so a mask says nothing
 
     gallery = Gallery(unit.rounds, locate)
     summary = summarize(run, unit)
+    rounds = list(rounds_of(unit, gallery))
+    background = {k: number(v) for k, v in mapping(done.get("background")).items()}
+    looked_at = Looked(
+        exemplars=_exemplars(done, gallery),
+        uncovered=uncovered(done.get("evidence"), gallery),
+        evidence=None
+        if done.get("evidence") is None
+        else evidence_of(done.get("evidence"), gallery, "trial"),
+    )
     return pages.render(
         "unit.html",
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
         root="../",
         summary=summary,
+        class_name=run.class_name(unit.name),
         repeat=unit.repeat,
         repeats=list(_repeats(run, unit)),
         pooled="" if unit.repeat else run.pooled(unit.slug),
-        signs=[]
-        if summary.repeats
-        else [journal_scan.SIGNS[sign] for signs in summary.signs for sign, seen in signs.items() if seen],
         layer_href=layer_href(run, unit),
-        place=split_place(unit.name.layer)[1].note,
         reserve=_reserve(run),
         verdicts=VERDICTS,
-        fields={k: v for k, v in mapping(done.get("fields")).items() if isinstance(v, str)},
-        evidence=evidence_of(done.get("evidence"), gallery, "trial")
-        if done.get("evidence") is not None
-        else None,
-        exemplars=_exemplars(done, gallery),
-        background={k: number(v) for k, v in mapping(done.get("background")).items()},
-        background_plot=background_plot(done.get("background")),
-        rounds=list(_rounds(unit, gallery)),
-        card=card_of(done.get("card"), holds=summary.verdict in STANDING),
-        role=RecordedRole.of(done),
-        figures=figures_of(done.get("evidence")),
-        figure_meanings=MEANINGS,
-        reason=reason(done.get("evidence")),
-        covered=bool(mapping(done.get("evidence")).get("coverage")),
-        uncovered=uncovered(done.get("evidence"), gallery),
+        evidence=looked_at.evidence,
+        exemplars=looked_at.exemplars,
+        uncovered=looked_at.uncovered,
+        background=background,
+        density=density(done.get("background"), looked_at),
+        rounds=rounds,
+        rounds_plot=rounds_plot(rounds, background.get("mask_threshold")),
+        strongest_edits=strongest_edits(rounds, _EDITS),
         crosswise=_crosswise(run, unit),
-        sight=_sight(mapping(done.get("facts"))),
-        notice=text(mapping(done.get("facts")).get("notice")),
-        usage=usage_of(unit),
-        facts=list(_flat(mapping(done.get("facts")))),
-        seed=shown(done.get("seed", run.manifest.get("seed"))),
-        tiers=_tiers(unit),
-        in_doubt=len(sequence(done.get("in_doubt"))),
+        made=[] if unit.repeat else list(made_pictures(run, unit.slug, gallery)),
         stand_ins=stand_ins(run, unit),
         problems=unit.problems,
         failures=[error_of(failure) for failure in unit.failures],
         command="" if unit.repeat else reproduce.command(run, unit),
-        task=text(done.get("task")) or text(run.manifest.get("task")),
+        **_words(run, unit, summary),
     )
 
 
 def _exemplars(done: dict[str, Any], gallery: Gallery) -> list[Picture]:
-    return [
+    pictures = (
         gallery.picture(
             exemplar.get("image"),
             caption=f"exemplar {rank}",
@@ -148,7 +99,34 @@ def _exemplars(done: dict[str, Any], gallery: Gallery) -> list[Picture]:
             under=exemplar.get("source"),
         )
         for rank, exemplar in enumerate(map(mapping, sequence(done.get("exemplars"))), 1)
-    ]
+    )
+    return [replace(picture, anchor=f"exemplar-{rank}") for rank, picture in enumerate(pictures, 1)]
+
+
+def _words(run: RunDirectory, unit: UnitRecords, summary: Summary) -> dict[str, Any]:
+    """Return what a template needs of the words and numbers of a result."""
+    done = unit.done or {}
+    facts = mapping(done.get("facts"))
+    signs = [] if summary.repeats else summary.signs
+    return {
+        "signs": [journal_scan.SIGNS[sign] for study in signs for sign, seen in study.items() if seen],
+        "place": split_place(unit.name.layer)[1].note,
+        "fields": {k: v for k, v in mapping(done.get("fields")).items() if isinstance(v, str)},
+        "card": card_of(done.get("card"), holds=summary.verdict in STANDING),
+        "role": RecordedRole.of(done),
+        "figures": figures_of(done.get("evidence")),
+        "figure_meanings": MEANINGS,
+        "reason": reason(done.get("evidence")),
+        "covered": bool(mapping(done.get("evidence")).get("coverage")),
+        "sight": _sight(facts),
+        "notice": text(facts.get("notice")),
+        "usage": usage_of(unit),
+        "facts": list(_flat(facts)),
+        "seed": shown(done.get("seed", run.manifest.get("seed"))),
+        "tiers": _tiers(unit),
+        "in_doubt": len(sequence(done.get("in_doubt"))),
+        "task": text(done.get("task")) or text(run.manifest.get("task")),
+    }
 
 
 def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
@@ -205,80 +183,6 @@ def _sight(facts: dict[str, Any]) -> str:
     if sight and sight != "its own":
         return f"The interpreter cannot see: in place of images it was given {sight}."
     return ""
-
-
-def _rounds(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
-    known: set[str] = set()
-    before: list[str] = []
-    for position, record in enumerate(unit.rounds, 1):
-        reply, outcome = mapping(record.get("reply")), mapping(record.get("outcome"))
-        verdict = mapping(record.get("verdict"))
-        program = text(record.get("program"))
-        hypotheses = [
-            hypothesis for hypothesis in sequence(record.get("hypotheses")) if isinstance(hypothesis, str)
-        ]
-        snapshot = mapping(record.get("toolbox"))
-        shown = sequence(record.get("observation"))
-        usage = mapping(reply.get("usage"))
-        where = number(record.get("round"))
-        yield RoundView(
-            number=int(where) if where is not None else position,
-            kind="experiment"
-            if program
-            else "answer"
-            if verdict or record.get("answered") is True
-            else "no program",
-            thoughts=_thoughts(text(reply.get("text"))),
-            reasoning=text(reply.get("thoughts")),
-            notes=[note for note in sequence(reply.get("notes")) if isinstance(note, str)],
-            hypotheses=_fates(hypotheses, before),
-            program=pages.highlight(program) if program else None,
-            program_lines=program.count("\n") + 1,
-            status=text(outcome.get("status")),
-            error=text(outcome.get("error")),
-            observation=gallery.observation(shown),
-            made=gallery.made(known, snapshot),
-            edits=gallery.edits(known, snapshot),
-            interventions=gallery.interventions(record.get("sandbox")),
-            verdict=_of_round(verdict),
-            objection=text(verdict.get("objection")),
-            evidence=evidence_of(verdict.get("evidence"), gallery, f"round-{position}-trial")
-            if verdict
-            else None,
-            model=text(reply.get("model")),
-            tokens=tokens_of(usage),
-            finish=text(reply.get("finish")),
-            raw=[("model", text(reply.get("text"))), *_raw(shown)],
-        )
-        known |= set(mapping(snapshot.get("provenance")))
-        before = hypotheses or before
-
-
-def _of_round(verdict: dict[str, Any]) -> str:
-    """Return the key in `VERDICTS` of what the examiner said, "" if nothing was examined."""
-    if not verdict:
-        return ""
-    return key_of(verdict_of({"status": "answered", "confirmed": verdict.get("accepted"), **verdict}))
-
-
-def _thoughts(reply: str) -> str:
-    """Return what a reply says before its first marker or fence: the rest is shown in its own place."""
-    match = _FORMAL.search(reply)
-    return (reply[: match.start()] if match else reply).strip()
-
-
-def _fates(hypotheses: list[str], before: list[str]) -> list[Hypothesis]:
-    listed = [Hypothesis(hypothesis, "kept" if hypothesis in before else "new") for hypothesis in hypotheses]
-    dropped = [Hypothesis(hypothesis, "dropped") for hypothesis in before if hypothesis not in hypotheses]
-    return listed + dropped if hypotheses else []
-
-
-def _raw(parts: list[Any]) -> Iterator[tuple[str, str]]:
-    for part in parts:
-        if isinstance(part, str):
-            yield "observation", part
-        else:
-            yield "observation", f"(image {text(mapping(part).get('image'), 'unknown')})"
 
 
 def layer_href(run: RunDirectory, unit: UnitRecords) -> str:

@@ -14,7 +14,7 @@ import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,8 @@ class ClassSurvey:
     `ordinary` are the contexts that did not stand out; `fresh` are the new images of those that did, `rest`
     the new ones of the ordinary, a few of each. `undrawn` are contexts that could not be shown. `notes`
     counts images of which the image maker said that something is not as asked. `lowest` are the images with
-    the least probability in the screen, `telling` the new ones that show a context's difference most.
+    the least probability in the screen, `telling` the new ones that show a context's difference most, and
+    `typical` the new ones of each context that stood out, and of the ordinary ones, nearest to their median.
     `out_of_reach` is "" or says why generated images do not reach the class: then `values` are those of the
     first images, and nothing was tested.
     """
@@ -131,6 +132,7 @@ class ClassSurvey:
     lowest: list[Shown]
     telling: list[Shown]
     out_of_reach: str = ""
+    typical: list[Shown] = field(default_factory=list)
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> ClassSurvey:
@@ -243,12 +245,14 @@ async def survey_class(
     fresh: dict[str, list[float]] = {}
     rest: dict[str, list[float]] = {}
     telling: list[tuple[Shown, Image]] = []
+    typical: list[tuple[Shown, Image]] = []
     ordinary, outstanding = screened(values)
     for context, sign in outstanding.items():
         again = await images_of_class.measure({context: FRESH * per_context}, "fresh")
         if len(again.values[context]) >= 2:
             fresh[context], notes[context] = again.values[context], again.notes[context]
             telling += again.extremes(sign)
+            typical += again.typical()
         else:  # it stood out, so it must not count as one that did not
             del values[context], notes[context]
     if fresh:
@@ -257,13 +261,16 @@ async def survey_class(
         if sum(map(len, again.values.values())) < 2:
             raise UndrawableError(f"no more images of {class_name!r} could be made: {again.reason}")
         rest = again.values
+        typical += again.typical()
     lowest = screen.extremes(-1)
     undrawn = [context for context in contexts if context not in values]
-    lowest_shown, most_telling = ([shown for shown, _ in group] for group in (lowest, telling))
+    kept = (lowest, telling, typical)
+    lowest_shown, most_telling, typical_shown = ([shown for shown, _ in group] for group in kept)
     survey = ClassSurvey(
-        class_name, values, ordinary, fresh, rest, undrawn, notes, lowest_shown, most_telling
-    )
-    return Survey(asdict(survey), [image for _, image in (*lowest, *telling)])
+        class_name, values, ordinary, fresh, rest, undrawn, notes, lowest_shown, most_telling,
+        typical=typical_shown,
+    )  # fmt: skip
+    return Survey(asdict(survey), [image for group in kept for _, image in group])
 
 
 def _out_of_reach(class_name: str, first_images: _MeasuredContexts) -> Survey:
@@ -373,6 +380,13 @@ class _MeasuredContexts:
     def extremes(self, sign: int) -> list[tuple[Shown, Image]]:
         """Return the images with the least probability (sign -1) or the greatest (1), most extreme first."""
         return sorted(self.images, key=lambda pair: -sign * pair[0].probability)[:KEPT]
+
+    def typical(self) -> list[tuple[Shown, Image]]:
+        """Return the images whose probability is nearest to the median of all."""
+        if not self.images:
+            return []
+        median = statistics.median(shown.probability for shown, _ in self.images)
+        return sorted(self.images, key=lambda pair: abs(pair[0].probability - median))[:KEPT]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from actors.errors import UsageError
 from agents.records import run_files
@@ -33,7 +33,7 @@ _TYPES = {
     ".png": "image/png",
 }
 _SERVED = re.compile(
-    r"report/((index|overview)\.html|units\.js|atlas/[a-z0-9-]+\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
+    r"report/((index|overview|figures)\.html|units\.js|atlas/[a-z0-9-]+\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
 )
 """What the report's writer made, and stored images: nothing else of a run is served."""
 _LIVE = '<script defer src="/{token}/report/assets/live.js" data-seen="{seen}"></script>\n'
@@ -111,6 +111,14 @@ class RunServer:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}/{self.token}/report/index.html"
+
+    @property
+    def entry(self) -> str:
+        """The address to begin at: of a run of one unit, its page."""
+        pages = [*(self._run_dir / "report" / "units").glob("*.html")]
+        if len(pages) != 1:
+            return self.url
+        return self.url.removesuffix("index.html") + f"units/{quote(pages[0].name)}"
 
     def close(self) -> None:
         self._stopped.set()

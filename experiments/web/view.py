@@ -30,8 +30,8 @@ async def view(console: Console, run_dir: Path, *, port: int = 0, open_browser: 
             f"port {port} cannot be used ({error.strerror}).", "Choose another with --port."
         ) from error
     try:
-        console.say(f"{server.url} (Ctrl-C ends)")
-        with shown_in_browser(server.url) if open_browser else nullcontext():
+        console.say(f"{server.entry} (Ctrl-C ends)")
+        with shown_in_browser(server.entry) if open_browser else nullcontext():
             await asyncio.Event().wait()
     finally:
         await asyncio.to_thread(server.close)

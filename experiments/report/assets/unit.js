@@ -1,4 +1,4 @@
-// A unit's page: masks on and off, j and k between rounds, copying, and a look at a dot's image.
+// A unit's page: masks on and off, rounds that unfold, j and k between them, copying, and a look at a mark's image.
 (() => {
   "use strict";
   const all = (selector) => [...document.querySelectorAll(selector)];
@@ -35,11 +35,34 @@
     }
     const round = rounds[Math.max(0, Math.min(rounds.length - 1, next))];
     if (!round) return;
+    round.querySelector("details.fold").open = true;
     round.focus({ preventScroll: true });
     round.scrollIntoView({ block: "start" });
   };
+  const folds = all("details.fold"), unfold = document.getElementById("unfold");
+  const reveal = () => {
+    const named = document.getElementById(location.hash.slice(1));
+    if (!named) return;
+    const fold = named.querySelector("details.fold");
+    if (fold) fold.open = true;
+    for (let outer = named.closest("details"); outer; outer = outer.parentElement.closest("details")) outer.open = true;
+    named.scrollIntoView({ block: "start" });
+  };
+  addEventListener("hashchange", reveal);
+  if (location.hash) reveal();
+  if (unfold) {
+    unfold.hidden = false;
+    unfold.addEventListener("click", () => {
+      const open = unfold.getAttribute("aria-pressed") !== "true";
+      for (const fold of folds) fold.open = open;
+      unfold.setAttribute("aria-pressed", String(open));
+      unfold.textContent = open ? "Fold all" : "Unfold all";
+    });
+  }
+  addEventListener("beforeprint", () => { for (const fold of folds) fold.open = true; });
+
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
     if (event.key === "j") visit(1);
     else if (event.key === "k") visit(-1);
     else if (event.key === "m" && masked) toggleMasks();
@@ -80,7 +103,7 @@
   };
   const show = (link) => {
     const figure = document.getElementById(link.getAttribute("href").slice(1));
-    if (!figure) return;
+    if (figure?.tagName !== "FIGURE") return;
     const copy = figure.cloneNode(true);
     copy.removeAttribute("id");
     for (const image of copy.querySelectorAll("img")) image.loading = "eager";

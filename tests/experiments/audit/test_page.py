@@ -12,6 +12,7 @@ from experiments.audit.record import AuditRecord
 from experiments.audit.replication import Replication
 from experiments.audit.subgroups import Average, Findings, Subgroup
 from experiments.report import write_site
+from experiments.report.charts import styled
 from experiments.runs.context_survey import ContextEffect, Shown
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import FakeRun, picture
@@ -61,14 +62,18 @@ def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_pa
     assert "1 of 2 classes have a context in which the probability surely differs by more than 0.1" in text
     assert "1 stood out at first and were shown again" in text
     order = [
-        "Findings on generated images",
+        "Findings: background",
+        "<b>tench</b>: lower with snow",
+        "All findings on generated images",
         "Where an agent's words",
         "probability of <b>tench</b>",
         "What would have been found",
         "Not tested, for want of images",
     ]
     assert sorted(order, key=text.index) == order
-    assert "kite: unsupported, size: small" in text
+    assert "✗ no such difference was measured" in text
+    assert "? On real images: no real images" in text
+    assert "The agent's text: no agent wrote about this class" in text
     assert "Of 1 text (kite) known words alone were read" in text
     assert "No bias was found." in text
 
@@ -112,9 +117,10 @@ def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_sho
     pictures = [*markup.check(page_path).find("img")]
     assert [image.attributes["alt"] for image in pictures] == [
         "<b>tench</b>, background: snow: probability 0.010",
-        "<b>tench</b>, size: small: probability 0.020",
         "<b>tench</b>, background: snow: probability 0.030",
-    ]
+        "<b>tench</b>, background: snow: probability 0.010",
+        "<b>tench</b>, size: small: probability 0.020",
+    ], "those of the finding, then those with the least probability"
     assert all((page_path.parent / image.attributes["src"]).is_file() for image in pictures)
 
 
@@ -170,3 +176,72 @@ def test_a_page_says_what_was_audited_by_what_and_what_real_images_say_of_each_f
     assert "On the 60 real images that were looked at, each counting once, the accuracy is 0.500" in text
     assert "1 class is out of reach of the image maker" in text
     assert "zebra: its probability is 0.020 at most in 12 ordinary generated images" in text
+
+
+def test_a_finding_stands_between_images_of_both_sides_with_what_bears_it_out(tmp_path):
+    run = FakeRun(tmp_path / "run")
+    inside, outside = picture(1), picture(2)
+    run.store(inside, outside)
+    snow, red = Shown("background: snow", inside.id, 0.2), Shown("colour: red", outside.id, 0.7)
+    record = replace(
+        RECORD,
+        ordinary={"<b>tench</b>": ["colour: red"]},
+        fresh={"<b>tench</b>": {"background: snow": [0.2, 0.21, 0.22, 0.2]}},
+        rest={"<b>tench</b>": {"colour: red": [0.7, 0.72, 0.74]}},
+        typical={"<b>tench</b>": [snow, red]},
+        answers={"<b>tench</b>": "Lower on snow."},
+        claims={},
+        real=REAL,
+    )
+    contrast = next(block for block in page(record).blocks if block.kind == "contrast")
+    assert contrast.difference.low < contrast.difference.value == effect_of(record).difference
+    assert contrast.difference.high < 0
+    assert [check.holds for check in contrast.checks] == [True, True], "replicated, and named by the agent"
+    page(record).save(run.root, "audit")
+    write_site(run.root)
+    shown = markup.check(run.root / "report" / "experiments" / "audit.html")
+    section = next(shown.find("section", class_="contrast"))
+    assert [image.attributes["alt"] for image in section.find("img")] == [
+        "<b>tench</b>, background: snow: probability 0.200",
+        "<b>tench</b>, colour: red: probability 0.700",
+    ]
+    missed = replace(record, disagreements=[Disagreement("<b>tench</b>", "missed", "background: snow", -0.5)])
+    contrast = next(block for block in page(missed).blocks if block.kind == "contrast")
+    assert contrast.checks[1].holds is False
+
+
+def effect_of(record: AuditRecord) -> ContextEffect:
+    return record.biased[0]
+
+
+def test_an_audit_of_many_classes_opens_on_a_table_of_classes_by_effect():
+    names = [f"class {number}" for number in range(1000)]
+    effects = [
+        effect(name, "background: snow", 0.5 - number / 3000, 0.7, True) for number, name in enumerate(names)
+    ]
+    values = {name: {"size: small": [0.5]} for name in names}
+    many = replace(
+        RECORD,
+        effects=effects,
+        usual=dict.fromkeys(names, 0.7),
+        values=values,
+        lowest={},
+        undrawn={},
+        detectable={},
+    )
+    table = page(many).blocks[1]
+    assert table.title == "Classes by effect"
+    assert [row[0] for row in table.rows[:2]] == ["class 999", "class 998"]
+    assert len(table.rows) == 1000
+    assert sum(block.kind == "contrast" for block in page(many).blocks) == 40
+
+
+def test_a_color_means_the_same_in_every_plot():
+    lower = replace(RECORD, effects=[effect("kite", "background: snow", 0.2, 0.7, True)])
+    higher = replace(RECORD, effects=[effect("kite", "background: snow", 0.9, 0.3, True)])
+    plots = [next(b for b in page(record).blocks if b.kind == "bars") for record in (lower, higher, RECORD)]
+    styles = [dict(styled(plot)) for plot in plots]
+    assert styles[0] == {"lower": "s1"}
+    assert styles[1] == {"higher": "s0"}
+    assert styles[2] == {"lower": "s1", "ordinary": "s5"}
+    assert plots[0].reference == 0.51, "the mean in ordinary contexts is a line"

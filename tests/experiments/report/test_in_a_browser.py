@@ -241,7 +241,7 @@ def test_j_and_k_move_between_rounds(browser, run):
 def test_a_dot_shows_its_image_when_it_is_reached(browser, run):
     open_page(browser, write_unit_page(run.root, run.write_unit(1)))
     assert not element(browser, "#peek").is_displayed()
-    browser.execute_script("document.querySelector('svg.plot a').focus()")
+    browser.execute_script("document.querySelector('#test-title ~ * svg.plot a').focus()")
     assert element(browser, "#peek").is_displayed()
     assert "wheels" in element(browser, "#peek figcaption").text
 

@@ -435,7 +435,7 @@ def test_hostile_text_everywhere_stays_text(run):
     run.put("manifest.json", _replaced({"model": "", "name": "", "profile": "", "seed": 3}, HOSTILE, set()))
     page = markup.check(write_unit_page(run.root, slug))
     assert {element.tag for element in page.find()} <= tags | {"em"}
-    assert len(list(page.find("script"))) == 2
+    assert len(list(page.find("script"))) == 3
     assert "window.hurt=1" in next(page.find("h1")).text
     assert "{{ 7 * 7 }}" in next(page.find("h1")).text
     for anchor in page.find("a"):
@@ -530,7 +530,7 @@ def test_the_labels_of_other_units_that_drive_a_unit_are_named(run):
     )
     page = markup.check(write_unit_page(run.root, slug))
     shown = " ".join(page.text.split())
-    for fact in ("Above other units' labels88 % of 41", "a <b>wheel</b>", "2.5", "64 %"):
+    for fact in ("Above other units' labels", "88 % of 41", "a <b>wheel</b>", "2.5", "64 %"):
         assert fact in shown
 
 
@@ -553,9 +553,11 @@ def test_the_spread_of_activations_over_the_data_set_is_drawn(run):
     spread = {"low": -1.0, "high": 9.5, "counts": [90, 30, 8, 0, 1], "n": 129}
     done = run.done(38, background={**background, "histogram": spread})
     page = markup.check(write_unit_page(run.root, run.write_unit(38, done=done)))
-    section = next(page.find("section", **{"aria-labelledby": "exemplars-title"}))
-    assert len([bar for bar in section.find("rect") if bar.attributes.get("class") == "bar"]) == 4
-    assert "129 images" in section.text
+    drawn = next(page.find("div", class_="density"))
+    assert len([bar for bar in drawn.find("rect") if bar.attributes.get("class") == "bar"]) == 4
+    assert "90 images" in drawn.text
+    for row in ("exemplars", "label", "others"):
+        assert f"mean of {row}" in drawn.text
 
 
 def test_a_page_folds_thoughts_and_names_missing_capabilities(run):
@@ -624,14 +626,16 @@ def test_a_page_explains_verdict_and_figures(run):
 def test_every_figure_that_has_a_meaning_says_it_where_it_stands_and_in_a_list(run):
     page = markup.check(write_unit_page(run.root, run.write_unit(35, "wheels")))
     numbers = next(page.find("dl", class_="numbers"))
-    output = {element.text: element.attributes.get("title") for element in numbers.find("dt")}
-    assert {name for name, title in output.items() if title} >= {
+    terms = [*numbers.find("span", class_="term")]
+    tips = [*numbers.find("span", class_="tip")]
+    output = {term.text: tip.text.removesuffix(" All figures") for term, tip in zip(terms, tips, strict=True)}
+    assert output.keys() >= {
         "AUROC",
         "e-value",
         "Margin",
         "Mean activation",
     }
-    assert all(title == FIGURES[name] for name, title in output.items() if title)
+    assert all(meaning == FIGURES[name] for name, meaning in output.items())
     listed = " ".join(next(page.find("section", class_="card")).text.split())
     assert all(" ".join(meaning.split()) in listed for meaning in FIGURES.values())
 

@@ -155,7 +155,10 @@ async def test_new_images_have_seeds_that_the_screen_did_not_have():
 async def test_a_survey_keeps_the_images_of_least_probability_and_of_outstanding_contexts():
     survey = await surveyed(lambda shown: 0.1 if "snow" in shown else 0.7, "kayak")
     found = ClassSurvey.of(survey.found)
-    assert {shown.image for shown in (*found.lowest, *found.telling)} == {image.id for image in survey.images}
+    kept = (*found.lowest, *found.telling, *found.typical)
+    assert {shown.image for shown in kept} == {image.id for image in survey.images}
+    sides = {shown.context in found.ordinary for shown in found.typical}
+    assert sides == {True, False}, "images of both sides of a finding are kept"
     assert [shown.context for shown in found.lowest] == ["background: snow"] * KEPT
     assert [shown.probability for shown in found.lowest] == sorted(found.values["background: snow"])[:KEPT]
     assert [shown.probability for shown in found.telling] == sorted(found.fresh["background: snow"])[:KEPT]

@@ -1,0 +1,1 @@
+"""Parts of a unit's page."""
