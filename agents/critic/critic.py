@@ -119,6 +119,8 @@ class Critic:
         skeptic: Skeptic | None = None,
         agent_images: AgentImages | None = None,
     ) -> None:
+        self.earlier = 0
+        """Examinations of the subject before those of its agent: they claimed their part of the evidence."""
         self._subject, self._skeptic, self._seed = subject, skeptic, seed
         self._settings = settings or ConfirmationSettings()
         self._fresh = FreshImages(subject, studio, seed)
@@ -135,10 +137,11 @@ class Critic:
         return ChainMap(self._fresh.kept, self._assessor.images)
 
     async def examine(self, answer: FinalAnswer, attempt: int) -> Review:
-        """Test the labels of `answer`; each attempt has images of its own.
+        """Test the labels of `answer`; each attempt, from 1, has images of its own.
 
         The review's labels are the simplest that the numbers cannot reject.
         """
+        attempt += self.earlier
         self._tests = 0
         self._fresh.activations.clear()
         before = len(self._fresh.kept)
@@ -197,7 +200,9 @@ class Critic:
         seen = [each for each in figures.witnessed if each.origin != "held back"]
         holds, unit = finding.verdict in HOLDING, figures.unit
         if holds and (
-            attempt > 1 or unit is None or not more_than_missed(seen, unit.middle, figures.witness)
+            attempt > 1 + self.earlier
+            or unit is None
+            or not more_than_missed(seen, unit.middle, figures.witness)
         ):
             return "", ()
         if tested.specific is None and not holds:

@@ -17,6 +17,7 @@ from typing import Protocol
 import structlog
 
 from actors.errors import MaiaError
+from agents.evidence.verdict import HOLDING
 from agents.records.journal import Journal
 from agents.records.record_types import StudyResult
 from agents.records.store import Store
@@ -32,9 +33,11 @@ from agents.study.budget import (
     UnitAccount,
 )
 from agents.study.interpreter import StudyPausedError
+from agents.study.proposal import examine_proposal
 from agents.study.rounds import Round
 from agents.study.study import RunContext, StudyRequest, Supervision
 from agents.study.survey import SurveyFunction
+from agents.tasks.describe_unit import DescribeUnit
 from tools.subject import Subject
 
 _log = logging.getLogger(__name__)
@@ -150,9 +153,13 @@ class LocalHost:
             record = await self._survey(item, subject, account)
             if record is not None:
                 return record
+        if item.proposed:
+            record = await self._propose(item, subject, account)
+            if record is not None:
+                return record
         return await study_repeatedly(
             self._run,
-            StudyRequest(subject, build_task(item), item.seed),
+            StudyRequest(subject, build_task(item), item.seed, why=item.why),
             self._store,
             repeats=item.repeats,
             supervision=Supervision(account, _Steering(lambda: self._pausing, account), self._count),
@@ -169,6 +176,17 @@ class LocalHost:
         record = survey.result(item, taken, run.facts, charged)
         await asyncio.to_thread(journal.finish, record)
         return record
+
+    async def _propose(self, item: WorkItem, subject: Subject, account: UnitAccount) -> StudyResult | None:
+        """Have the labels tested that no agent gave; return the result where no agent need be asked, else
+        None.
+        """
+        request = StudyRequest(subject, DescribeUnit(), item.seed, why=item.why)
+        result = await examine_proposal(self._run, request, item.proposed, self._store, account)
+        if item.task and result.verdict not in HOLDING:
+            return None
+        await asyncio.to_thread(Journal(self._store, item.unit).finish, result)
+        return result
 
     async def ready(self) -> None: ...
 

@@ -9,6 +9,7 @@ that reached us is never bought twice. A round is on disk before the next one be
     units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
     units/<unit>/rounds/0001.json          a finished round
     units/<unit>/done.json                 the result
+    units/<unit>/proposal.json             the test of a label that no agent gave
     units/<unit>/repeats/2/...             the same of the second of several studies of the unit
     blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
     blobs/ab/<id>.png the same of one that a mask was painted on: the mask, naming what is beneath
@@ -202,7 +203,23 @@ class Journal:
         return self.role() or record
 
     def finish(self, result: StudyResult) -> None:
+        """Write the result; an agent's takes the place of an embedding's, which stays as the proposal."""
+        known = self.done()
+        if known is not None and (known.tier, result.tier) == ("embedding", "agent"):
+            self._store.replace(
+                f"{self.folder}/done.json", without_secrets(encode_record(result)), synced=True
+            )
+            return
         self._commit("done.json", result)
+
+    def proposal(self) -> StudyResult | None:
+        """Return the critic's test of a label that no agent gave to the unit, None if there was none."""
+        return load_record(self._store, proposal_key(self.unit), StudyResult)
+
+    def propose(self, result: StudyResult) -> StudyResult:
+        """Write such a test down and return the one that counts: the first that was written."""
+        self._store.put(proposal_key(self.unit), encode_record(result))
+        return self.proposal() or result
 
     def note_duration(self, seconds: float) -> None:
         """Keep how long the last stretch took; apart from the result, which is the same on every machine."""
@@ -289,6 +306,11 @@ class Journal:
                 f"{self.folder}/{name} was already written with another content.",
                 "Another run works on the same folder: let it finish, or give this one its own --out.",
             )
+
+
+def proposal_key(unit: str) -> str:
+    """Return where the test of a label is kept that no agent gave to the unit."""
+    return f"units/{slug(unit)}/proposal.json"
 
 
 def repeats_of(store: Store, unit: str) -> list[Journal]:

@@ -53,8 +53,10 @@ resumed.
 """
 
 
-EXTENT = ("asked", "layers", "units")
-"""The keys of a run's units: the words of the command line, and once the network is known their ids."""
+EXTENT = ("asked", "layers", "units", "agents")
+"""The keys of a run's units: the words of the command line, and once the network is known their ids; and
+which of them are given agents.
+"""
 _OPTIONS = {
     "layer": "LAYER",
     "unit": "UNIT",

@@ -240,8 +240,15 @@ class RoleRecord(Record):
     """The outputs and figures, if known (`agents.evidence.role.Role`)."""
 
 
+class ProposalRecord(Record):
+    """Labels that an embedding proposed, and what the critic said of them before an agent was asked."""
+
+    labels: list[str]
+    verdict: str
+
+
 class StudyResult(Record):
-    """A unit's result: `done.json`."""
+    """A unit's result: `done.json`; of a label that the critic tested without an agent, `proposal.json`."""
 
     unit: str
     """The unit's id."""
@@ -288,6 +295,12 @@ class StudyResult(Record):
     """Of a unit that was studied several times (`--repeat`): each study."""
     agreement: AgreementRecord | None = None
     """How far those studies agree ([sweeps](sweeps.md#several-studies-of-a-unit))."""
+    tier: Literal["agent", "embedding"] = "agent"
+    """What named the unit: an agent, or an embedding whose label the critic tested ([tiers](tiers.md))."""
+    why: str = ""
+    """Why the unit was, or was not, given an agent; empty where all units are."""
+    proposal: ProposalRecord | None = None
+    """Of a unit that was given an agent after the test of an embedding's label: that label."""
     seed: Seed = 0
     facts: dict[str, Any] = {}
     """Model, fingerprints, versions, who reasoned, sandbox tier."""

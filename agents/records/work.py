@@ -10,6 +10,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from agents.evidence.verdict import HOLDING
+from agents.records.journal import proposal_key, slug
+from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
 from agents.tasks import TASKS
@@ -44,7 +47,8 @@ class WorkItem:
     `task` names the question (`agents.tasks.TASKS`), built with `arguments` (plain JSON values); "" asks no
     agent. `survey` names measurements by a fixed design that come first
     (`experiments.runs.context_survey.SURVEYS`), called with `survey_arguments`. `repeats`: studies of the
-    unit with seeds of their own, whose answers are pooled.
+    unit with seeds of their own, whose answers are pooled. `proposed` are labels that no agent gave: the
+    critic tests them first, and an agent is asked only if they do not hold. `why` says why it is, or is not.
     """
 
     unit: _Name
@@ -55,6 +59,8 @@ class WorkItem:
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     survey: Annotated[str, BeforeValidator(_present_name)] = ""
     survey_arguments: dict[str, Any] = field(default_factory=dict)
+    proposed: list[_Name] = field(default_factory=list)
+    why: _Name = ""
     repeats: Annotated[int, Field(ge=1, le=MOST_REPEATS)] = 1
 
 
@@ -100,6 +106,24 @@ def extend_plan(store: Store, items: Sequence[WorkItem]) -> list[WorkItem]:
         raise ValueError(f"the plan of {store.root} would lose {sorted(missing)[0]}")
     store.replace(KEY, _encode(items), synced=True)
     return list(items)
+
+
+def settled(store: Store, item: WorkItem) -> bool:
+    """Return whether an item has the result that it asks for.
+
+    One that is given an agent later than others may have that of a label which no agent gave.
+    """
+    done = f"units/{slug(item.unit)}/done.json"
+    if not store.has(done):
+        return False
+    if not item.task or not store.has(proposal_key(item.unit)):
+        return True
+    try:
+        result = load_record(store, done, StudyResult)
+    except RecordError:
+        return True  # `maia status` names it
+    by_agent = result is None or result.tier == "agent"
+    return by_agent or (bool(item.proposed) and result is not None and result.verdict in HOLDING)
 
 
 def _encode(items: Sequence[WorkItem]) -> bytes:

@@ -68,7 +68,8 @@ async def study_repeatedly(
         MaiaError: If a backend failed for good. Nothing finished is lost: call again to go on.
     """
     supervision = supervision or Supervision()
-    if (done := await asyncio.to_thread(Journal(store, request.subject.id).done)) is not None:
+    done = await asyncio.to_thread(Journal(store, request.subject.id).done)
+    if done is not None and done.tier == "agent":
         return done
     if repeats == 1:
         return await study(run, request, store, supervision)

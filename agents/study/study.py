@@ -20,6 +20,7 @@ from agents.records.journal import Journal, RecordedChat
 from agents.records.record_types import (
     EvidenceRecord,
     ExemplarRecord,
+    ProposalRecord,
     RoleRecord,
     StudyResult,
     UsageRecord,
@@ -113,6 +114,8 @@ class StudyRequest:
     """Number of one of several studies of the unit, from 1; 0 for the only one, and for the pooled answer."""
     image_seed: int | None = None
     """Seed of the images, which several studies of a unit make alike; None is `seed`."""
+    why: str = ""
+    """Why the unit is given an agent, in a run where not all units are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,8 @@ class StudyContext:
         self.journal = Journal(store, request.subject.id, request.repeat)
         self._account = account or Ledger(BudgetSettings())
         self._started = time.monotonic()
+        self._why = request.why
+        self._proposal = self.journal.proposal()
         self.observer = observer = self.recorded(run.observers, "observer")
         studio = MeteredStudio(
             run.studio, self._account, run.dollars_per_image, self.journal.record_image_charge
@@ -162,6 +167,7 @@ class StudyContext:
                 skeptic=Skeptic(observer, seed=self.seed),
                 agent_images=self.toolbox,
             )
+            self.critic.earlier = 0 if self._proposal is None else 1
 
     def recorded(self, model: ChatModel, role: str) -> RecordedChat:
         """Return `model` with its calls paid for and written down."""
@@ -177,12 +183,23 @@ class StudyContext:
         self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result
     ) -> StudyResult:
         """Write the result down and return it. `merge` may change it before its verdict is derived."""
+        result = await self.concluded(outcome, merge)
+        async with self.run.finishing:
+            await asyncio.to_thread(self.journal.finish, result)
+            self.journal.note_duration(time.monotonic() - self._started)
+        return result
+
+    async def concluded(
+        self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result
+    ) -> StudyResult:
+        """Return the result with its verdict; the images that it names are written down."""
         evidence = _evidence(outcome)
         role = await self._role(evidence)
         async with self.run.finishing:
-            return await self._finish(merge(await self._result(outcome, evidence)), role)
+            result = self._with_tier(await self._result(outcome, evidence))
+            return await self._judged(merge(result), role)
 
-    async def _finish(self, result: StudyResult, role: RoleRecord | None) -> StudyResult:
+    async def _judged(self, result: StudyResult, role: RoleRecord | None) -> StudyResult:
         verdict = verdict_of(result.to_json())
         confirmed = verdict == "confirmed" if verdict in TESTED else None
         known = {} if role is None else {"role": role}
@@ -192,9 +209,15 @@ class StudyContext:
         result = result.model_copy(update=changes)
         if self.critic is not None:
             await asyncio.to_thread(self.journal.blobs.put, self.critic.images.values())
-        await asyncio.to_thread(self.journal.finish, result)
-        self.journal.note_duration(time.monotonic() - self._started)
         return result
+
+    def _with_tier(self, result: StudyResult) -> StudyResult:
+        """Return the result with why there was an agent, and what was proposed before it."""
+        changes: dict[str, Any] = {"tier": "agent", "why": self._why} if self._why else {}
+        if (proposal := self._proposal) is not None and not self.journal.repeat:
+            changes["proposal"] = ProposalRecord(labels=proposal.labels, verdict=proposal.verdict)
+            changes["images_tested"] = result.images_tested + proposal.images_tested
+        return result.model_copy(update=changes)
 
     async def _role(self, evidence: EvidenceRecord | None) -> RoleRecord | None:
         """Return what the unit does to the network, from the journal if it is there; one of several studies
@@ -277,7 +300,7 @@ async def study(
     """
     supervision = supervision or Supervision()
     context = StudyContext(run, request, store, supervision.account)
-    if (done := await asyncio.to_thread(context.journal.done)) is not None:
+    if (done := await asyncio.to_thread(context.journal.done)) is not None and done.tier == "agent":
         return done
     sandbox = await run.sandboxes.open(seed=request.seed)
     return await converse(context, request, sandbox, supervision)

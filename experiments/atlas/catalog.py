@@ -168,7 +168,7 @@ def _studied(run: RunDirectory) -> Iterator[CatalogUnit]:
         yield _unit(
             name,
             label=label,
-            tier="agent" if label else "",
+            tier="" if not label else "embedding" if done.get("tier") == "embedding" else "agent",
             verdict=verdict_of(done),
             score=number(mapping(done.get("evidence")).get("auroc")),
             description=text(done.get("description")),

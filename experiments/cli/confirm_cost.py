@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
-from agents.records.journal import slug
 from agents.records.manifest import recorded, widened
 from agents.records.store import Store
-from agents.records.work import read_plan
+from agents.records.work import read_plan, settled
+from experiments.records.tiers import ALL
 from experiments.runs.estimate import RunEstimate
 from experiments.setup.config import Profile
 from experiments.setup.console import money
@@ -66,17 +66,21 @@ async def count_units(
     return total
 
 
-def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int]) -> int:
-    """Return how many units a run has still to study: all that are counted if nothing is planned yet.
+def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int], agents: str = ALL) -> int:
+    """Return how many units a run has still to give agents: all that are counted if nothing is planned yet.
 
-    `asked` is what its manifest would say of its units; asked for in other words, it may be given more.
+    `asked` is what its manifest would say of its units, and `agents` which of them are given agents; asked
+    for in other words, it may be given more.
     """
     store = Store(run)
     plan = read_plan(store) if run.is_dir() else None
     if plan is None:
         return count()
-    left = sum(not store.has(f"units/{slug(item.unit)}/done.json") for item in plan)
-    known = recorded(store).get("units")
+    open_items = [item for item in plan if not settled(store, item)]
+    left = sum(bool(item.task) for item in open_items)
+    known, chosen = recorded(store).get("units"), recorded(store).get("agents", ALL)
+    if known is not None and chosen != agents:
+        return max(left, count() - sum(bool(item.task) for item in plan) + left)
     if known is not None and widened(store, dict(asked)):
         left += max(0, count() - len(known))
     return left

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from actors.errors import UsageError
 from agents.records.run_files import RecordError
 from agents.records.work import MOST_REPEATS
 from experiments.setup.console import Console, configure_logging, printable
@@ -24,6 +25,7 @@ from experiments.setup.run_folder import remove_if_created
 from experiments.setup.selection import Selection
 
 if TYPE_CHECKING:
+    from experiments.labels.tiers import AgentChoice
     from experiments.runs.campaign import RunSummary
 
 Model = Annotated[
@@ -54,6 +56,13 @@ ClassNames = Annotated[
     typer.Option(
         help="File of class names in the order of the output: .txt, .json, .yaml or .csv [default: the "
         "network's]."
+    ),
+]
+Agents = Annotated[
+    str,
+    typer.Option(
+        help="Units that are given agents: all, doubtful (by labels of embeddings), top:50, budget:20 (US "
+        "dollars) or query:TEXT. Other labels are tested without an agent."
     ),
 ]
 Repeat = Annotated[
@@ -275,9 +284,36 @@ def confirm_cost(
     Console().say(confirm(estimated, selected.profile.ask_above_dollars, yes=yes, ask=ask))
 
 
-def units_left(selection: Selection, folder: Path, model: str, layers: str | None, asked: str) -> int:
-    """Return how many units a sweep of `layers` in `folder` has still to study, or without them an audit's
-    classes.
+def affordable(selection: Selection, model: str, agents: str) -> int | None:
+    """Return how many studies are likely to cost what `--agents budget:DOLLARS` allows, None of other texts.
+
+    Raises:
+        UsageError: If a price is unknown, or studies are free.
+    """
+    from experiments.labels.tiers import budget_of
+    from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
+
+    if (dollars := budget_of(agents)) is None:
+        return None
+    selected = selection.load()
+    sources = EstimateSources(cache=selected.cache)
+    study = estimate_run(selected.profile, 1, PredictedStudies(model, selected.name), sources).likely.dollars
+    if not study:
+        why = "the price of a study is unknown" if study is None else "studies of this profile are free"
+        raise UsageError(f"{agents} cannot be kept: {why}.", "Write --agents doubtful or top:NUMBER.")
+    return int(dollars // study)
+
+
+def units_left(
+    selection: Selection,
+    folder: Path,
+    model: str,
+    layers: str | None,
+    asked: str,
+    choice: AgentChoice | None = None,
+) -> int:
+    """Return how many units a sweep of `layers` in `folder` has still to give agents, or without them an
+    audit's classes. `choice`: which of the units are given one, at most.
 
     Raises:
         UsageError: If a network has to be loaded to count its units, and an endpoint of the profile cannot
@@ -293,10 +329,11 @@ def units_left(selection: Selection, folder: Path, model: str, layers: str | Non
 
     def count() -> int:
         names = (layers or "output").split(",")
-        return int(run(count_units(selection, model, names, asked, check_endpoints)))
+        units = int(run(count_units(selection, model, names, asked, check_endpoints)))
+        return units if choice is None else choice.most(units)
 
     extent = {"asked": asked} if layers is None else {"asked": asked, "layers": layers.split(",")}
-    return unfinished(folder, extent, count)
+    return unfinished(folder, extent, count, "all" if choice is None else choice.text)
 
 
 def finished_studies(folder: Path) -> int:

@@ -13,6 +13,7 @@ import typer
 from actors.errors import UsageError
 from experiments.cli.folders import EarlierRun, here, out_option, searched_run
 from experiments.cli.options import (
+    Agents,
     Attributes,
     ImageColumn,
     LabelColumn,
@@ -23,6 +24,7 @@ from experiments.cli.options import (
     Shared,
     TrustRun,
     Yes,
+    affordable,
     confirm_cost,
     default_run,
     end,
@@ -89,6 +91,7 @@ def describe(
     epilog=examples(
         "maia sweep tf_efficientnet_lite0 blocks.6 --units sample:6 --out runs/b6",
         "maia sweep resnet50 layer3,layer4 --profile hosted --yes",
+        "maia sweep tf_efficientnet_lite0 blocks.6 --agents top:50 --out runs/tiers",
     )
 )
 @shared_options("data", "class_names", "few_images")
@@ -102,20 +105,35 @@ def sweep(
     out: Annotated[Path | None, out_option("Run directory [default: runs/<model>-<layers>-<units>].")] = None,
     seed: Annotated[int, seed_option("Seed of all studies.")] = 0,
     repeat: Repeat = 1,
+    agents: Agents = "all",
+    labels: Annotated[
+        Path | None, typer.Option(help="A run of maia label that decides [default: made beside the run].")
+    ] = None,
+    vocabulary: Annotated[
+        str, typer.Option(help="Words of labels that are made first: everyday, imagenet, or a file.")
+    ] = "everyday",
+    roles: Annotated[
+        Path | None, typer.Option(help="A run of maia roles: units that change the outputs most come first.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Study failed units again.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Study whole layers. An existing run is resumed; more units or layers may be added."""
+    """Study whole layers. An existing run is resumed; more units, layers or agents may be added."""
+    from experiments.labels.tiers import AgentChoice, LabelTiers, effects_in
     from experiments.studies.sweep import Sweep
     from experiments.studies.sweep import sweep as study_units
 
     folder = out or default_run(f"{model} {layers} {units}")
 
+    choice = AgentChoice.parse(agents, affordable(shared.selection, model, agents))
+    effects = {} if roles is None else effects_in(roles)
+    tiers = None if choice is None else LabelTiers(choice, labels, vocabulary, effects)
+
     def count() -> int:
-        return repeat * units_left(shared.selection, folder, model, layers, units)
+        return repeat * units_left(shared.selection, folder, model, layers, units, choice)
 
     confirm_cost(shared.selection, yes, count, model=model)
-    request = Sweep(model, tuple(layers.split(",")), units, seed, retry_failed, repeat)
+    request = Sweep(model, tuple(layers.split(",")), units, seed, retry_failed, repeat, tiers)
     summary = run(study_units(shared.console, shared.selection, request, out=folder), folder)
     if shared.json:
         shared.console.result(summary.as_json())
@@ -407,6 +425,7 @@ def estimate(
     layers: Annotated[str, typer.Argument(help="Layers, separated by commas; `output` for classes.")],
     units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
     repeat: Repeat = 1,
+    agents: Agents = "all",
     like: EarlierRun = None,
     assume: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER in place of an assumption; may be repeated.")
@@ -414,6 +433,7 @@ def estimate(
 ) -> None:
     """Estimate a sweep. Calls, tokens, dollars, device time and hours, before anything is spent."""
     from experiments.cli.confirm_cost import count_units
+    from experiments.labels.tiers import AgentChoice
     from experiments.runs.assumptions import parse_assumptions
     from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
     from experiments.runs.estimate import table
@@ -422,9 +442,14 @@ def estimate(
     parse_assumptions(assumptions)
     with shared.console.waiting(f"counting the units of {model}"):
         count = run(count_units(shared.selection, model, layers.split(","), units))
+    choice = AgentChoice.parse(agents, affordable(shared.selection, model, agents))
+    count = count if choice is None else choice.most(count)
     predicted = PredictedStudies(model, selected.name)
     sources = EstimateSources(like, assumptions=assumptions, cache=selected.cache)
     estimated = estimate_run(selected.profile, count * repeat, predicted, sources)
+    if choice is not None:
+        note = "at most: units whose label by embeddings passes the critic's test need no agent"
+        estimated = replace(estimated, notes=[*estimated.notes, note])
     if repeat > 1:
         note = "how the studies of a unit agree, and one pooled answer, are not counted"
         estimated = replace(estimated, notes=[*estimated.notes, note])

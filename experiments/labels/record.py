@@ -94,6 +94,18 @@ def parse_labels(text: bytes) -> list[UnitLabel]:
     return [adapter.validate_json(line) for line in text.splitlines()]
 
 
+def read_summary(run: Path) -> LabelSummary:
+    """Return the figures of a run of `maia label`.
+
+    Raises:
+        UsageError: If there are none, or they are damaged.
+    """
+    try:
+        return TypeAdapter(LabelSummary).validate_json((run / SUMMARY).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{run} has no whole run of labels.", "Make it with `maia label`.") from error
+
+
 def read_labels(run: Path) -> list[UnitLabel]:
     """Return the labels of a run of `maia label`.
 

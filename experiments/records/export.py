@@ -186,7 +186,7 @@ def _csv(run: Run) -> bytes:
     columns = (
         *("unit", "layer", "name", "verdict", "kind", "label", "answered", "description"),
         *("auroc", "auroc_low", "auroc_high", "e_value", "margin", "rounds", "images_made", "images_tested"),
-        *("strength", "coverage", "held_back_auroc", "reason"),
+        *("strength", "coverage", "held_back_auroc", "reason", "tier", "why"),
         *roles.COLUMNS,
         *("cost_tokens", "cost_dollars", "error"),
     )

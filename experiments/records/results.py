@@ -91,7 +91,8 @@ _ROLE_TEXTS = " ".join(roles.TEXTS)
 _ROLE_NUMBERS = " ".join(name for name in roles.COLUMNS if name not in roles.TEXTS)
 _COLUMNS = {
     "string": "unit layer name folder task status verdict label description labels answered fields evidence "
-    f"card role exemplars background facts cost crosswise in_doubt error repeats agreement {_ROLE_TEXTS}",
+    "card role exemplars background facts cost crosswise in_doubt error repeats agreement tier why proposal "
+    f"{_ROLE_TEXTS}",
     "int64": "rounds images_made images_tested attempts seed cost_tokens cost_prompt_tokens "
     "cost_cached_tokens cost_completion_tokens cost_requests",
     "float64": f"cost_dollars {_ROLE_NUMBERS}",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from actors.chat.base import Usage
+from agents.evidence.verdict import HOLDING
 from agents.orchestration.orchestrator import failures
 from agents.records import lease
 from agents.records.journal import Journal, repeats_of, slug
@@ -15,12 +18,13 @@ from agents.records.record_types import FailureRecord, LeaseClaim, StudyResult, 
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import KEY as PLAN
-from agents.records.work import read_plan
+from agents.records.work import WorkItem, read_plan, settled
 from agents.study import survey
 from agents.study.rounds import images_tested
 from agents.study.survey import MEASURED
 from experiments.records.lookup import finished_studies, is_run, no_run, runs_below
 from experiments.records.reuse import ReuseRate, reuse
+from experiments.records.tiers import read_tiers
 
 _DEEPEST = 2
 """Levels of runs in runs that are read: an ablation holds its variants, and a study of studies holds
@@ -28,6 +32,10 @@ those.
 """
 _WOULD_FAIL_AGAIN = {"UndrawableError", "RecordError"}
 """Types of failures that another try with the same models cannot mend."""
+
+
+_NAMED = (*HOLDING, "partial", "weak", "untested")
+"""Verdicts on labels that no test has refuted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +80,14 @@ class RunStatus:
     """By role."""
     failures: dict[str, FailedStudy] = field(default_factory=dict)
     """By unit."""
+    tiers: dict[str, int] = field(default_factory=dict)
+    """Units by what named them: "agent", "embedding" or "none"; of a run in which all have agents, empty."""
     parts: list[str] = field(default_factory=list)
     """Runs in this one, of which these are the sums."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values; `parts` only of a run of runs."""
-        values = asdict(self)
-        return values if self.parts else {key: value for key, value in values.items() if key != "parts"}
+        """Return plain values; `parts` only of a run of runs, `tiers` only where there are some."""
+        return {key: value for key, value in asdict(self).items() if value or key not in ("parts", "tiers")}
 
 
 _SUMS = ("units", "done", "failed", "begun", "waiting", "rounds", "images", "tokens", "dollars", "unpriced")
@@ -98,6 +107,8 @@ class _UnitState:
     finished_at: float = 0.0
     error: FailedStudy | None = None
     """Of a study that failed, why."""
+    named_by: str = "none"
+    """The tier of a label that stands, or was put to no conclusive test."""
 
 
 def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
@@ -121,7 +132,9 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
     )
     if not ids and not problems and below and (parts := runs_below(run)):
         return _of_parts(run, parts, below)
-    units = {unit: _unit(store, unit) for unit in ids}
+    items = {item.unit: item for item in plan or ()}
+    units = {unit: _unit(store, unit, items.get(unit)) for unit in ids}
+    tiers = _tiers(store, units)
     units |= {
         problem: _UnitState("failed", error=FailedStudy("RecordError", problem)) for problem in problems
     }
@@ -146,7 +159,16 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
         units_an_hour=_rate(finished_at, _worked_since(run)),
         reuse=reuse(store),
         failures={name: unit.error for name, unit in units.items() if unit.error is not None},
+        tiers=tiers,
     )
+
+
+def _tiers(store: Store, units: Mapping[str, _UnitState]) -> dict[str, int]:
+    try:
+        given = [tier.unit for tier in read_tiers(store)]
+    except RecordError:
+        return {}
+    return dict(Counter(units[unit].named_by if unit in units else "none" for unit in given))
 
 
 def _owner(claim: LeaseClaim | None) -> RunOwner | None:
@@ -184,18 +206,19 @@ def _state(store: Store, owner: LeaseClaim | None, unfinished: int, failed: int,
     return "finished with failures" if failed else "finished"
 
 
-def _unit(store: Store, unit: str) -> _UnitState:
+def _unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
     try:
-        return _read_unit(store, unit)
+        return _read_unit(store, unit, item)
     except RecordError as error:
         return _UnitState("failed", error=FailedStudy(type(error).__name__, error.message, error.fix))
 
 
-def _read_unit(store: Store, unit: str) -> _UnitState:
+def _read_unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
     folder = f"units/{slug(unit)}"
     taken = survey.read(store, unit)
     surveyed = 0 if taken is None else taken.images
-    if (record := load_record(store, f"{folder}/done.json", StudyResult)) is not None:
+    record = load_record(store, f"{folder}/done.json", StudyResult)
+    if record is not None and (item is None or settled(store, item)):
         usage = record.total_usage()
         finished = store.status(f"{folder}/done.json")
         return _UnitState(
@@ -206,6 +229,7 @@ def _read_unit(store: Store, unit: str) -> _UnitState:
             usage.dollars,
             usage.unpriced,
             finished.st_mtime if finished else 0.0,
+            named_by=record.tier if record.verdict in _NAMED else "none",
         )
     journals = [Journal(store, unit), *repeats_of(store, unit)]
     studies = [journal.rounds() for journal in journals]
@@ -272,6 +296,12 @@ def card(run: RunStatus) -> str:
         f"{run.rounds} rounds, {run.images} images made and tested, {run.tokens:,} tokens, "
         f"{money(run.dollars, run.unpriced)}{pace}",
     ]
+    if run.tiers:
+        named = {name: run.tiers.get(name, 0) for name in ("agent", "embedding", "none")}
+        lines.append(
+            f"named by agents: {named['agent']} units; by embeddings, tested without an agent: "
+            f"{named['embedding']}; not named: {named['none']}"
+        )
     if vision := run.reuse.get("vision"):
         lines.append(f"{vision.rate:.0%} of {vision.asked:,} measurements needed no pass of their own")
     if run.parts:

@@ -82,12 +82,25 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         strongest_edits=strongest_edits(rounds, _EDITS),
         crosswise=_crosswise(run, unit),
         made=[] if unit.repeat else list(made_pictures(run, unit.slug, gallery)),
+        named=_named(unit.done or {}),
         stand_ins=stand_ins(run, unit),
         problems=unit.problems,
         failures=[error_of(failure) for failure in unit.failures],
         command="" if unit.repeat else reproduce.command(run, unit),
         **_words(run, unit, summary),
     )
+
+
+def _named(done: dict[str, Any]) -> str:
+    """Return what named the unit and why, "" of a run in which all units have agents."""
+    if not (why := text(done.get("why"))):
+        return ""
+    if text(done.get("tier")) == "embedding":
+        return f"The label is an embedding's, and was tested without an agent: {why}."
+    before = mapping(done.get("proposal"))
+    label = " OR ".join(filter(None, map(text, sequence(before.get("labels")))))
+    failed = f" The label of an embedding before, {label!r}: {text(before.get('verdict'))}." if label else ""
+    return f"An agent studied the unit: {why}.{failed}"
 
 
 def _exemplars(done: dict[str, Any], gallery: Gallery) -> list[Picture]:

@@ -28,7 +28,7 @@ from agents.records.remote import is_working_copy
 from agents.records.run_files import RecordError
 from agents.records.store import Store, StoreError
 from agents.records.work import KEY as PLAN
-from agents.records.work import WorkItem, read_plan
+from agents.records.work import WorkItem, read_plan, settled
 from agents.study.budget import Cost, Ledger, spent_under
 from experiments.records.results import write_results
 from experiments.records.reuse import RequestCounter
@@ -234,8 +234,7 @@ class Campaign:
         return [
             item
             for item in plan
-            if not self.store.has(f"units/{slug(item.unit)}/done.json")
-            and (self.retry_failed or not _has_failed(self.store, item))
+            if not settled(self.store, item) and (self.retry_failed or not _has_failed(self.store, item))
         ]
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import Unit
 from actors.vision.readout.units import Readout, parse_unit
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.records.journal import slug
-from agents.records.manifest import claim, widen
+from agents.records.manifest import claim, recorded, widen
 from agents.records.run_files import parse_json
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
+from agents.tasks.describe_unit import DescribeUnit
 from experiments.records import cross_unit
+from experiments.records.tiers import ALL, GIVEN, UnitTier, given_by, write_tiers
+from experiments.records.tiers import KEY as TIERS
 from experiments.runs.campaign import Campaign, Closing, RunSummary, check_items, check_known
 from experiments.setup.console import Console, counted
 from experiments.setup.run_folder import check_output_folder
@@ -28,6 +31,7 @@ from experiments.studies.exemplars import warn_of_skipped
 from experiments.studies.unit_selection import check, choose, screen
 
 if TYPE_CHECKING:
+    from actors.vision.client import PoolVisionClient
     from experiments.setup.workbench import Workbench
 
 SCREENING = "screening.json"
@@ -35,6 +39,32 @@ FEW = 15
 """Fewer images than this are not even enough for a unit's exemplars."""
 SKIPPED = "skipped_images.json"
 """Images of the data set that could not be read, with the reason."""
+
+
+class TierPolicy(Protocol):
+    """Decides which units of a sweep are given agents, by labels that were made without any."""
+
+    @property
+    def text(self) -> str:
+        """The words of the command line."""
+
+    async def prepare(
+        self, console: Console, selection: Selection, model: str, layers: Sequence[str], run: Path
+    ) -> None:
+        """Make what it decides by, before the models of the run are started.
+
+        Raises:
+            UsageError: If it cannot be made.
+        """
+
+    def decide(
+        self, store: Store, network: KnownNetwork, fingerprint: str, units: Sequence[str]
+    ) -> list[UnitTier]:
+        """Return what each unit is given, in order; what that rests on is written into the run.
+
+        Raises:
+            UsageError: If what it decides by is of another network, or of other layers.
+        """
 
 
 @dataclass(frozen=True)
@@ -47,6 +77,8 @@ class Sweep:
     seed: int = 0
     retry_failed: bool = False
     repeat: int = 1
+    tiers: TierPolicy | None = None
+    """Which units are given agents; None gives all of them one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +111,25 @@ async def sweep(
     run = out or Path("runs") / slug(f"{request.model} {','.join(request.layers)} {request.units}")
     check_output_folder(selected.profile.dataset, run)
     store = Store.open(run)
-    repeat = {"repeat": request.repeat} if request.repeat > 1 else {}
+    more: dict[str, Any] = {"repeat": request.repeat} if request.repeat > 1 else {}
+    tiers = request.tiers
+    if tiers is not None or "agents" in recorded(store):
+        more["agents"] = ALL if tiers is None else tiers.text
     manifest = selected.manifest(
         "sweep",
         model=request.model,
         layers=list(request.layers),
         asked=request.units,
         seed=request.seed,
-        **repeat,
+        **more,
     )
     check_known(store, manifest, network, units)
     campaign = Campaign(
         console, selected.configuration, selected.profile, store, manifest, request.retry_failed
     )
     closing = Closing(lambda: cross_unit.read(store) is not None, partial(_compare, store))
+    if tiers is not None:
+        await tiers.prepare(console, selection, request.model, request.layers, run)
     planner = _Planner(console, store, manifest, request)
     finished = await campaign.run(planner.plan, closing)
     verdicts = [row["verdict"] for table in read_screening(store).values() for row in table]
@@ -158,23 +195,50 @@ class _Planner:
         claim(store, manifest)
         plan = read_plan(store)
         items = self._items(vision.name, wanted)
-        check_items(store, plan or (), items)
+        check_items(store, [_by_agent(item) for item in plan or ()], items)
         screening = {} if plan is None else read_screening(store)
         new = _unscreened(wanted, screening)
         n_new = sum(map(len, new.values()))
+        asked = recorded(store).get("agents", ALL) if plan is not None else None
         if plan is None or n_new:
             added = "" if plan is None else f", which are added to the {len(ids) - n_new} of this run"
             self.console.say(f"searching the data set for the exemplars of {counted(n_new, 'unit')}{added}")
             exemplars = await self._exemplars(bench, list(wanted))
             chosen = await asyncio.to_thread(_screen_new, new, screening, exemplars)
             self.console.say(
-                f"{counted(len(chosen), 'unit')} worth an agent, {n_new - len(chosen)} dead, constant, "
+                f"{counted(len(chosen), 'unit')} worth a study, {n_new - len(chosen)} dead, constant, "
                 "duplicates or not finite"
             )
-            chosen_items = [items[f"{vision.name}/{unit}"] for unit in chosen]
-            plan = _write_plan(store, plan, chosen_items, screening)
+        if plan is None or n_new or asked != manifest.get("agents", ALL):
+            planned = await asyncio.to_thread(self._given, _alive(screening, items), plan or (), vision)
+            plan = _write_plan(store, plan, planned, screening)
         widen(store, manifest)
         return plan
+
+    def _given(
+        self, items: Mapping[str, WorkItem], plan: Sequence[WorkItem], vision: PoolVisionClient
+    ) -> list[WorkItem]:
+        """Return what there is to do on the units, of which `items` is what an agent alone would do: none is
+        given less than it had.
+        """
+        policy, store = self.request.tiers, self.store
+        if policy is not None:
+            tiers = policy.decide(store, vision.known, vision.fingerprint, list(items))
+        elif store.has(TIERS):
+            tiers = [UnitTier(unit, "agent", "all units are given agents") for unit in items]
+        else:
+            return list(items.values())
+        known = {item.unit: item for item in plan}
+        planned = []
+        for place, tier in enumerate(tiers):
+            item, before = tier.item(items[tier.unit]), known.get(tier.unit)
+            if before is not None and GIVEN.index(given_by(before)) >= GIVEN.index(tier.given):
+                item = before
+                tiers[place] = replace(tier, given=given_by(before), why=before.why or "it had one before")
+            if item is not None:
+                planned.append(item)
+        write_tiers(store, tiers)
+        return planned
 
     def _items(self, network: str, wanted: Mapping[Readout, Sequence[int]]) -> dict[str, WorkItem]:
         """Return the work on each unit that is asked for, by its id."""
@@ -211,6 +275,24 @@ def _unscreened(wanted: Mapping[Readout, Sequence[int]], screening: Screening) -
     }
 
 
+def _alive(screening: Screening, items: Mapping[str, WorkItem]) -> dict[str, WorkItem]:
+    """Return the items of units that the screening found worth a study."""
+    alive = {
+        (layer, str(row["unit"]))
+        for layer, rows in screening.items()
+        for row in rows
+        if row["verdict"] == "alive"
+    }
+    return {unit: item for unit, item in items.items() if (item.layer, item.name) in alive}
+
+
+def _by_agent(item: WorkItem) -> WorkItem:
+    """Return an item as it would be for an agent alone."""
+    if item.proposed and item.task in ("", DescribeUnit.name):
+        item = replace(item, task=DescribeUnit.name, proposed=[])
+    return replace(item, why="")
+
+
 def _screen_new(
     new: Mapping[Readout, list[int]], screening: Screening, exemplars: Mapping[Readout, LayerExemplars]
 ) -> list[Unit]:
@@ -230,7 +312,9 @@ def _screen_new(
 def _write_plan(
     store: Store, plan: list[WorkItem] | None, new: Sequence[WorkItem], screening: Screening
 ) -> list[WorkItem]:
-    """Write the screening and the plan with the `new` items, and return the plan."""
+    """Write the screening and the plan with the `new` items, also in the place of others of the same units,
+    and return the plan.
+    """
     encoded = json.dumps(finite(screening), indent=1, allow_nan=False).encode()
     if plan is None:
         store.replace(SCREENING, encoded, synced=True)
@@ -238,7 +322,7 @@ def _write_plan(
     # Every label is compared with all others: with more of them, all are compared again.
     cross_unit.forget(store)
     # The plan before the screening: what is cut short in between is done again by the same command.
-    known = {item.unit for item in plan}
-    plan = extend_plan(store, [*plan, *(item for item in new if item.unit not in known)])
+    items = {item.unit: item for item in plan} | {item.unit: item for item in new}
+    plan = extend_plan(store, list(items.values()))
     store.replace(SCREENING, encoded, synced=True)
     return plan

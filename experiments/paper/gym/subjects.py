@@ -138,20 +138,20 @@ _MAX_RANKED = 300
 
 
 class Gym:
-    """Makes subjects of gym units over one detector and data set."""
+    """Makes subjects of gym units over one detector and data set; agents see its `explored` images."""
 
     def __init__(
         self, detector: ConceptDetector, dataset: ImageDataset, table: ConceptTable, *, reserve: Reserve
     ) -> None:
-        self._detector, self._dataset, self._table = detector, dataset, table
-        self._explored, _ = split(dataset, reserve)
+        self._detector, self.dataset, self._table = detector, dataset, table
+        self.explored, _ = split(dataset, reserve)
 
     def subject(self, unit: GymUnit) -> Subject:
         if unit.formula is None:
-            return NuisanceUnit(unit.kind, unit.seed, self._dataset, self._explored)
-        neuron = SyntheticNeuron(unit.formula, self._table, self._explored)
+            return NuisanceUnit(unit.kind, unit.seed, self.dataset, self.explored)
+        neuron = SyntheticNeuron(unit.formula, self._table, self.explored)
         if unit.background:
-            return ConfoundedNeuron(neuron, unit.background, self._table, self._explored)
+            return ConfoundedNeuron(neuron, unit.background, self._table, self.explored)
         return neuron
 
     async def covered(self, units: Sequence[GymUnit]) -> tuple[list[GymUnit], dict[str, str]]:

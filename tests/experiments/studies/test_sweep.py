@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agents.records.store import Store
 from experiments.records import cross_unit
+from tests.experiments.labels.test_tiers import label, write_labels
 from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import CommandLine, labels, script, write_world
 from tests.object_store import s3
@@ -288,3 +290,35 @@ def test_repeated_studies_give_one_result_with_agreement_and_are_replayed(
     code, output = maia("sweep", "0", "--units", "3-4", "--out", str(out))
     assert code == 2
     assert "--repeat was 2, now not set" in output
+
+
+def test_agents_go_to_doubtful_units_and_later_to_all(
+    maia: CommandLine, endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
+    """Of three units one has no label by embeddings; two have one, which the critic tests."""
+    first, out = tmp_path / "first", tmp_path / "tiers"
+    assert maia("sweep", "0", "--units", "3", "--out", str(first))[0] == 0
+    network = json.loads((first / "studied.json").read_text())["network"]
+    known = [replace(label(unit, "banana" if unit > 3 else None), layer="0") for unit in range(6)]
+    source = str(write_labels(tmp_path / "labels", known, network))
+    asked = ["sweep", "0", "--units", "3-5", "--out", str(out)]
+    code, summary = maia(*asked, "--agents", "top:1", "--labels", source)
+    assert code == 0, summary
+    assert (summary["done"], summary["rounds"]) == (3, 4), "one agent, of four rounds"
+    rows = {row["name"]: row for row in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
+    assert {name: row["tier"] for name, row in rows.items()} == {
+        "3": "agent",
+        "4": "embedding",
+        "5": "embedding",
+    }
+    assert rows["3"]["why"].startswith("of the words nothing fits")
+    assert "not doubtful" in rows["4"]["why"]
+    requests = len(endpoint.seen)
+    assert maia(*asked, "--agents", "top:1", "--labels", source)[0] == 0
+    assert len(endpoint.seen) == requests, "a finished run asks nothing"
+    code, summary = maia(*asked)
+    assert code == 0, summary
+    assert (summary["done"], summary["rounds"]) == (3, 12), "more agents, and no fewer results"
+    rows = {row["name"]: row for row in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
+    assert {row["tier"] for row in rows.values()} == {"agent"}
+    assert rows["4"]["proposal"]["labels"] == ["banana"]

@@ -1,0 +1,116 @@
+"""Agents go to units whose labels by embeddings are doubtful, and the others are tested without one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.errors import UsageError
+from actors.vision.networks.layer_cache import KnownNetwork
+from agents.records.store import Store
+from experiments.labels.record import LabelSummary, UnitLabel, lines
+from experiments.labels.tiers import AgentChoice, LabelTiers, doubt_of, effects_in, proposed
+from experiments.records.tiers import UnitTier
+
+NETWORK = KnownNetwork("net", {"mix": 4}, {}, {}, ())
+UNITS = [f"net/mix:{index}" for index in range(4)]
+
+
+def label(index: int, text: str | None, **more: Any) -> UnitLabel:
+    known = {"best": text or "dust", "correlation": 0.8, "auroc": 0.9, "q": 0.01, "margin": 0.5} | more
+    return UnitLabel(f"mix:{index}", "mix", index, text, "" if text else "nothing fits", **known)
+
+
+LABELS = [
+    label(0, "dog", correlation=0.9),
+    label(1, None, q=0.4),
+    label(2, "cat OR car"),
+    label(3, "grass", margin=0.01, runner_up="lawn"),
+]
+
+
+def write_labels(folder: Path, labels: list[UnitLabel], network: str) -> Path:
+    """Return the folder of a run of `maia label`."""
+    folder.mkdir()
+    (folder / "labels.jsonl").write_bytes(lines(labels))
+    figures = {"units": 4, "labeled": 3, "dead": 0, "seconds": 1.0, "files": []}
+    counts = {"words": 5, "unknown_words": 0, "images": 200, "skipped_images": 0, "layers": {}}
+    names = {"model": "net", "dataset": "d", "embedder": "e", "stand_in": "", "reduce": "max"}
+    summary = LabelSummary(**names, network=network, vocabulary="v", **counts, **figures)  # type: ignore[arg-type]
+    (folder / "labels.json").write_text(json.dumps(asdict(summary)))
+    return folder
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    return write_labels(tmp_path / "labels", LABELS, "f1")
+
+
+def decided(labels: Path, text: str, **more: Any) -> list[UnitTier]:
+    choice = AgentChoice.parse(text, 1)
+    assert choice is not None
+    store = Store.open(labels.parent / "run")
+    return LabelTiers(choice, labels, **more).decide(store, NETWORK, "f1", UNITS)
+
+
+def given(tiers: list[UnitTier]) -> dict[int, str]:
+    return {int(tier.unit[-1]): tier.given for tier in tiers}
+
+
+def test_doubtful_units_get_agents_and_the_other_labels_are_tested_first(labels: Path) -> None:
+    tiers = decided(labels, "doubtful")
+    both = "test, then agent"
+    assert given(tiers) == {0: both, 1: "agent", 2: both, 3: "agent"}
+    assert [tier.unit[-1] for tier in tiers] == ["1", "3", "2", "0"], "the least sure first"
+    assert tiers[0].why == "of the words nothing fits (q 0.40)"
+    assert tiers[1].why == "'lawn' fits nearly as well as its label by embeddings"
+    kept = (labels.parent / "run" / "labels.jsonl").read_text().splitlines()
+    assert [json.loads(line)["unit"] for line in kept] == UNITS, "under the names of the run"
+
+
+def test_a_number_of_agents_goes_to_the_first_and_no_label_is_left_untested(labels: Path) -> None:
+    assert given(decided(labels, "top:1")) == {0: "test", 1: "agent", 2: "test", 3: "nothing"}
+    assert given(decided(labels, "budget:3")) == given(decided(labels, "top:1")), "of what one agent costs"
+    assert given(decided(labels, "top:3"))[2] == "test, then agent"
+    assert set(given(decided(labels, "top:0")).values()) == {"test", "nothing"}
+
+
+def test_units_that_do_most_to_the_outputs_come_first(labels: Path, tmp_path: Path) -> None:
+    rows = [{"unit": "net/mix:3", "role": {"norm": 0.4}}, {"unit": "net/mix:1", "role": None}]
+    (tmp_path / "roles.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert given(decided(labels, "top:1", effects=effects_in(tmp_path)))[3] == "agent"
+    with pytest.raises(UsageError, match="no roles"):
+        effects_in(labels)
+
+
+def test_a_query_gives_agents_to_the_units_whose_labels_match_it(labels: Path) -> None:
+    assert given(decided(labels, "query: animal")) == {0: "agent", 1: "nothing", 2: "agent", 3: "nothing"}
+
+
+def test_labels_of_another_network_or_layer_decide_nothing(labels: Path) -> None:
+    tiers = LabelTiers(AgentChoice("doubtful", "doubtful"), labels)
+    store = Store.open(labels.parent / "run")
+    with pytest.raises(UsageError, match="of another network"):
+        tiers.decide(store, NETWORK, "f2", UNITS)
+    with pytest.raises(UsageError, match="has no labels of other"):
+        tiers.decide(store, NETWORK, "f1", ["net/other:0"])
+
+
+def test_only_parts_of_an_or_are_labels_of_their_own() -> None:
+    assert proposed(LABELS[2]) == ("cat", "car")
+    assert proposed(label(0, "dog AND NOT grass")) == ("dog without grass",)
+    assert proposed(label(0, "(dog OR cat) AND grass")) == ("dog or cat with grass",)
+    assert proposed(LABELS[1]) == proposed(None) == ()
+    assert doubt_of(None)
+    assert "badly" in doubt_of(label(0, "dog", auroc=0.6))
+
+
+@pytest.mark.parametrize("text", ["", "top", "top:-1", "top:x", "query:", "budget:much", "some", "all:3"])
+def test_a_choice_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="agents are given to all"):
+        AgentChoice.parse(text)
+    assert AgentChoice.parse("all") is None
