@@ -124,7 +124,7 @@ def brief(found: Role, most: int = 2) -> str:
     parts = [("raises", found.raised), ("lowers", found.lowered)]
     words = "; ".join(f"{word} {listed(effects, most)}" for word, effects in parts if effects)
     words = words or f"changes the outputs by {found.norm:.0%}"
-    return words if found.claimed else f"{words} (random changes do as much)"
+    return words if found.claimed else f"{words} (random changes may do as much)"
 
 
 def _effect(found: Role) -> str:
@@ -153,7 +153,9 @@ def _random(found: Role) -> str:
 def _without(found: Role) -> str:
     sentences = []
     if found.named and found.flips:
-        sentences.append(f"Without it, {found.flips} of {found.n} exemplars are taken for another class.")
+        sentences.append(
+            f"Without it the network takes {found.flips} of {found.n} exemplars for another class."
+        )
     known = found.recognition
     if known is not None:
         verb = "falls" if known.after < known.before else "rises" if known.after > known.before else "stays"

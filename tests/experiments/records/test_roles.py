@@ -74,7 +74,7 @@ def test_a_role_is_said_in_plain_sentences() -> None:
     effect, random, without, faithful = RecordedRole.of({"role": record()}).sentences()
     assert effect == ("On its 15 exemplars it raises snowplow +1.90, ski +0.80 and lowers =SUM(1)<b> -0.50.")
     assert "1.90, more than random changes of the same size have (median 0.60 of 20; p 0.048)" in random
-    assert "4 of 15 exemplars are taken for another class" in without
+    assert "takes 4 of 15 exemplars for another class" in without
     assert "falls from 0.81 to 0.64" in without
     assert faithful == (
         "Ablating it lowers snowplow by 1.90 on 15 new images of the label, and by 0.10 on 15 of other "
