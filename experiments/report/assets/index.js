@@ -26,6 +26,7 @@
   const byId = (id) => document.getElementById(id);
   const table = document.querySelector(".units-table");
   const body = table.tBodies[0];
+  table.classList.toggle("roles", roles);
   const search = byId("search"), verdict = byId("verdict"), layer = byId("layer"), least = byId("least");
   const found = byId("found");
   const haystack = units.map((unit) => `${unit[at.short]} ${unit[at.label]} ${unit[at.role]}`.toLowerCase());
