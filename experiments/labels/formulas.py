@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from experiments.labels.scores import auroc_of_sums, centered_ranks, null_deviation
+from experiments.labels.scores import Ordered, auroc_of_sums, centered_ranks, null_deviation
 
 OPERATORS = (" AND ", " OR ", " AND NOT ")
 _AND, _OR, _WITHOUT = range(3)
@@ -29,6 +29,8 @@ _GAIN = 0.03
 _NOISE = 0.5
 """Standard errors of a correlation (1 / sqrt n) that it must add besides: the best of many always add some.
 """
+_FEW = 4096
+"""Concepts of which all pairs are counted beforehand."""
 _CLIPPED = 0.995
 """Quantile at which activations are clipped for correlations: a single outlier would decide them."""
 
@@ -140,6 +142,9 @@ class Finder:
     def __init__(self, presence: Presence, length: int = 3) -> None:
         self._presence, self._length = presence, length
         self._n = presence.shown.shape[1]
+        few = len(presence.shown) <= _FEW
+        self._together = presence.numbers.T @ presence.numbers if few else None
+        """Images that show two concepts, float32 (K, K)."""
 
     def find(self, values: torch.Tensor) -> tuple[Formulas, torch.Tensor]:
         """Return the candidates of each unit, best first, and their correlations, float32 (U, candidates),
@@ -149,7 +154,7 @@ class Finder:
         by Pearson's correlation with the activations, which reacts to images that a label leaves out and to
         those that it should not have (NeuronEval, Oikarinen et al. 2025).
         """
-        ranks, _ = centered_ranks(values)
+        ranks = centered_ranks(values)
         sums = ranks @ self._presence.numbers
         sure = self._sure(sums, self._presence.counts.expand_as(sums))
         place = sure.topk(min(_SINGLE, sums.shape[1]), dim=1).indices
@@ -174,7 +179,10 @@ class Finder:
         for at in range(beam.sums.shape[1]):
             shown = beam.formulas.shown(self._presence.shown, at).float()
             both = (ranks * shown) @ self._presence.numbers
-            n_both = shown @ self._presence.numbers
+            if length == 1 and self._together is not None:
+                n_both = self._together[beam.formulas.concepts[:, at, 0]]
+            else:
+                n_both = shown @ self._presence.numbers
             own, n_own = beam.sums[:, at, None], beam.counts[:, at, None]
             ways = ((both, n_both), (own + sums - both, n_own + alone - n_both), (own - both, n_own - n_both))
             for operator, (total, count) in enumerate(ways):
@@ -255,27 +263,35 @@ class Fit:
 def fit(values: torch.Tensor, shown: torch.Tensor) -> Fit:
     """Return how well labels fit activations (U, n): `shown` bool (U, n) has the images of each label."""
     n = values.shape[1]
-    ranks, left = centered_ranks(values)
+    ordered = Ordered.of(values)
+    hits = shown.gather(1, ordered.order)
     count = shown.sum(1).double()
-    sums = (ranks.double() * shown).sum(1)
+    sums = (ordered.ranks() * hits).sum(1, dtype=torch.float64)
     tested = (count >= FEWEST) & (n - count >= FEWEST)
     auroc = torch.where(tested, 0.5 + sums * n / (count * (n - count)).clamp(min=1), 0.5)
-    deviation = ((n + 1) * left.clamp(min=1e-12) / (12 * count * (n - count)).clamp(min=1)).sqrt()
+    left = ordered.variance_left().clamp(min=1e-12)
+    deviation = ((n + 1) * left / (12 * count * (n - count)).clamp(min=1)).sqrt()
     z = torch.where(tested, (auroc - 0.5) / deviation, 0.0)
-    precision = torch.where(tested, _average_precision(values, shown), 0.0)
-    correlation = torch.where(tested, _correlation(_standard(values), shown).double(), 0.0)
-    return Fit(*(each.cpu().numpy() for each in (correlation, auroc, precision, z, count)))
+    precision = torch.where(tested, _average_precision(ordered, hits), 0.0)
+    found = (correlations(values, shown), auroc, precision, z, count)
+    return Fit(*(each.cpu().numpy() for each in found))
 
 
-def _average_precision(values: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    """Return the area under the precision-recall curve, float64 (U,); equal values are taken together."""
-    n = values.shape[1]
-    ordered, order = values.sort(dim=1, descending=True)
-    hits = shown.gather(1, order).double().cumsum(1)
-    last = torch.ones_like(ordered, dtype=torch.bool)
-    last[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-    taken = torch.arange(1, n + 1, device=values.device, dtype=torch.float64)
-    before = torch.where(last, hits, 0.0).cummax(1).values.roll(1, 1)
-    before[:, 0] = 0
-    gained = torch.where(last, (hits - before) * hits / taken, 0.0)
-    return gained.sum(1) / hits[:, -1].clamp(min=1)
+def correlations(values: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """Return the correlations of a `Fit` alone, float64 (U,)."""
+    count = shown.sum(1)
+    tested = (count >= FEWEST) & (shown.shape[1] - count >= FEWEST)
+    return torch.where(tested, _correlation(_standard(values), shown).double(), 0.0)
+
+
+def _average_precision(ordered: Ordered, hits: torch.Tensor) -> torch.Tensor:
+    """Return the area under the precision-recall curve, float64 (U,); equal values are taken together.
+
+    `hits` bool (U, n): which images show the label, in ascending order of the values.
+    """
+    n = hits.shape[1]
+    before = hits.cumsum(1) - hits.long()
+    total = hits.sum(1, keepdim=True)
+    at_least = total - before.gather(1, ordered.first.long())
+    precision = at_least.float() / (n - ordered.first)
+    return (precision * hits).sum(1, dtype=torch.float64) / total[:, 0].clamp(min=1)

@@ -12,13 +12,22 @@ from scipy.special import ndtr
 
 from actors.vision.readout.units import Readout
 from agents.evidence.statistics import benjamini_hochberg
-from experiments.labels.formulas import FEWEST, Finder, Fit, Formulas, LabelFormula, Presence, fit
+from experiments.labels.formulas import (
+    FEWEST,
+    Finder,
+    Fit,
+    Formulas,
+    LabelFormula,
+    Presence,
+    correlations,
+    fit,
+)
 from experiments.labels.record import DEAD, NOTHING_FITS, UnitLabel
 from experiments.labels.scores import TOP, BestConcepts, ExemplarMeaning, exemplar_meaning, soft_wpmi
 from experiments.labels.vocabulary import EmbeddedVocabulary
 
 RANDOM_UNITS = 500
-_MOST_RANDOM = 10
+_MOST_RANDOM = 4
 """Times as many random units that are drawn at most."""
 RATE = 0.05
 """False-discovery rate at which a layer's labels are accepted."""
@@ -242,7 +251,13 @@ class LayerLabeler:
         kth = (shares[drawn] * total.shape[1]).long().clamp(0, total.shape[1] - 1)
         floor = total.sort(dim=1).values.gather(1, kth[:, None])
         random = torch.maximum(total, floor)
-        return np.concatenate([self._found(block).fit.correlation for block in random.split(self._tile)])
+        return np.concatenate([self._chance_correlation(block) for block in random.split(self._tile)])
+
+    def _chance_correlation(self, block: torch.Tensor) -> np.ndarray:
+        formulas, _ = self._images.finder.find(self._half(block, 0))
+        shown = formulas.shown(self._images.scored_on, 0)
+        found: np.ndarray = correlations(self._half(block, 1), shown).cpu().numpy()
+        return found
 
     def _top(self, block: torch.Tensor) -> torch.Tensor:
         return block.topk(min(TOP, block.shape[1]), dim=1).indices

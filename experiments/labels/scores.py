@@ -79,26 +79,48 @@ def _log_sums(top: torch.Tensor, probability: torch.Tensor, tile: int) -> torch.
     return sums
 
 
-def centered_ranks(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return mid-ranks less their mean, divided by n, float32 (U, n), of values (U, n), and the share of the
-    ranks' variance that ties leave, float64 (U,).
-
-    The mean is taken off first: plain sums of ranks pass 2^24, where single precision stops counting.
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Values (U, n) in ascending order: `order` int64 (U, n), and of each place the `first` and `last` place
+    with an equal value, int32 (U, n).
     """
-    n = values.shape[1]
-    ordered, order = values.sort(dim=1)
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    place = torch.arange(n, device=values.device, dtype=torch.int32).expand_as(order)
-    first = torch.where(new, place, 0).cummax(1).values
-    last = torch.where(new.roll(-1, 1), place, n - 1)
-    last[:, -1] = n - 1
-    last = last.flip(1).cummin(1).values.flip(1)
-    middle = (first + last).float().mul_(0.5).sub_((n - 1) / 2).div_(n)
-    ranks = torch.empty_like(middle).scatter_(1, order, middle)
-    size = (last - first + 1).double()
-    left = 1 - (size.square() - 1).sum(1) / (n * (n * n - 1.0))
-    return ranks, left
+
+    order: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+
+    @classmethod
+    def of(cls, values: torch.Tensor) -> Ordered:
+        n = values.shape[1]
+        ordered, order = values.sort(dim=1)
+        new = torch.ones_like(ordered, dtype=torch.bool)
+        new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        place = torch.arange(n, device=values.device, dtype=torch.int32).expand_as(order)
+        first = torch.where(new, place, 0).cummax(1).values
+        last = torch.where(new.roll(-1, 1), place, n - 1)
+        last[:, -1] = n - 1
+        return cls(order, first, last.flip(1).cummin(1).values.flip(1))
+
+    def ranks(self) -> torch.Tensor:
+        """Return mid-ranks less their mean, divided by n, float32 (U, n), in ascending order.
+
+        The mean is taken off first: plain sums of ranks pass 2^24, where single precision stops counting.
+        """
+        n = self.order.shape[1]
+        return (self.first + self.last).float().mul_(0.5).sub_((n - 1) / 2).div_(n)
+
+    def variance_left(self) -> torch.Tensor:
+        """Return the share of the ranks' variance that ties leave, float64 (U,)."""
+        n = self.order.shape[1]
+        size = (self.last - self.first + 1).double()
+        return 1 - (size.square() - 1).sum(1) / (n * (n * n - 1.0))
+
+
+def centered_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the `ranks` of values (U, n) in the values' own order."""
+    ordered = Ordered.of(values)
+    ranks = ordered.ranks()
+    return torch.empty_like(ranks).scatter_(1, ordered.order, ranks)
 
 
 def auroc_of_sums(sums: torch.Tensor, positives: torch.Tensor, n: int) -> torch.Tensor:

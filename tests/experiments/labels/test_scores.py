@@ -52,7 +52,7 @@ def test_the_auroc_of_rank_sums_is_that_of_all_pairs_also_with_ties(scale: float
     rng = np.random.default_rng(1)
     values = np.stack([rng.normal(size=500), np.maximum(rng.normal(size=500), 0).round(1)]) * scale
     shown = rng.random((3, 500)) < [[0.02], [0.2], [0.5]]
-    ranks, _ = centered_ranks(torch.from_numpy(values.astype(np.float32)))
+    ranks = centered_ranks(torch.from_numpy(values.astype(np.float32)))
     numbers = torch.from_numpy(shown).float()
     found = auroc_of_sums(ranks @ numbers.T, numbers.sum(1), 500).numpy()
     for row, unit_values in enumerate(values.astype(np.float32)):
