@@ -158,6 +158,16 @@ class Intervenable(Protocol):
         """Return what an intervention does to images; as `UnitInterventions.effects`."""
 
 
+@dataclass(frozen=True, slots=True)
+class NamedOutputs:
+    """What a network's outputs are: their names, none of one that names no classes; and whether they are
+    logits of classes that exclude each other, of which softmax ignores what all share.
+    """
+
+    names: Sequence[str]
+    softmax: bool
+
+
 @runtime_checkable
 class Ablatable(Protocol):
     """A subject inside a network: it can be taken out, to see what that does to the network's outputs."""
@@ -166,8 +176,8 @@ class Ablatable(Protocol):
     def ablation(self) -> Edit:
         """The edit that takes it out."""
 
-    async def output_names(self) -> Sequence[str]:
-        """Return the names of the network's outputs, none of one that names no classes.
+    async def named_outputs(self) -> NamedOutputs:
+        """Return what the network's outputs are.
 
         Raises:
             UsageError: If nothing that could be compared is computed from the subject.
@@ -306,7 +316,7 @@ class NetworkUnit:
     def ablation(self) -> Edit:
         return Edit(Readout.of(self._unit), self._unit.index, "set", 0.0)
 
-    async def output_names(self) -> Sequence[str]:
+    async def named_outputs(self) -> NamedOutputs:
         if self._unit.kind in ("logit", "probability"):
             raise UsageError("it is an output itself, and nothing is computed from it.")
         layers = await self._client.layers()
@@ -316,7 +326,7 @@ class NetworkUnit:
                 "the network has no vector of outputs on which a unit could have an effect.",
                 "Use a network with a vector of outputs, such as a classifier.",
             )
-        return await self._client.class_names()
+        return NamedOutputs(await self._client.class_names(), output.scores == "softmax")
 
     async def outputs(self, images: Sequence[Image], edits: tuple[Edit, ...] = ()) -> np.ndarray:
         readout = Readout(OUTPUT, "logit")

@@ -108,7 +108,7 @@ class Role:
     `floor`: the largest change that a pass makes which edits nothing. `flips`: images whose first output is
     another one without the unit. `norm`: change of the outputs' length, as a share of it, with Student's 95 %
     interval; `cosine` that of the outputs with and without the unit, in the mean. Outputs with names are
-    centered for these. Without names, `raised` and `lowered` are empty, and `flips` is 0.
+    compared as they are, or `centered`. Without names, `raised` and `lowered` are empty, and `flips` is 0.
     """
 
     n: int
@@ -121,6 +121,7 @@ class Role:
     norm_interval: Interval = (0.0, 0.0)
     cosine: float = 1.0
     named: bool = True
+    centered: bool = True
     random: RandomChanges | None = None
     faithful: Faithfulness | None = None
     recognition: Recognition | None = None
@@ -152,17 +153,21 @@ def role(
     names: Sequence[str] = (),
     *,
     named: bool = True,
+    centered: bool = True,
 ) -> Role | None:
     """Return the role from outputs, float (n, k); None of fewer than three images or two outputs.
 
     `placebo` are those of a pass in which the unit is given its own value. `named`: outputs stand for things.
+    `centered`: named outputs are logits of classes that exclude each other, of which softmax ignores what all
+    share.
     """
     n, n_outputs = clean.shape
     if n < LEAST_IMAGES or n_outputs < 2:
         return None
-    before, after = _compared(clean, named), _compared(ablated, named)
+    centered = centered and named
+    before, after = _compared(clean, centered), _compared(ablated, centered)
     effects = before - after
-    floor = float(np.abs(_compared(placebo, named) - before).max())
+    floor = float(np.abs(_compared(placebo, centered) - before).max())
     # Differences as small as those of a pass that changes nothing are none, however alike they are.
     least = max(floor, float(np.finfo(np.float32).eps * np.abs(clean).max()))
     claimed = _claimed(effects, least, names) if named else []
@@ -181,6 +186,7 @@ def role(
         _interval(shares),
         float(cosines.mean()),
         named,
+        centered,
     )
 
 
@@ -223,10 +229,10 @@ def random_changes(
     """
     if not len(controls):
         return None
-    before = _compared(clean, found.named)
+    before = _compared(clean, found.centered)
 
     def effect(outputs: np.ndarray) -> float:
-        change = before - _compared(outputs, found.named)
+        change = before - _compared(outputs, found.centered)
         of_one, of_all = np.abs(change.mean(0)).max(), np.linalg.norm(change, axis=1).mean()
         largest = float(of_one if found.named else of_all)
         return largest if np.isfinite(largest) else np.inf
@@ -248,12 +254,14 @@ def faithfulness(
         return None
 
     def effects(clean: np.ndarray, ablated: np.ndarray) -> np.ndarray:
-        before = _compared(clean, found.named)
-        change = before - _compared(ablated, found.named)
+        before = _compared(clean, found.centered)
+        change = before - _compared(ablated, found.centered)
         if strongest is not None:
             return np.asarray(np.sign(strongest.effect) * change[:, strongest.output])
         length = np.maximum(np.linalg.norm(before, axis=1), np.finfo(float).tiny)
-        return np.asarray(np.linalg.norm(change, axis=1) / length)
+        least = max(found.floor, float(np.finfo(np.float32).eps * np.abs(clean).max()))
+        moved = np.abs(change).max(1) > least
+        return np.where(moved, np.linalg.norm(change, axis=1) / length, 0.0)
 
     one, other = effects(*with_label), effects(*without)
     more = _welch(one, other)
@@ -301,10 +309,10 @@ def recognition(clean: np.ndarray, ablated: np.ndarray, classes: Sequence[int | 
     )
 
 
-def _compared(outputs: np.ndarray, named: bool) -> np.ndarray:
-    """Return outputs as they are compared, float64: centered if they have names."""
+def _compared(outputs: np.ndarray, centered: bool) -> np.ndarray:
+    """Return outputs as they are compared, float64."""
     values: np.ndarray = outputs.astype(np.float64)
-    return values - values.mean(1, keepdims=True) if named else values
+    return values - values.mean(1, keepdims=True) if centered else values
 
 
 def _interval(values: np.ndarray) -> Interval:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from actors.errors import MaiaError, UsageError
+from actors.grouping import all_of
 from actors.images import Image
 from actors.settings import Settings
 from agents.evidence.role import (
@@ -33,6 +34,8 @@ from tools.toolbox import EXEMPLARS
 
 _log = logging.getLogger(__name__)
 
+FEWEST_CONTROLS = 19
+"""Random changes with which the least p is 0.05."""
 PLACEBOS = 2
 """Images that pass with the unit given its own value."""
 _AT_ONCE = 16
@@ -46,6 +49,16 @@ class RoleSettings(Settings):
     """Random changes, as large as the unit's own, that its largest effect is compared with; 0 compares with
     none. The least p is 1 / (1 + controls).
     """
+
+    @field_validator("controls")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < FEWEST_CONTROLS:
+            raise ValueError(
+                f"is 0 or at least {FEWEST_CONTROLS}: with fewer, no effect could be told from random changes"
+            )
+        return value
+
     control_images: int = Field(5, ge=1, le=100)
     """Exemplars that each random change is made on, the strongest."""
     label_images: int = Field(15, ge=0, le=100)
@@ -75,24 +88,27 @@ async def measure_role(unit: Ablatable, images: RoleImages, settings: RoleSettin
         NoRoleError: If fewer than three images drive it, or its network's outputs on them are not finite.
         UsageError: If nothing that could be compared is computed from the unit, or it cannot be edited.
     """
-    names = await unit.output_names()
+    outputs = await unit.named_outputs()
+    names = outputs.names
     if len(images.exemplars) < LEAST_IMAGES:
         raise NoRoleError(f"only {len(images.exemplars)} images drive it, {LEAST_IMAGES} are needed.")
     everything = [*images.exemplars, *images.with_label, *images.without]
     edit = unit.ablation
     some = images.exemplars[: settings.control_images]
-    clean, ablated, placebo, controls = await asyncio.gather(
-        unit.outputs(everything),
-        unit.outputs(everything, (edit,)),
-        unit.outputs(images.exemplars[:PLACEBOS], (edit.placebo,)),
-        _controls(unit, some, settings.controls),
+    clean, ablated, placebo, controls = await all_of(
+        (
+            unit.outputs(everything),
+            unit.outputs(everything, (edit,)),
+            unit.outputs(images.exemplars[:PLACEBOS], (edit.placebo,)),
+            _controls(unit, some, settings.controls),
+        )
     )
     if not (np.isfinite(clean).all() and np.isfinite(ablated).all()):
         raise NoRoleError("the network's outputs are not finite on its images.")
     n, m = len(images.exemplars), len(images.exemplars) + len(images.with_label)
     same = clean[:n].copy()
     same[:PLACEBOS] = placebo
-    found = role(clean[:n], ablated[:n], same, names, named=bool(names))
+    found = role(clean[:n], ablated[:n], same, names, named=bool(names), centered=outputs.softmax)
     if found is None:
         raise NoRoleError("the network has a single output, which can be compared with none.")
     with_label, without = (clean[n:m], ablated[n:m]), (clean[m:], ablated[m:])
@@ -117,7 +133,7 @@ async def _controls(unit: Ablatable, images: Sequence[Image], count: int) -> np.
     edits = [(unit.ablation.control(seed),) for seed in range(count)]
     # Image by image: what a batch has of one image passes once up to the unit's layer.
     asked = [unit.outputs([image], edit) for image in images for edit in edits]
-    outputs = np.concatenate(await asyncio.gather(*asked))
+    outputs = np.concatenate(await all_of(asked))
     return outputs.reshape(len(images), count, -1).swapaxes(0, 1)
 
 
@@ -153,7 +169,7 @@ class RoleFinder:
         evidence: EvidenceRecord | None,
         picture: Callable[[str], Image],
     ) -> Role:
-        await unit.output_names()  # before any image is loaded
+        await unit.named_outputs()  # before any image is loaded
         exemplars = [each.image for each in await subject.exemplars(EXEMPLARS)]
         images = RoleImages(exemplars, classes=await unit.exemplar_classes(EXEMPLARS))
         if evidence is not None and evidence.kind == "confirmation":

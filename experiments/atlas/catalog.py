@@ -47,7 +47,7 @@ class CatalogUnit:
     """Labels that fit nearly as well."""
     description: str = ""
     raises: tuple[str, ...] = ()
-    """Outputs that the unit surely raises, strongest first."""
+    """Outputs that the unit raises on its exemplars, strongest first; random changes may do as much."""
     lowers: tuple[str, ...] = ()
     slug: str = ""
     """The folder of its study; "" of a unit that was not studied."""
@@ -136,7 +136,7 @@ def _embedded(run: RunDirectory) -> Iterator[CatalogUnit]:
     for row in _lines(run, LABELS):
         label = _label(row.get("label"))
         others = (_label(row.get(name)) for name in ("best", "runner_up", "wpmi_label"))
-        name, alike = text(row.get("unit")), row.get("alike")
+        name, alike = _full(run, row), row.get("alike")
         dead = "dead" if text(row.get("reason")) == "dead" else ""
         yield _unit(
             name,
@@ -183,7 +183,13 @@ def _studied(run: RunDirectory) -> Iterator[CatalogUnit]:
 def _roles(run: RunDirectory) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
     for row in _lines(run, ROLES):
         role = mapping(row.get("role"))
-        yield text(row.get("unit")), _outputs(role.get("raised")), _outputs(role.get("lowered"))
+        yield _full(run, row), _outputs(role.get("raised")), _outputs(role.get("lowered"))
+
+
+def _full(run: RunDirectory, row: dict[str, Any]) -> str:
+    """Return a table's unit with the network in front, as studies name it: tables name it `LAYER:INDEX`."""
+    name, model = text(row.get("unit")), text(run.manifest.get("model"))
+    return name if not model or name.startswith(f"{model}/") else f"{model}/{name}"
 
 
 def raw_lines(run: RunDirectory, key: str) -> Iterator[bytes]:

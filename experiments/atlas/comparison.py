@@ -105,18 +105,22 @@ def compare(first: Path, second: Path, seed: int = 0) -> MeaningComparison:
     a, b = sides
     vectors = _vectors(a.labels, b.labels)
     pairs = _mutual(*vectors)
+    others = {other for other, _ in pairs.values()}
     rng = np.random.default_rng(seed)
     counterparts = _counterparts(a, b, pairs, rng)
     return MeaningComparison(
         runs=[str(first), str(second)],
         models=[str(run.manifest.get("model") or "") for run in runs],
         labeled=[len(a.units), len(b.units)],
-        matched=[len(counterparts), sum(len(b.members[other]) for other, _ in pairs.values())],
+        matched=[
+            len(counterparts),
+            sum(len(b.members[other]) for other in others),
+        ],
         same_unit=_same_unit(a, b, vectors, rng),
         exemplars=_exemplars(a, b, pairs, rng),
         layers=_layers(a, b, pairs),
         counterparts=counterparts,
-        alone=[_alone(a, set(pairs)), _alone(b, {other for other, _ in pairs.values()})],
+        alone=[_alone(a, set(pairs)), _alone(b, others)],
         problems=[problem for run in runs for problem in run.problems],
     )
 
@@ -163,7 +167,8 @@ def _mutual(first: Any, second: Any) -> dict[int, tuple[int, float]]:
 def _counterparts(
     a: _Side, b: _Side, pairs: Mapping[int, tuple[int, float]], rng: np.random.Generator
 ) -> list[Counterpart]:
-    drawn = [b.units[i].exemplars for i in rng.integers(len(b.units), size=PERMUTATIONS)]
+    shown = [unit.exemplars for unit in b.units if unit.exemplars]
+    drawn = [shown[i] for i in rng.integers(len(shown), size=PERMUTATIONS)] if shown else []
     found = []
     for label, (other, similarity) in pairs.items():
         others = b.members[other]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def write_atlas(run_dir: Path, out: Path | None = None) -> Atlas:
     if (folder / "index.html").exists() and not (folder / "atlas" / "units.js").exists():
         raise UsageError(f"{folder} holds an index.html that is no atlas.", "Choose another --out.")
     store = Store.open(folder)
-    to_run = Path(os.path.relpath(run_dir.resolve(), folder.resolve())).as_posix()
+    to_run = quote(Path(os.path.relpath(run_dir.resolve(), folder.resolve())).as_posix())
     overview = "overview.html" if (run_dir / "report" / "overview.html").exists() else "index.html"
     files = page.make(run, units, Addresses(f"{to_run}/report/", f"{to_run}/", overview), _Places(run.store))
     pages.write_assets(store, "")

@@ -203,7 +203,7 @@ def attribute(
         typer.Option(help="Class whose logit the unit acts on [default: the unit's own value]."),
     ] = None,
     method: Annotated[
-        Literal["integrated-gradients", "gradient-x-input", "smoothgrad"],
+        Literal["integrated-gradients", "gradient-x-input", "smoothgrad-x-input"],
         typer.Option(help="How the unit's value is attributed to pixels."),
     ] = "integrated-gradients",
     k: Annotated[int, typer.Option(min=1, max=100, help="Exemplars.")] = 5,

@@ -49,7 +49,9 @@ def label(
     from experiments.labels.run import LabelRequest, figures, label_units, table
 
     folder = out or default_run(f"label {model} {layers}")
-    settings = LabelSettings(length, share, seed=seed, device=str(pick_device()))
+    # Sums are in float64, which Apple's GPUs have not.
+    device = str(found) if (found := pick_device()).type == "cuda" else "cpu"
+    settings = LabelSettings(length, share, seed=seed, device=device)
     request = LabelRequest(model, layers, vocabulary, shared.selection, reduce, settings, folder)
     result, found = run(label_units(shared.console, request), folder)
     if shared.json:

@@ -26,6 +26,7 @@ from actors.vision.readout.units import Readout
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.evidence.role import Role, name_of
 from agents.records.journal import slug
+from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.unit_role import NoRoleError, RoleImages, RoleSettings, measure_role
 from experiments.audit import real_images
@@ -89,7 +90,9 @@ class Roles:
     known: int
     """Units whose role is known."""
     with_effect: int
-    """Units that surely change the outputs, more than random changes of the same size."""
+    """Units that change the outputs more than random changes of the same size; p <= 0.05 for each, not
+    corrected for the number of units.
+    """
     agreeing: int
     """Units that surely raise an output, and most the class that the network sees in most of their exemplars.
     """
@@ -128,7 +131,7 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
     dataset = await open_images(selected.profile, selected.cache, console.say)
     async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
         first = await vision.unit(Unit(request.layer, 0))
-        await NetworkUnit(vision, first, dataset).output_names()
+        await NetworkUnit(vision, first, dataset).named_outputs()
         n_units = vision.known.info(first.layer).n_units
         units = unit_selection.choose(request.units, n_units, request.seed, request.layer)
         readout = Readout.of(first)
@@ -196,7 +199,9 @@ async def _roles(console: Console, store: Store, layer: _Layer, units: Sequence[
             if row is None:
                 async with limiter:
                     row = await layer.role_of(index)
-                await asyncio.to_thread(store.put, key, json.dumps(asdict(row), ensure_ascii=False).encode())
+                await asyncio.to_thread(
+                    store.replace, key, json.dumps(asdict(row), ensure_ascii=False).encode()
+                )
             known[index] = row
             progress(len(known), len(units))
 
@@ -208,10 +213,10 @@ async def _roles(console: Console, store: Store, layer: _Layer, units: Sequence[
 
 def _read(store: Store, key: str) -> UnitRole | None:
     """Return a unit's role as it was written, None if there is none that can be read."""
-    record = store.read_object(key)
     try:
+        record = store.read_object(key)
         return None if record is None else TypeAdapter(UnitRole).validate_python(record)
-    except ValidationError:
+    except (RecordError, ValidationError):
         return None
 
 
@@ -254,7 +259,8 @@ def figures(result: Roles) -> Mapping[str, str]:
     """Return the summary as lines for a terminal."""
     return {
         "units": f"{result.known} of {result.units} with a known role",
-        "effect": f"{result.with_effect} surely change the outputs, more than random changes do",
+        "effect": f"{result.with_effect} change the outputs more than random changes do (p <= 0.05 for each: "
+        f"about {0.05 * result.known:.0f} would by chance)",
         "agreement": f"of {result.raising} that raise one, {result.agreeing} raise most the class seen "
         "in most of their exemplars",
         "passes": f"{result.passes:,} edited images",

@@ -224,7 +224,11 @@ class LayerLabeler:
         chance = np.empty(0)
         wanted = settings.random_units
         while len(chance) < wanted:
-            chance = np.sort(np.r_[chance, self._chance(wanted - len(chance), len(chance))])
+            most = max(1, _NUMBERS // len(self._rows))  # at a time: memory is bounded
+            more = self._chance(min(wanted - len(chance), most), len(chance))
+            chance = np.sort(np.r_[chance, more])
+            if len(chance) < wanted:
+                continue
             reached = len(chance) - np.searchsorted(chance, found.correlation, "left")
             beyond = int((reached == 0).sum())
             enough = int(n_units / (RATE * beyond)) + 1 if beyond else 0

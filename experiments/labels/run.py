@@ -30,6 +30,7 @@ from actors.vision.readout.base import ImageDataset, LayerInfo
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.activations import LayerActivations, Reduce
 from agents.records.journal import slug
+from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.labels.layer import EmbeddedImages, LabelSettings, LayerLabeler
 from experiments.labels.record import DEAD, FILE, SUMMARY, LabelSummary, UnitLabel, lines, parse_labels
@@ -271,7 +272,7 @@ async def _labels(
             if known is None:
                 work = LayerLabeler(labeler, readout, layer.values, images.rows)
                 known = await asyncio.to_thread(work.label)
-                await asyncio.to_thread(store.put, key, lines(known))
+                await asyncio.to_thread(store.replace, key, lines(known))
             found += known
             progress(done + 1, len(activations))
     return found
@@ -282,7 +283,7 @@ def _read(store: Store, key: str) -> list[UnitLabel] | None:
     try:
         text = store.get(key)
         return None if text is None else parse_labels(text)
-    except ValueError:
+    except (RecordError, ValueError):
         return None
 
 

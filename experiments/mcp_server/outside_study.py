@@ -244,7 +244,10 @@ class OutsideStudy:
         try:
             result = await self._study()
             self._doing = "writing the report"
-            self._report = await self._write_report(result.unit)
+            try:
+                self._report = await self._write_report(result.unit)
+            except Exception:  # the result is on record, whatever becomes of its pages
+                _log.exception("the report of the study %s could not be written", self.id)
             return result
         except MaiaError:
             raise

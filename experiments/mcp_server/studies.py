@@ -102,6 +102,8 @@ class OutsideStudies:
     def __init__(self, run: OutsideRun, open_bench: OpenBench) -> None:
         self.run, self._open_bench = run, open_bench
         self._studies: dict[str, OutsideStudy] = {}
+        self._units: dict[str, OutsideStudy] = {}
+        """The study that a unit was opened for last, by the unit's id."""
         self._numbers = itertools.count(1)
         self._doing = "nothing has been started yet"
         self._started: asyncio.Future[_Started] | None = None
@@ -226,10 +228,11 @@ class OutsideStudies:
         store, bench = started.store, started.bench
         note("looking for the unit")
         subject = await bench.subject(study.layer, study.unit)
-        for other in self._studies.values():
-            if other is not study and not other.over and other.unit_id == subject.id:
-                raise UsageError(f"this unit is studied as {other.id} already.", "Go on with that study.")
         async with self._claiming:
+            other = self._units.get(subject.id)
+            if other is not None and other is not study and not other.over:
+                raise UsageError(f"this unit is studied as {other.id} already.", "Go on with that study.")
+            self._units[subject.id] = study
             await asyncio.to_thread(self._claim, store, bench.context, subject.id, study)
         account = await UnitAccount.resume(store, subject.id, self.run.unit_budget, started.account)
         context = bench.context
@@ -302,13 +305,13 @@ class OutsideStudies:
 
     async def _write_report(self, unit: str) -> Path | None:
         """Write the run's results and pages; the result is safe without them."""
-        from experiments.report import write_site
+        from experiments.atlas.front_page import write_report
 
         store = Store(self.run.folder)
         try:
             async with self._claiming:
                 await asyncio.to_thread(write_results, self.run.folder, read_plan(store) or [])
-                await asyncio.to_thread(write_site, self.run.folder)
+                await asyncio.to_thread(write_report, self.run.folder)
         except (OSError, MaiaError):
             return None
         return self.run.folder / "report" / "units" / f"{slug(unit)}.html"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.report import site
+from experiments.report import site, unit_page
 from experiments.report.records import RunDirectory
 
 __all__ = ["write_site", "write_unit_page"]
@@ -21,7 +21,10 @@ def write_unit_page(run_dir: Path, slug: str) -> Path:
     Raises:
         UsageError: If there is no such run or unit.
     """
-    RunDirectory(run_dir).unit(slug)
+    run = RunDirectory(run_dir)
+    unit = run.unit(slug)
+    if run.store.has(site.OVERVIEW):  # the atlas is the front page: it is written with the whole report
+        return unit_page.write_page(run, unit)
     site.write(run_dir, anew=slug)
     return run_dir / "report" / "units" / f"{slug}.html"
 

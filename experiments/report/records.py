@@ -107,7 +107,7 @@ class RunDirectory:
         """
         planned = mapping(self.plan.get(unit.id))
         named = text(mapping(planned.get("survey_arguments")).get("class_name"))
-        asked = text(self.manifest.get("unit")) if unit.kind != "channel" else ""
+        asked = text(self.manifest.get("unit")) if unit.kind in ("logit", "probability") else ""
         return named or ("" if asked.lstrip("-").isdigit() else asked)
 
     def slugs(self) -> list[str]:

@@ -54,6 +54,10 @@ class FrontPage(Protocol):
         """Write `report/index.html` and what belongs to it, or nothing; return the keys written."""
 
 
+OVERVIEW = "report/overview.html"
+"""The overview of a report that has another front page."""
+
+
 def write(run_dir: Path, front: FrontPage | None = None, *, anew: str = "") -> Path:
     """Write what is missing or older than its records; return the index.
 

@@ -43,7 +43,7 @@ def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
 
 def _page(run: RunDirectory, unit: UnitRecords) -> str:
     done = unit.done or {}
-    bare = unit.name.kind != "channel"
+    bare = unit.name.kind in ("logit", "probability")
 
     def locate(image_id: Any) -> list[str]:
         layers = [f"../../{layer}" for layer in run.image(image_id)]

@@ -17,7 +17,7 @@ from actors.vision.readout.units import Readout
 if TYPE_CHECKING:
     import torch
 
-PixelMethod = Literal["integrated-gradients", "gradient-x-input", "smoothgrad"]
+PixelMethod = Literal["integrated-gradients", "gradient-x-input", "smoothgrad-x-input"]
 _POINTS = 32
 """Points on the path of integrated gradients, and noisy copies of SmoothGrad."""
 _NOISE = 0.15
@@ -51,8 +51,11 @@ def of_pixels(
         BackendError: If no gradient passes through the network.
         MissingDependencyError: If captum is not installed.
     """
+    import torch
+
     captum = _captum()
-    with network.recording():
+    with network.recording(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # captum draws SmoothGrad's noise from the global generator
         # A copy: a tensor of a thread that records nothing can have no gradient.
         pixels = pixels.clone().requires_grad_()
         mean = network.preprocess.mean_image(pixels.detach())
@@ -69,7 +72,7 @@ def of_pixels(
             case "gradient-x-input":
                 # Relative to the mean color, which is 0 to the network.
                 given = captum.Saliency(value).attribute(pixels, abs=False) * (pixels - mean)
-            case "smoothgrad":
+            case "smoothgrad-x-input":
                 spread = _NOISE * float((pixels.max() - pixels.min()).detach())
                 noisy = captum.NoiseTunnel(captum.Saliency(value))
                 given = noisy.attribute(

@@ -27,6 +27,7 @@ from agents.study.unit_role import RoleFinder, RoleSettings
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
+from tools.subject import NamedOutputs
 
 pytestmark = pytest.mark.anyio
 CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: fruit\n[CODE]:\n```python\nlook\n```"
@@ -204,8 +205,8 @@ class Removable(FakeSubject):
     def ablation(self) -> Edit:
         return Edit(Readout("layer"), 3, "set", 0.0)
 
-    async def output_names(self) -> list[str]:
-        return ["snowplow", "ski", "beach"]
+    async def named_outputs(self) -> NamedOutputs:
+        return NamedOutputs(["snowplow", "ski", "beach"], softmax=True)
 
     async def outputs(self, images: Sequence[Image], edits: tuple[Edit, ...] = ()) -> np.ndarray:
         self.asked += bool(edits)

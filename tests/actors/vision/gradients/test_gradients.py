@@ -104,7 +104,7 @@ async def test_integrated_gradients_add_up_to_the_change_from_the_mean_color(bac
 
 async def test_smoothgrad_of_a_linear_unit_is_its_gradient(backend: VisionBackend) -> None:
     exact = await backend.attribute(image(), MIDDLE, 1, "gradient-x-input")
-    smooth = await backend.attribute(image(), MIDDLE, 1, "smoothgrad")
+    smooth = await backend.attribute(image(), MIDDLE, 1, "smoothgrad-x-input")
     assert np.allclose(smooth.map, exact.map, atol=1e-4 * np.abs(exact.map).max())
 
 
