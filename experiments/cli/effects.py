@@ -157,7 +157,7 @@ def visualize(
     studied_in: StudiedIn = None,
     out: Annotated[Path | None, out_option("Folder for the images [default: runs/visualize-...].")] = None,
 ) -> None:
-    """Make images that drive a unit as strongly as an optimizer can. Beside them, what exemplars reach."""
+    """Make images that drive a unit most. Beside them, what its exemplars reach."""
     from actors.vision.gradients.visualization import VisualizationSettings
     from experiments.effects.pictures import PictureRequest
     from experiments.effects.pictures import visualize as make
@@ -210,7 +210,7 @@ def attribute(
     studied_in: StudiedIn = None,
     out: Annotated[Path | None, out_option("Folder for the maps [default: runs/attribute-...].")] = None,
 ) -> None:
-    """Show where in images a unit's value comes from, or where it acts on a class."""
+    """Show where in images a unit is driven or acts. Maps of its value, or of its part in a class."""
     from experiments.effects.pictures import PictureRequest
     from experiments.effects.pictures import attribute as make
 
@@ -262,8 +262,8 @@ def wiring(
     ] = False,
     out: Annotated[Path | None, out_option("Folder for wiring.json [default: runs/wiring-...].")] = None,
 ) -> None:
-    """Find which units of an earlier layer drive a unit, and which of a later one it drives. Each is ablated
-    on the images that drive the unit most.
+    """Find the units before and behind a unit that matter. Which of an earlier layer drive it, and which of a
+    later one it drives. Each is ablated on the images that drive the unit most.
     """
     from experiments.effects.wiring import WiringRequest, find_wiring, lines, tables
 

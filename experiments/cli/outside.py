@@ -44,7 +44,7 @@ def mcp(
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="Experiments and answers of one study.")] = 60,
     yes: Yes = False,
 ) -> None:
-    """Let agents from outside study units, by MCP. With the same tools, limits and critic."""
+    """Serve outside agents by MCP. They study units with the same tools, limits and critic."""
     from experiments.mcp_server.serve import ServerRequest, serve
 
     if shared.json and not http:

@@ -314,7 +314,7 @@ def compare(
     seed: Annotated[int, seed_option("Seed of the permutations.")] = 0,
     json: Json = False,
 ) -> None:
-    """Find units that mean the same in two runs, of any networks. `diff` compares units of the same name."""
+    """Compare two runs by what their labels mean. Of any networks and layers."""
     from experiments.atlas.comparison import compare as compare_runs
     from experiments.atlas.comparison import table
     from experiments.atlas.comparison_page import write

@@ -322,7 +322,8 @@ def find(
         typer.Argument(help="A run, whose records are searched; or a network, whose units are measured."),
     ] = "",
     layer: Annotated[
-        str, typer.Argument(help="Layer, as `maia layers MODEL` lists them [default: of a run, all]")
+        str,
+        typer.Argument(help="Layer, as `maia layers MODEL` lists them; of a run, all unless one is named."),
     ] = "",
     image: Annotated[
         Path | None,
