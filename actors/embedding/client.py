@@ -144,8 +144,7 @@ class PoolEmbedder:
             part = await asyncio.to_thread(EmbeddingTable.load, path)
             if part is None:
                 part = await self._shard(images, fingerprint, wanted)
-                if not part.skipped:  # what fails now, such as a disk that is not there, may do later
-                    await asyncio.to_thread(part.save, path)
+                await asyncio.to_thread(part.save, path)
             parts.append(part)
             progress(start + len(wanted), len(indices))
         table = EmbeddingTable.joined(parts)

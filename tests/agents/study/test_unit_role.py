@@ -228,9 +228,9 @@ async def test_recognition_of_exemplars_of_known_class_is_measured(planted: Pool
 
 
 async def test_edited_images_are_counted(planted: PoolVisionClient) -> None:
-    settings = RoleSettings(controls=7, control_images=2)
+    settings = RoleSettings(controls=19, control_images=2)
     subject = NetworkUnit(planted, Unit("see", 2), DATA)
     record = await RoleFinder(settings).find(subject, None, nothing)
-    assert role_of(record).edited == 15 + 2 + 7 * 2
+    assert role_of(record).edited == 15 + 2 + 19 * 2
     without = await RoleFinder(RoleSettings(controls=0)).find(subject, None, nothing)
     assert (role_of(without).edited, role_of(without).random) == (17, None)

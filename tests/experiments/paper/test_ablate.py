@@ -91,8 +91,10 @@ async def test_an_unknown_variant_is_refused_before_anything_starts(config_file,
 
 
 class FakeVision:
+    known = SimpleNamespace(info=lambda layer: SimpleNamespace(name=layer, n_units=8))
+
     async def layers(self):
-        return [SimpleNamespace(name="l", n_units=8)]
+        return [self.known.info("l")]
 
     async def class_names(self):
         return ()
