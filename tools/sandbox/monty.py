@@ -114,7 +114,8 @@ class MontySandbox(Session):
         self._channel.close()
         try:
             async with asyncio.timeout(_END_TIMEOUT_S):
-                await process.wait()
+                # Reads what is left: a pipe that is full and not read never ends, nor does a wait for both.
+                await process.communicate()
         except TimeoutError:
             raise SandboxError(
                 f"a monty process ({process.pid}) was killed and did not end within {_END_TIMEOUT_S:g} s."
