@@ -290,9 +290,7 @@ class PoolVisionClient:
         Raises:
             UsageError: If no image of the data set could be read.
         """
-        store = ExemplarStore.of(
-            self._cache, self.fingerprint, dataset.fingerprint, self._reserve, len(dataset)
-        )
+        store = self._store(dataset)
         indices, _ = await asyncio.to_thread(split, dataset, self._reserve)
         async with self._sweeping.setdefault(dataset.fingerprint, asyncio.Lock()):
             missing = [r for r in readouts if store.activations(r, reduce, indices) is None]

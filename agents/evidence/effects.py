@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from agents.evidence.statistics import benjamini_hochberg
 
@@ -65,6 +64,8 @@ def effect_differences(
 def _figures(
     mean: np.ndarray, error: np.ndarray, freedom: np.ndarray, floor: np.ndarray | float, among: int | None
 ) -> EffectFigures:
+    from scipy import stats
+
     moved = np.abs(mean) > floor
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(error > 0, np.abs(mean) / error, np.inf)

@@ -19,13 +19,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from agents.evidence.statistics import benjamini_hochberg, wilson_interval
+from agents.evidence.effects import LEAST_IMAGES, RATE, mean_effects
+from agents.evidence.statistics import wilson_interval
 
-RATE = 0.05
-"""False-discovery rate over outputs, and level of the comparison with random changes."""
 MOST = 5
 """Outputs in each direction that are kept."""
-LEAST_IMAGES = 3
 
 Interval = tuple[float, float]
 
@@ -192,26 +190,17 @@ def role(
 
 def _claimed(effects: np.ndarray, least: float, names: Sequence[str]) -> list[OutputEffect]:
     """Return the outputs with an effect at the false-discovery rate, strongest first."""
-    from scipy import stats
-
-    n = len(effects)
-    mean, error = effects.mean(0), effects.std(0, ddof=1) / np.sqrt(n)
-    moved = np.abs(mean) > least
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(error > 0, mean / error, np.where(moved, np.inf, 0.0))
-    p = np.where(moved, 2 * stats.t.sf(np.abs(t), n - 1), 1.0)
-    q = benjamini_hochberg(p.tolist())
-    half = stats.t.ppf(0.975, n - 1) * error
+    found = mean_effects(effects.T, least)
     return [
         OutputEffect(
             output,
             name_of(output, names),
-            float(mean[output]),
-            (float(mean[output] - half[output]), float(mean[output] + half[output])),
-            float(q[output]),
+            float(found.mean[output]),
+            (float(found.low[output]), float(found.high[output])),
+            float(found.q[output]),
         )
-        for output in np.argsort(-np.abs(mean), kind="stable").tolist()
-        if q[output] <= RATE
+        for output in np.argsort(-np.abs(found.mean), kind="stable").tolist()
+        if found.sure[output]
     ]
 
 

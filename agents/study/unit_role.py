@@ -19,8 +19,8 @@ from actors.errors import MaiaError, UsageError
 from actors.grouping import all_of
 from actors.images import Image
 from actors.settings import Settings
+from agents.evidence.effects import LEAST_IMAGES
 from agents.evidence.role import (
-    LEAST_IMAGES,
     RandomChanges,
     Role,
     faithfulness,
