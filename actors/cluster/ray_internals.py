@@ -21,15 +21,17 @@ class ActorRecord:
     """One actor in Ray's control store (GCS)."""
 
     state: str
-    """"PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD" ..."""
+    """"DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING", "DEAD": Ray's `ActorTableData`."""
     on_node: bool
     """Whether a process of it has a port on some node."""
     restarts: int
 
     @property
     def pending(self) -> bool:
-        """Whether Ray has found no node for it, or none again."""
-        return not self.on_node and self.state in ("PENDING_CREATION", "RESTARTING")
+        """Whether Ray has found no node for it, or none again. A new actor is on record before its
+        arguments are there ("DEPENDENCIES_UNREADY").
+        """
+        return not self.on_node and self.state != "DEAD"
 
 
 def actor_record(actor: Any) -> ActorRecord | None:

@@ -82,6 +82,13 @@ def test_the_logger_of_connections_is_rays() -> None:
     assert worker.logger is logging.getLogger(ray_internals.WORKER_LOGGER)
 
 
+def test_an_actor_without_a_node_is_pending_in_every_state_but_dead() -> None:
+    states = "DEPENDENCIES_UNREADY", "PENDING_CREATION", "RESTARTING", "DEAD"
+    pending = [ray_internals.ActorRecord(state, on_node=False, restarts=0).pending for state in states]
+    assert pending == [True, True, True, False]
+    assert not ray_internals.ActorRecord("ALIVE", on_node=True, restarts=0).pending
+
+
 @pytest.mark.ray
 def test_actors_and_resources_are_on_record(ray_cluster: None) -> None:
     actor = ray.remote(num_cpus=0)(type("Alive", (), {"ping": lambda self: 1})).remote()
