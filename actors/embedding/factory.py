@@ -7,7 +7,12 @@ from pathlib import Path
 from actors import hub
 from actors.embedding.backend import EmbeddingBackend
 from actors.embedding.base import Embedder
-from actors.embedding.settings import BuiltinEmbedding, EmbeddingSettings, ImageTextEmbedding
+from actors.embedding.settings import (
+    BuiltinEmbedding,
+    EmbeddingSettings,
+    ImageTextEmbedding,
+    OpenClipEmbedding,
+)
 from actors.errors import UsageError
 from actors.packaged import PackagedNetwork
 from actors.serving.backend import Readiness
@@ -33,6 +38,10 @@ def build_embedder(settings: EmbeddingSettings, photographs: PackagedNetwork | N
             from actors.embedding.image_text import ImageTextEmbedder
 
             return ImageTextEmbedder(settings)
+        case OpenClipEmbedding():
+            from actors.embedding.open_clip import OpenClipEmbedder
+
+            return OpenClipEmbedder(settings)
         case BuiltinEmbedding(sees="photographs"):
             from actors.embedded.embedders import PhotographsEmbedder
 
@@ -56,6 +65,11 @@ def available(settings: EmbeddingSettings) -> tuple[Readiness, str]:
     if isinstance(settings, BuiltinEmbedding):
         return "ready", "words of the embedded classifiers, a stand-in for an image-text model."
     try:
+        if isinstance(settings, OpenClipEmbedding):
+            hub.require(
+                "an image-text model of open_clip", "open_clip", install='pip install "maia[open-clip]"'
+            )
+            return "not asked", f"{settings.model} of open_clip (no hub was asked)."
         hub.require("an image-text model", "torch", "torchvision", "transformers")
         if hub.local_folder(settings.model) is not None:
             return "ready", f"{settings.model} on this machine."

@@ -18,18 +18,77 @@ import PIL.Image
 
 from actors import hub
 from actors.embedding.base import EmbedderFacts, unit_norm
-from actors.embedding.settings import ImageTextEmbedding
+from actors.embedding.settings import ImageTextEmbedding, TrainedEmbedding
 from actors.errors import UsageError
 from actors.images import Image
 
 _FAMILIES = ("clip", "siglip", "siglip2", "metaclip_2")
 _TEMPLATES = {"siglip": ("this is a photo of {}.",), "siglip2": ("this is a photo of {}.",)}
-_USUAL_TEMPLATES = ("a photo of a {}.",)
+USUAL_TEMPLATES = ("a photo of a {}.",)
 _TEXTS_AT_ONCE = 256
 
 
-class ImageTextEmbedder:
-    """An image-text model on one device. Implements `Embedder`.
+class TrainedEmbedder:
+    """What image-text models of every library share: batches, templates, and a check of their weights.
+
+    Implements `Embedder`. A library's class loads the model and embeds one batch.
+    """
+
+    def __init__(self, settings: TrainedEmbedding, name: str, templates: tuple[str, ...]) -> None:
+        self._name = settings.model
+        self.max_batch = settings.max_batch
+        self._templates = settings.templates or templates
+        name = f"{name} {settings.dtype} {'|'.join(self._templates)}"
+        self.facts = EmbedderFacts(name, 0, settings.present_above)
+        words = self.texts(["red", "blue"])
+        self.facts = EmbedderFacts(name, words.shape[1], settings.present_above)
+        if settings.check:
+            self._check_tells_colors_apart(words)
+
+    def images(self, images: Sequence[Image]) -> np.ndarray:
+        """As in `Embedder`."""
+        rows = [
+            self._embed_pictures([image.to_pil() for image in images[start : start + self.max_batch]])
+            for start in range(0, len(images), self.max_batch)
+        ]
+        return unit_norm(np.concatenate(rows), self.facts.name)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """As in `Embedder`."""
+        sentences = [each.format(text) for text in texts for each in self._templates]
+        vectors = np.concatenate(
+            [
+                self._embed_sentences(sentences[start : start + _TEXTS_AT_ONCE])
+                for start in range(0, len(sentences), _TEXTS_AT_ONCE)
+            ]
+        )
+        each = unit_norm(vectors, self.facts.name).reshape(len(texts), len(self._templates), -1)
+        return unit_norm(each.mean(1), self.facts.name)
+
+    def _embed_pictures(self, pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
+        """Return the embeddings of one batch, float32 (n, d), of any length."""
+        raise NotImplementedError
+
+    def _embed_sentences(self, sentences: Sequence[str]) -> np.ndarray:
+        """Return the embeddings of one batch, float32 (n, d), of any length."""
+        raise NotImplementedError
+
+    def _check_tells_colors_apart(self, words: np.ndarray) -> None:
+        pictures = [
+            Image.from_pil(PIL.Image.new("RGB", (224, 224), color))
+            for color in ((220, 20, 20), (20, 40, 220))
+        ]
+        likeness = self.images(pictures) @ words.T
+        if not (likeness[0, 0] > likeness[0, 1] and likeness[1, 1] > likeness[1, 0]):
+            raise UsageError(
+                f"{self._name!r} confuses a red picture with a blue one: its weights are random or "
+                "broken, or its preprocessing does not fit.",
+                "Check the folder, or set `check: false` to use it anyway.",
+            )
+
+
+class ImageTextEmbedder(TrainedEmbedder):
+    """An image-text model of transformers on one device.
 
     Raises (when built):
         MissingDependencyError: Without transformers.
@@ -51,14 +110,8 @@ class ImageTextEmbedder:
         hub.check_memory(settings.model, hub.weights_bytes(folder, self._dtype.itemsize), self._device)
         with hub.translated_errors(settings.model):
             self._load(folder)
-        self._templates = settings.templates or _TEMPLATES.get(self._family, _USUAL_TEMPLATES)
-        self.max_batch = settings.max_batch
-        name = f"{hub.identity(settings.model, folder)} {settings.dtype} {'|'.join(self._templates)}"
-        self.facts = EmbedderFacts(name, 0, settings.present_above)
-        words = self.texts(["red", "blue"])
-        self.facts = EmbedderFacts(name, words.shape[1], settings.present_above)
-        if settings.check:
-            self._check_tells_colors_apart(words)
+        name = hub.identity(settings.model, folder)
+        super().__init__(settings, name, _TEMPLATES.get(self._family, USUAL_TEMPLATES))
 
     def _load(self, folder: Path) -> None:
         import transformers
@@ -85,30 +138,13 @@ class ImageTextEmbedder:
             )
         self._model = self._model.to(self._device).eval()
 
-    def images(self, images: Sequence[Image]) -> np.ndarray:
-        """As in `Embedder`."""
+    def _embed_pictures(self, pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
         import torch
 
-        rows = []
+        read = self._reads(images=pictures, return_tensors="pt").to(self._device)
+        read["pixel_values"] = read["pixel_values"].to(self._dtype)
         with torch.inference_mode():
-            for start in range(0, len(images), self.max_batch):
-                pictures = [image.to_pil() for image in images[start : start + self.max_batch]]
-                read = self._reads(images=pictures, return_tensors="pt").to(self._device)
-                read["pixel_values"] = read["pixel_values"].to(self._dtype)
-                rows.append(_pooled(self._model.get_image_features(**read)))
-        return unit_norm(np.concatenate(rows), self.facts.name)
-
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """As in `Embedder`."""
-        sentences = [self.canonical(each.format(text)) for text in texts for each in self._templates]
-        vectors = np.concatenate(
-            [
-                self._sentences(sentences[start : start + _TEXTS_AT_ONCE])
-                for start in range(0, len(sentences), _TEXTS_AT_ONCE)
-            ]
-        )
-        each = unit_norm(vectors, self.facts.name).reshape(len(texts), len(self._templates), -1)
-        return unit_norm(each.mean(1), self.facts.name)
+            return _pooled(self._model.get_image_features(**read))
 
     def canonical(self, text: str) -> str:
         """Return a sentence as the model was trained to read it."""
@@ -119,12 +155,16 @@ class ImageTextEmbedder:
             text = text.translate(str.maketrans("", "", string.punctuation))
         return re.sub(r"\s+", " ", text).strip()
 
-    def _sentences(self, sentences: Sequence[str]) -> np.ndarray:
+    def _embed_sentences(self, sentences: Sequence[str]) -> np.ndarray:
         import torch
 
         padded = "max_length" if self._family.startswith("siglip") else True
         read = self._tokenizer(
-            list(sentences), padding=padded, max_length=self._length, truncation=True, return_tensors="pt"
+            [self.canonical(each) for each in sentences],
+            padding=padded,
+            max_length=self._length,
+            truncation=True,
+            return_tensors="pt",
         ).to(self._device)
         if padded == "max_length":
             # Trained without one: the padding is attended to.
@@ -132,19 +172,6 @@ class ImageTextEmbedder:
         read.pop("token_type_ids", None)
         with torch.inference_mode():
             return _pooled(self._model.get_text_features(**read))
-
-    def _check_tells_colors_apart(self, words: np.ndarray) -> None:
-        pictures = [
-            Image.from_pil(PIL.Image.new("RGB", (224, 224), color))
-            for color in ((220, 20, 20), (20, 40, 220))
-        ]
-        likeness = self.images(pictures) @ words.T
-        if not (likeness[0, 0] > likeness[0, 1] and likeness[1, 1] > likeness[1, 0]):
-            raise UsageError(
-                f"{self._settings.model!r} confuses a red picture with a blue one: its weights are random or "
-                "broken, or its preprocessing does not fit.",
-                "Check the folder, or set `check: false` to use it anyway.",
-            )
 
 
 def _pooled(features: Any) -> np.ndarray:

@@ -27,14 +27,10 @@ class BuiltinEmbedding(SharedEmbedding):
     """
 
 
-class ImageTextEmbedding(SharedEmbedding):
-    """An image-text model of transformers: CLIP, SigLIP, SigLIP 2, MetaCLIP 2."""
+class TrainedEmbedding(SharedEmbedding):
+    """Settings of every trained image-text model."""
 
-    backend: Literal["transformers"] = "transformers"
-    model: str = "google/siglip2-base-patch16-224"
-    """Hub id, or a folder of `save_pretrained`."""
-    revision: str | None = None
-    """Commit, tag or branch on the hub."""
+    model: str
     templates: tuple[str, ...] = ()
     """Sentences around a word, at `{}`; a word's embedding is the mean of theirs. Empty: the model's usual
     one.
@@ -59,4 +55,24 @@ class ImageTextEmbedding(SharedEmbedding):
         return value
 
 
-EmbeddingSettings = Annotated[BuiltinEmbedding | ImageTextEmbedding, Field(discriminator="backend")]
+class ImageTextEmbedding(TrainedEmbedding):
+    """An image-text model of transformers: CLIP, SigLIP, SigLIP 2, MetaCLIP 2."""
+
+    backend: Literal["transformers"] = "transformers"
+    model: str = "google/siglip2-base-patch16-224"
+    """Hub id, or a folder of `save_pretrained`."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub."""
+
+
+class OpenClipEmbedding(TrainedEmbedding):
+    """An image-text model of open_clip."""
+
+    backend: Literal["open_clip"] = "open_clip"
+    model: str = "ViT-B-16:laion2b_s34b_b88k"
+    """`ARCHITECTURE:WEIGHTS`, `hf-hub:OWNER/NAME`, or `local-dir:FOLDER` of an `open_clip_config.json`."""
+
+
+EmbeddingSettings = Annotated[
+    BuiltinEmbedding | ImageTextEmbedding | OpenClipEmbedding, Field(discriminator="backend")
+]

@@ -28,7 +28,7 @@ def label(
         str, typer.Option(help="Layers with commas, all, or a kind of module such as Conv2d.")
     ] = "all",
     vocabulary: Annotated[
-        str, typer.Option(help="everyday, imagenet, or a file with one word or phrase a line.")
+        str, typer.Option(help="everyday, imagenet, wordnet, or a file with one word or phrase a line.")
     ] = "everyday",
     reduce: Annotated[
         Literal["max", "mean"], typer.Option(help="Of a unit's map, the spatial maximum or the mean.")

@@ -110,7 +110,7 @@ def sweep(
         Path | None, typer.Option(help="A run of maia label that decides [default: made beside the run].")
     ] = None,
     vocabulary: Annotated[
-        str, typer.Option(help="Words of labels that are made first: everyday, imagenet, or a file.")
+        str, typer.Option(help="Words of labels that are made first: everyday, imagenet, wordnet, or a file.")
     ] = "everyday",
     roles: Annotated[
         Path | None, typer.Option(help="A run of maia roles: units that change the outputs most come first.")

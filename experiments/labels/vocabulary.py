@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,10 @@ EVERYDAY = Path(__file__).parent / "assets" / "everyday.txt"
 _SAME = 0.98
 """Cosine of two words' embeddings from which the second is left out, as a synonym."""
 _LONGEST = 200
+_PICTURED = {"05", "06", "08", "13", "17", "18", "19", "20", "25", "27"}
+"""WordNet's files of nouns (lexnames(5WN)) for what can be pictured: animals, artifacts, parts of bodies,
+food, objects, people, phenomena, plants, shapes, substances.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +49,24 @@ class EmbeddedVocabulary:
     synonyms: int
 
 
-def read_vocabulary(name: str) -> WordList:
-    """Return the vocabulary `everyday`, `imagenet`, or that of a file with one word or phrase a line.
+def read_vocabulary(name: str, environment: Mapping[str, str] = os.environ) -> WordList:
+    """Return the vocabulary `everyday`, `imagenet`, `wordnet`, or that of a file with one word or phrase a
+    line.
 
     Raises:
-        UsageError: If the file cannot be read, or holds fewer than two words.
+        UsageError: If the file cannot be read, or holds fewer than two words; if WordNet is not installed.
     """
     if name == "imagenet":
         return WordList(name, _distinct(node.name for node in imagenet().spoken))
+    if name == "wordnet" and not Path(name).exists():
+        return WordList(name, _distinct(_wordnet_nouns(_wordnet_file(environment))))
     path = EVERYDAY if name == "everyday" else Path(name).expanduser()
-    if name == "wordnet" and not path.exists():
-        raise UsageError(
-            "WordNet's nouns do not come with this program.",
-            "Write the words that you want into a file, one a line: --vocabulary FILE.",
-        )
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the vocabulary {name} cannot be read: {error}.",
-            "Name everyday, imagenet, or a text file (UTF-8) with one word or phrase a line.",
+            "Name everyday, imagenet, wordnet, or a text file (UTF-8) with one word or phrase a line.",
         ) from error
     words = _distinct(line.strip() for line in lines if not line.startswith("#"))
     long = next((word for word in words if len(word) > _LONGEST), None)
@@ -75,6 +78,39 @@ def read_vocabulary(name: str) -> WordList:
     if len(words) < 2:
         raise UsageError(f"{name} has {len(words)} words; at least 2 are needed.", "Add some, one a line.")
     return WordList("everyday" if path == EVERYDAY else path.name, words)
+
+
+def _wordnet_file(environment: Mapping[str, str]) -> Path:
+    """Return WordNet's database of nouns, from where its packages and NLTK keep it.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    named = [environment[name] for name in ("WNSEARCHDIR", "WNHOME", "NLTK_DATA") if environment.get(name)]
+    folders = named or ["/usr/share/wordnet", "~/nltk_data"]
+    for folder in folders:
+        for inside in ("", "dict", "corpora/wordnet"):
+            path = Path(folder).expanduser() / inside / "data.noun"
+            if path.is_file():
+                return path
+    raise UsageError(
+        f"WordNet is not in {', '.join(folders)}.",
+        'Install it (Debian: apt-get install wordnet-base; NLTK: nltk.download("wordnet"), unzipped), or '
+        "name its folder in WNSEARCHDIR.",
+    )
+
+
+def _wordnet_nouns(path: Path) -> Iterator[str]:
+    """Yield the first word of each synset of things that can be pictured, without names of persons, places
+    and taxa (wndb(5WN)).
+    """
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            fields = line.partition(" | ")[0].split()
+            if not line.startswith(" ") and len(fields) > 4 and fields[1] in _PICTURED and "@i" not in fields:
+                word = fields[4].replace("_", " ")
+                if not word.startswith(("genus ", "family ", "order ", "class ")):
+                    yield word
 
 
 def _distinct(words: object) -> tuple[str, ...]:

@@ -102,9 +102,23 @@ def test_a_file_that_is_no_vocabulary_is_refused(tmp_path: Path, content: bytes,
         read_vocabulary(str(path))
 
 
+def test_wordnets_words_are_its_nouns_for_what_can_be_pictured(tmp_path: Path) -> None:
+    (tmp_path / "dict").mkdir()
+    (tmp_path / "dict" / "data.noun").write_text(
+        "  1 This file is under a license.\n"
+        "02084071 05 n 02 domestic_dog 0 dog 0 001 @ 02083346 n 0000 | a member of the genus Canis\n"
+        "02083863 05 n 01 genus_Canis 0 001 @ 01864707 n 0000 | a genus\n"
+        "10954498 18 n 01 Einstein 0 001 @i 10428004 n 0000 | a physicist\n"
+        "07480068 12 n 01 joy 0 001 @ 00026192 n 0000 | a feeling\n"
+        "04099969 06 n 01 rocking_chair 0 001 @ 03001627 n 0000 | a chair\n"
+    )
+    words = read_vocabulary("wordnet", {"WNHOME": str(tmp_path)})
+    assert words.words == ("domestic dog", "rocking chair")
+
+
 def test_what_does_not_come_with_the_program_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="do not come with this program"):
-        read_vocabulary("wordnet")
+    with pytest.raises(UsageError, match="WordNet is not in"):
+        read_vocabulary("wordnet", {"WNHOME": str(tmp_path)})
     with pytest.raises(UsageError, match="cannot be read"):
         read_vocabulary(str(tmp_path / "none.txt"))
     with pytest.raises(UsageError, match="has no labels"):
