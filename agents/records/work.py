@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass
 
 from agents.evidence.verdict import HOLDING
+from agents.records import MOST_REPEATS
 from agents.records.journal import proposal_key, slug
 from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError, damaged
@@ -35,8 +36,6 @@ def _present_name(name: Any) -> Any:
 
 
 _Name = Annotated[str, Field(max_length=4096)]
-MOST_REPEATS = 20
-"""Studies of one unit at most."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))

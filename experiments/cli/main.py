@@ -6,12 +6,11 @@ import errno
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from actors.errors import MaiaError, UsageError
-from agents.records.run_files import RecordError
 from experiments.cli import effects, evaluation, labels, machine, outside, runs, setup, study
 from experiments.setup.console import Console
 
@@ -63,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if code := app(arguments, prog_name="maia", standalone_mode=False):
             sys.exit(code)
     except MaiaError as error:
-        Console().fail(error)
-        sys.exit(2 if isinstance(error, UsageError | RecordError) else 1)
+        _fail(error)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except SystemExit as stop:
@@ -79,8 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known = [error for error in errors if isinstance(error, MaiaError)]
         if not known:
             raise
-        Console().fail(known[0])
-        sys.exit(2 if isinstance(known[0], UsageError | RecordError) else 1)
+        _fail(known[0])
     except OSError as error:
         if error.errno in _NOT_ALLOWED and error.filename is not None:
             Console().fail(
@@ -104,6 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         error.show()
         sys.exit(2)
+
+
+def _fail(error: MaiaError) -> NoReturn:
+    from agents.records.run_files import RecordError
+
+    Console().fail(error)
+    sys.exit(2 if isinstance(error, UsageError | RecordError) else 1)
 
 
 def _end_interrupted() -> None:

@@ -18,15 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from actors.errors import UsageError
-from agents.records.run_files import RecordError
-from agents.records.work import MOST_REPEATS
+from agents.records import MOST_REPEATS
 from experiments.setup.console import Console, configure_logging, printable
-from experiments.setup.run_folder import remove_if_created
-from experiments.setup.selection import Selection
 
 if TYPE_CHECKING:
     from experiments.labels.tiers import AgentChoice
     from experiments.runs.campaign import RunSummary
+    from experiments.setup.selection import Selection
 
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
@@ -119,6 +117,8 @@ def shared_options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def wrapper(**values: Any) -> None:
+            from experiments.setup.selection import Selection
+
             chosen = {name: values.pop(name) for name in names}
             configure_logging(chosen.pop("verbose", 0))
             json = chosen.pop("json")
@@ -231,6 +231,8 @@ def run(work: Coroutine[Any, Any, Any], folder: Path | None = None) -> Any:
 
     `folder` is its run directory: where nothing comes of the work, none is left behind.
     """
+    from experiments.setup.run_folder import remove_if_created
+
     interrupts = Interrupts()
     ends = _ENDS if threading.current_thread() is threading.main_thread() else ()
     heard = [number for number in ends if signal.getsignal(number) is not signal.SIG_IGN]
@@ -350,6 +352,7 @@ def default_run(name: str) -> Path:
 
 def show_report(console: Console, run: Path) -> None:
     """Write the run's report and say where it is; the results are safe without it."""
+    from agents.records.run_files import RecordError
     from experiments.atlas.front_page import write_report
 
     try:

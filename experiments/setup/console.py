@@ -9,28 +9,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
-
-import structlog
-from rich.console import Console as RichConsole
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TextIO
 
 from actors.errors import MaiaError
-from actors.serving.backend import Readiness
-from agents.records.store import finite
+
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+    from rich.text import Text
+
+    from actors.serving.backend import Readiness
 
 
 def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
     """Send structured logs to `stream` (stderr): warnings, with -v what happens, with -vv everything."""
+    import structlog
+
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
     target = stream or sys.stderr
     renderer: Any = structlog.dev.ConsoleRenderer(colors=target.isatty())
@@ -59,9 +53,14 @@ class Console:
     """When this process first had a message: all its consoles count from there."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = quiet
         Console._begun = self._started = Console._begun or time.monotonic()
+
+    @cached_property
+    def _rich(self) -> RichConsole:
+        from rich.console import Console as RichConsole
+
+        return RichConsole(stderr=True, highlight=False, soft_wrap=True)
 
     @property
     def _redraws(self) -> bool:
@@ -91,6 +90,8 @@ class Console:
 
         Tables fit the terminal; in a pipe or a file a row is a line, unless COLUMNS says how wide it may be.
         """
+        from rich.console import Console as RichConsole
+
         out = RichConsole(highlight=False, soft_wrap=True)
         if not out.is_terminal and "COLUMNS" not in os.environ:
             out.width = _UNBOUNDED
@@ -120,13 +121,16 @@ class Console:
 
             yield update
             return
+        from rich import progress
+
         columns = (
-            TextColumn("       {task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            progress.TextColumn("       {task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
         )
-        with Progress(*columns, TimeRemainingColumn(), console=self._rich, transient=True) as bar:
+        with progress.Progress(*columns, console=self._rich, transient=True) as bar:
             task = bar.add_task(label, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -162,6 +166,8 @@ class Console:
 
 def mark(state: Readiness) -> Text:
     """Return how a table shows whether something can be used."""
+    from rich.text import Text
+
     return {
         "ready": Text("ok", "green"),
         "not asked": Text("not asked", "yellow"),
@@ -186,11 +192,15 @@ def printable(text: str) -> str:
 
 def plain(text: str) -> str:
     """Return `printable` text as rich's markup, in which none of it is a tag."""
+    from rich.markup import escape
+
     return escape(printable(text))
 
 
 def json_text(value: Any) -> str:
     """Return one line of JSON; characters that a terminal would act on are escaped as JSON does it."""
+    from agents.records.store import finite
+
     text = json.dumps(finite(value), ensure_ascii=False, sort_keys=True, allow_nan=False)
     return (
         text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
