@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import structlog
 
 from actors.chat.base import ChatReply, ChatRequest
 from agents.records.journal import Journal
@@ -188,7 +185,6 @@ def run(context: Context) -> Result:
 
 
 async def _run(context: Context) -> Result:
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     n_rounds, repeats = (2, 1) if context.quick else (6, 3)
     ratios, rows, stalls = [], [], []
     async with await start(SandboxSettings()) as server:

@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
-
 from actors.errors import MaiaError
 from agents.evidence.verdict import HOLDING
+from agents.orchestration.log_context import logged_study
 from agents.records.journal import Journal
 from agents.records.record_types import StudyResult
 from agents.records.store import Store
@@ -132,7 +131,7 @@ class LocalHost:
     async def study(self, item: WorkItem) -> StudyResult:
         try:
             # All log entries from here on name the run and the unit; rounds name themselves.
-            with structlog.contextvars.bound_contextvars(run=self._store.root.name, unit=item.unit):
+            with logged_study(self._store.root.name, item.unit):
                 return await self._study(item)
         except MaiaError:
             raise

@@ -6,11 +6,11 @@ journal. The loop ends for certain: after the last round a final answer is deman
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
-import structlog
 from pydantic import Field
 
 from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
@@ -35,6 +35,8 @@ from tools.toolbox import Screen, Toolbox
 _MAX_REFUSALS = 3
 _NO_REPLY = "No reply came through (it was declined or filtered). Go on with the study of this unit."
 _FILTERED = "(What this observation showed was left out: the model's provider filtered it. Go on without it.)"
+
+_log = logging.getLogger(__name__)
 
 
 class Examiner(Protocol):
@@ -150,7 +152,6 @@ class Interpreter:
         self._toolbox.screen = Screen(self._settings.max_images_shown, self._settings.max_text_shown)
         self._steering = steering or NoSteering()
         self._seed, self._on_round = seed, on_round
-        self._log = structlog.get_logger().bind(unit=self._toolbox.system.subject.id, task=self._task.name)
         self._messages: list[Message] = []
         self._records: list[RoundRecord] = []
         self._examinations = 0
@@ -260,7 +261,9 @@ class Interpreter:
                 return await self._model.complete(request)
             except (ContextLengthError, ImagesError) as error:
                 self._too_long = True
-                self._log.warning("old images are left out", why=error.message)
+                _log.warning(
+                    "%s: old images are left out: %s", self._toolbox.system.subject.id, error.message
+                )
         messages = drop_images_in_blocks(self._messages, 0, 1)
         return await self._model.complete(replace(request, messages=messages))
 
@@ -331,12 +334,13 @@ class Interpreter:
         self._recorded += len(record.sandbox or ())
         self._demanded = finished.demanded
         self._records.append(record)
-        self._log.info(
-            "round",
-            round=finished.number,
-            program=finished.program is not None,
-            outcome=finished.outcome.status if finished.outcome else None,
-            images_made=self._toolbox.images_made,
+        outcome = finished.outcome.status if finished.outcome else "no program"
+        _log.info(
+            "%s: round %d, %s, %d images made",
+            self._toolbox.system.subject.id,
+            finished.number,
+            outcome,
+            self._toolbox.images_made,
         )
         self._on_round(finished)
 
@@ -381,7 +385,7 @@ class Interpreter:
         if programs:
             self._sandbox.restore(programs, blobs)
         self._records = list(records)
-        self._log.info("resumed", rounds=len(records))
+        _log.info("%s: resumed after %d rounds", self._toolbox.system.subject.id, len(records))
 
 
 def _holds(review: Review) -> bool:

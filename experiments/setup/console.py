@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
+from agents.orchestration.log_context import name_study
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -21,24 +22,26 @@ if TYPE_CHECKING:
     from actors.serving.backend import Readiness
 
 
-def configure_logging(verbosity: int, stream: TextIO | None = None) -> None:
-    """Send structured logs to `stream` (stderr): warnings, with -v what happens, with -vv everything."""
-    import structlog
+_LOGGED = ("actors", "tools", "agents", "experiments")
 
+
+class _LogLine(logging.Formatter):
+    """Servers and models may have written what is logged."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def configure_logging(verbosity: int) -> None:
+    """Send this program's logs to stderr: warnings, with -v what happens, with -vv everything."""
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
-    target = stream or sys.stderr
-    renderer: Any = structlog.dev.ConsoleRenderer(colors=target.isatty())
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(target),
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LogLine("%(asctime)s %(levelname)-7s %(study)s%(message)s", "%H:%M:%S"))
+    handler.addFilter(name_study)
+    for name in _LOGGED:
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
 
 
 _LINE_EVERY_S = 10.0

@@ -7,12 +7,11 @@ follow.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
-
-import structlog
 
 from actors.chat.base import ChatRequest, Message, Usage
 from actors.chat.encoding import MessageEncoder
@@ -60,7 +59,7 @@ _MAX_ALONE = 40
 Alone = Callable[[Sequence[Message]], Awaitable[tuple[Fault | None, Usage]]]
 """Asks a small question of its own; returns how that failed, None if it was answered, and what it cost."""
 
-log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class AdaptiveRequest:
@@ -206,13 +205,13 @@ class AdaptiveRequest:
     def _changed(self, what: str, fault: Fault, setting: str) -> bool:
         self._limits.version += 1
         self.notes.append(f"{what} ({fault.detail})")
-        log.warning(
-            "endpoint_adapted",
-            host=self._settings.host,
-            model=self._settings.model,
-            change=what,
-            said=fault.detail,
-            setting=setting,
+        _log.warning(
+            "%s (%s) said %r: %s; the setting for that is %s",
+            self._settings.host,
+            self._settings.model,
+            fault.detail,
+            what,
+            setting,
         )
         return True
 

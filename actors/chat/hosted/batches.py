@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
-
-import structlog
 
 from actors.chat.settings import BatchSettings
 from actors.endpoint.faults import Fault, FaultyAnswerError, from_status
@@ -29,7 +28,7 @@ _MAX_FAILED_READS = 60
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 BatchLine = tuple[dict[str, Any], "asyncio.Future[bytes]"]
 
@@ -122,7 +121,7 @@ class Batches:
             completion_window=self._settings.window,  # type: ignore[arg-type]
             extra_headers=headers,
         )
-        log.info("batch_sent", batch=batch.id, requests=len(bodies))
+        _log.info("the batch %s was sent with %d requests", batch.id, len(bodies))
         while batch.status not in _ENDED:
             await self._sleep(self._settings.poll_s)
             batch = await self._read_again(
@@ -136,7 +135,7 @@ class Batches:
                     functools.partial(self._client.files.content, name, extra_headers=headers)
                 )
                 self._read(content.content, results)
-        log.info("batch_ended", batch=batch.id, status=batch.status)
+        _log.info("the batch %s ended as %s", batch.id, batch.status)
         return results
 
     async def _read_again(self, read: Callable[[], Awaitable[T]]) -> T:
@@ -148,7 +147,11 @@ class Batches:
                 fault = classify(error)
                 if fault is None or not fault.transient:
                     raise
-                log.warning("batch_not_read", fault=fault.kind, wait_s=self._settings.poll_s)
+                _log.warning(
+                    "a batch could not be read (%s); it is tried again in %g s",
+                    fault.kind,
+                    self._settings.poll_s,
+                )
             await self._sleep(self._settings.poll_s)
         return await read()
 
