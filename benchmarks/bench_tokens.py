@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 import PIL.Image
 
-from actors.chat.base import ChatRequest, Message, Usage
+from actors.chat.base import ChatRequest, Message
 from actors.chat.hosted.openai_compatible import OpenAIBackend
+from actors.chat.reply import Usage
 from actors.chat.settings import HistorySettings, OpenAIChat
 from actors.images import Image, data_url, encode_png
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, PrefixCache, Seen

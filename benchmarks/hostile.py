@@ -15,7 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from agents.records.journal import Journal
 from agents.records.store import Store
 from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from actors.chat.base import FinishReason
 from actors.chat.encoding import as_utf8
+from actors.chat.reply import FinishReason
 from actors.chat.thoughts import separate_thoughts, split_thoughts
 from actors.endpoint.faults import Fault, FaultyAnswerError
 from actors.endpoint.openai_client import json_object, raise_error_in

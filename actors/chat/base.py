@@ -7,17 +7,16 @@ it knows an endpoint's wire format.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
+from actors.chat.reply import ChatReply
 from actors.chat.tasks import ChatTask
 from actors.images import Image
 
 Role = Literal["system", "user", "assistant"]
 Part = str | Image
 """A piece of a message: text, or an image."""
-
-FinishReason = Literal["stop", "length", "filtered", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,52 +53,6 @@ class ChatRequest:
     temperature: float | None = None
     seed: int | None = None
     task: ChatTask | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a call was billed for. `estimated` is true where the endpoint did not say how many tokens it
-    took."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    requests: int = 0
-    dollars: float = 0.0
-    """US dollars, of what has a known price."""
-    estimated: bool = False
-    unpriced: int = 0
-    """Requests (and paid images) whose price is unknown: they are not in `dollars`."""
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.cached_tokens + other.cached_tokens,
-            self.completion_tokens + other.completion_tokens,
-            self.requests + other.requests,
-            self.dollars + other.dollars,
-            self.estimated or other.estimated,
-            self.unpriced + other.unpriced,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ChatReply:
-    """One assistant turn. An empty, cut off, filtered or refused reply is an answer, and says so."""
-
-    text: str
-    finish: FinishReason = "stop"
-    usage: Usage = Usage()
-    model: str = ""
-    thoughts: str = ""
-    """What the model thought, where the server returns it: kept and shown, never run and never read for an
-    answer."""
-    notes: tuple[str, ...] = ()
-    """What the request had to go without: fields that the server refuses, images that it does not take."""
-
-    def with_resends(self, times: int) -> ChatReply:
-        """Return the reply with `times` more requests in its usage; see `CountsRequests`."""
-        return replace(self, usage=self.usage + Usage(requests=times))
 
 
 class ChatModel(Protocol):

@@ -13,7 +13,6 @@ from typing import Any
 
 from actors.chat.base import (
     ChatModel,
-    ChatReply,
     ChatRequest,
     OnSend,
     PermitRequest,
@@ -23,6 +22,7 @@ from actors.chat.base import (
 )
 from actors.chat.history import NOT_SHOWN
 from actors.chat.hosted.pricing import estimate_prompt
+from actors.chat.reply import ChatReply
 from actors.images import Image
 from actors.serving.pool import Pool
 

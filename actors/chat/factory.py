@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from actors import hub
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat
 from actors.endpoint.secrets import read_secrets
 from actors.errors import UsageError

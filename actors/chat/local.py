@@ -11,9 +11,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.chat.base import ChatReply, ChatRequest, FinishReason, Message, Usage
+from actors.chat.base import ChatRequest, Message
 from actors.chat.encoding import as_utf8
 from actors.chat.history import drop_images_in_blocks, fold_system, without_images
+from actors.chat.reply import ChatReply, FinishReason, Usage
 from actors.chat.settings import TransformersChat
 from actors.chat.thoughts import split_thoughts
 from actors.endpoint.faults import ContextLengthError

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from actors.chat.base import ChatReply, ChatRequest, Message
+from actors.chat.base import ChatRequest, Message
 from actors.chat.hosted.openai_compatible import OpenAIBackend
+from actors.chat.reply import ChatReply
 from actors.chat.settings import OpenAIChat
 from actors.images import Image
 

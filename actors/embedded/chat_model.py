@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.chat.settings import BuiltinChat
 from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import NetEyes

@@ -12,41 +12,21 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
-
-from pydantic import Field
 
 from actors.errors import MaiaError
 from actors.grouping import task_group
-from actors.settings import Settings
 from agents.orchestration.host import HostHandle
 from agents.records.journal import slug
-from agents.records.record_types import FailureRecord, StudyResult, encode_record, load_record
+from agents.records.record_types import FailureRecord, StudyResult, encode_record
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
-from agents.study.budget import BudgetSettings, BudgetSpentError
+from agents.study.budget import BudgetSpentError
 from agents.study.faults import CONCERNS_ALL, INFRASTRUCTURE, HostLostError
 from agents.study.interpreter import StudyPausedError
 
 _log = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-
-
-class SweepSettings(Settings):
-    """How many agents work at once, and where."""
-
-    hosts: Annotated[int, Field(ge=0, le=4096)] | Literal["per-node"] = 0
-    """Processes that carry agents, spread over the cluster: a number, or `per-node` for one on each node that
-    offers CPUs, also of those that join later. 0 carries them in the command's own, and so does `per-node`
-    where `--out` is a URL.
-    """
-    agents: int = Field(32, ge=1, le=4096)
-    """Studies at once on each host."""
-    budget: BudgetSettings = BudgetSettings()
-    """What the whole run may spend; may be raised to resume."""
-    unit_budget: BudgetSettings = BudgetSettings()
-    """What one unit may spend; near it, its agent is asked for its final answer."""
 
 
 @dataclass
@@ -228,12 +208,3 @@ def record_failure(store: Store, unit: str, record: FailureRecord) -> None:
     number = 1
     while not store.put(f"units/{slug(unit)}/failed-{number}.json", data):
         number += 1
-
-
-def failures(store: Store, unit: str) -> list[FailureRecord]:
-    """Return the failures on record, oldest first."""
-    records: list[FailureRecord] = []
-    folder = f"units/{slug(unit)}"
-    while record := load_record(store, f"{folder}/failed-{len(records) + 1}.json", FailureRecord):
-        records.append(record)
-    return records

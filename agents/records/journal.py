@@ -17,37 +17,37 @@ that reached us is never bought twice. A round is on disk before the next one be
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import io
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
-from actors import masks
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Usage, complete_reporting
+from actors.chat.reply import ChatReply, Usage
 from actors.endpoint.secrets import without_secrets
 from actors.errors import MaiaError, UsageError
-from actors.images import Image, decode
 from agents.records.record_types import (
     AnswerRecord,
     CallRecord,
+    FailureRecord,
     Record,
     ReplyRecord,
     RoleRecord,
     RoundRecord,
     StudyResult,
+    SurveyRecord,
     UsageRecord,
     encode_record,
     load_record,
 )
 from agents.records.run_files import RecordError
-from agents.records.store import Store, StoreError
+from agents.records.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from actors.images import Image
 
 R = TypeVar("R", bound=Record)
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
@@ -69,17 +69,6 @@ def slug(text: str) -> str:
     """Return a file name for `text`: readable, and different for different texts."""
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:80]
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def request_key(model: str, request: ChatRequest) -> str:
-    """Return what a call is: the digest of everything that its answer may depend on."""
-    digest = hashlib.sha256()
-    head = [model, request.max_tokens, request.temperature, request.seed]
-    digest.update(json.dumps(head).encode())
-    for message in request.messages:
-        parts = [part if isinstance(part, str) else {"image": part.id} for part in message.parts]
-        digest.update(json.dumps([message.role, parts]).encode())
-    return digest.hexdigest()[:32]
 
 
 class Blobs:
@@ -112,6 +101,8 @@ class Blobs:
             self._there.add(image.id)
 
     def _write(self, image: Image) -> None:
+        from actors import masks
+
         if (made := image.painted) is not None and _n_masks(image) <= MOST_MASKS:
             self.put([made.picture])
             self._store.put(self.mask_key(image.id), masks.encode_mask(made.mask, made.picture.id))
@@ -124,6 +115,9 @@ class Blobs:
         Raises:
             JournalError: If it is missing, or its pixels are not those of its id.
         """
+        from actors import masks
+        from actors.images import decode
+
         laid: list[np.ndarray] = []
         wanted = image_id
         if not _IMAGE_ID.fullmatch(image_id):
@@ -321,6 +315,30 @@ def repeats_of(store: Store, unit: str) -> list[Journal]:
     return [Journal(store, unit, number) for number in sorted(numbers)]
 
 
+def survey_key(unit: str) -> str:
+    """Return where the survey of a unit is kept."""
+    return f"units/{slug(unit)}/survey.json"
+
+
+def read_survey(store: Store, unit: str) -> SurveyRecord | None:
+    """Return a unit's survey, None if it was not taken yet."""
+    return load_record(store, survey_key(unit), SurveyRecord)
+
+
+def failures(store: Store, unit: str) -> list[FailureRecord]:
+    """Return the failures on record, oldest first."""
+    records: list[FailureRecord] = []
+    folder = f"units/{slug(unit)}"
+    while record := load_record(store, f"{folder}/failed-{len(records) + 1}.json", FailureRecord):
+        records.append(record)
+    return records
+
+
+def images_tested(records: Iterable[RoundRecord]) -> int:
+    """Return how many images the critic made in a study's rounds."""
+    return sum(record.verdict.evidence.images_made for record in records if record.verdict is not None)
+
+
 def doubtful(names: Iterable[str]) -> dict[str, int]:
     """Return, by the path of a call without its ending, how many of its attempts have no known outcome."""
     open_attempts: Counter[str] = Counter()
@@ -334,50 +352,3 @@ def attempts_in_doubt(error: MaiaError) -> int | None:
     """Return how many attempts of a call that ended so may have been billed; None where that is unknown."""
     in_doubt: int | None = getattr(error, "in_doubt", 0 if isinstance(error, UsageError) else None)
     return in_doubt
-
-
-class RecordedChat:
-    """A chat model whose every call goes through a journal: asked again, it answers from the record."""
-
-    def __init__(
-        self,
-        model: ChatModel,
-        journal: Journal,
-        role: str,
-        cost: Callable[[ChatRequest], CallRecord] = lambda _: CallRecord(),
-    ) -> None:
-        """`cost` returns the most that a call may cost."""
-        self._model, self._journal, self._role, self._cost = model, journal, role, cost
-        self.name, self.sees_images = model.name, model.sees_images
-
-    async def complete(self, request: ChatRequest) -> ChatReply:
-        # In threads: writing to disk takes milliseconds, and a host has hundreds of conversations on one
-        # event loop.
-        key = request_key(self.name, request)
-        reply = await asyncio.to_thread(self._journal.answer, key)
-        if reply is None:
-            attempt = 0
-
-            async def on_send() -> None:
-                # Only now: what waits for a budget, a rate limit or its turn has not been sent, and is not in
-                # doubt.
-                nonlocal attempt
-                attempt = await asyncio.to_thread(self._intend, key, request)
-
-            try:
-                bought = await complete_reporting(self._model, request, on_send)
-            except MaiaError as error:
-                if attempt and attempts_in_doubt(error) == 0:
-                    with contextlib.suppress(StoreError):  # then it stays in doubt; the error is what matters
-                        await asyncio.to_thread(self._journal.record_unbilled, key, attempt)
-                raise
-            # Shielded: once it is paid for, it is written down even if its caller is cancelled meanwhile.
-            writing = asyncio.get_running_loop().run_in_executor(
-                None, self._journal.record_answer, key, bought
-            )
-            reply = await asyncio.shield(writing)
-        return reply
-
-    def _intend(self, key: str, request: ChatRequest) -> int:
-        about = {"role": self._role, "model": self.name, "turns": len(request.messages)}
-        return self._journal.intend(key, self._cost(request).model_copy(update=about))

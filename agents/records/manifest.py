@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from actors.errors import UsageError
-from actors.vision.data.datasets import canonical, is_path
+from actors.vision.data.dataset_names import canonical, is_path
 from agents.records.record_types import Manifest, load_record
 from agents.records.store import Store
 

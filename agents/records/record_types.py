@@ -33,7 +33,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from actors.chat.base import ChatReply, FinishReason, Usage
+from actors.chat.reply import ChatReply, FinishReason, Usage
 from actors.errors import MaiaError
 from agents.records.run_files import damaged
 from agents.records.store import Store
@@ -61,12 +61,13 @@ MOST_CONTEXTS = 24
 """Contexts that may be proposed for a class."""
 StudyStatus = Literal["answered", "no_answer", "refused", "measured", "failed"]
 """How a study ended: with an answer, without one, because the model refused, without an agent, by a fault."""
+MEASURED: StudyStatus = "measured"
 
 
 class Record(BaseModel):
     """A JSON object on disk. Fields that were never set are not written."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, defer_build=True)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, unknown fields included."""

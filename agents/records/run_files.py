@@ -17,13 +17,14 @@ import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_BYTES = 64 << 20
 """Size of one file: a record, or an image."""
@@ -33,6 +34,8 @@ MAX_VALUES = 2_000_000
 """Values of one record; a plan of 100,000 units holds half of them."""
 # Possessive, and one without an end runs to the end of the data: a search stays linear in a damaged file too.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -273,13 +276,11 @@ def first_fault(error: ValidationError) -> str:
 
 def _check_extent(data: bytes) -> None:
     """Raise ValueError if a record is nested deeper, or holds more values, than the bounds allow."""
-    bare = np.frombuffer(_STRING.sub(b"", data), np.uint8)
-    opening, closing = np.isin(bare, list(b"[{")), np.isin(bare, list(b"]}"))
-    values = int(opening.sum()) + int((bare == ord(",")).sum())
-    if values > MAX_VALUES:
+    bare = _STRING.sub(b"", data)
+    if sum(map(bare.count, (b"[", b"{", b","))) > MAX_VALUES:
         raise ValueError(f"it holds more than {MAX_VALUES:,} values")
-    steps = opening.astype(np.int8) - closing.astype(np.int8)
-    if len(steps) and int(np.cumsum(steps[steps != 0], dtype=np.int64).max(initial=0)) > MAX_DEPTH:
+    brackets = bare.translate(None, delete=_NO_BRACKETS)
+    if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-from actors.chat.base import Usage
+from actors.chat.reply import Usage
 from agents.critic.skeptic import Skeptic
 from agents.evidence.verdict import verdict_of
 from agents.records.journal import Journal

@@ -16,23 +16,13 @@ from dataclasses import dataclass, fields
 from itertools import repeat
 from typing import Any, Protocol
 
-from pydantic import Field
-
-from actors.chat.base import (
-    ChatModel,
-    ChatReply,
-    ChatRequest,
-    OnSend,
-    Usage,
-    complete_reporting,
-    ignore_sending,
-)
+from actors.chat.base import ChatModel, ChatRequest, OnSend, complete_reporting, ignore_sending
 from actors.chat.hosted.pricing import estimate_prompt
+from actors.chat.reply import ChatReply, Usage
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
-from actors.settings import Settings
-from agents.records.journal import attempts_in_doubt, doubtful, slug
+from agents.records.journal import attempts_in_doubt, doubtful, images_tested, slug
 from agents.records.record_types import (
     AnswerRecord,
     CallRecord,
@@ -44,33 +34,13 @@ from agents.records.record_types import (
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.faults import raise_infrastructure_errors
-from agents.study.rounds import images_tested
+from agents.study.settings import BudgetSettings
 from tools.toolbox import Studio
 
 _NEAR = 0.9
 """The part of a limit at which agents are asked to conclude: what is left pays for their last replies."""
 _FIELDS = ("dollars", "tokens", "requests", "images")
 """What a cost is made of and a budget may limit."""
-
-
-class BudgetSettings(Settings):
-    """Limits; null is none. A limit in dollars needs a known price of every model that charges."""
-
-    dollars: float | None = Field(None, gt=0)
-    """US dollars for language models and hosted images."""
-    tokens: int | None = Field(None, ge=1)
-    """Prompt and completion tokens."""
-    requests: int | None = Field(None, ge=1)
-    """Attempts at endpoints of language models."""
-    images: int | None = Field(None, ge=1)
-    """Images generated and edited."""
-    hours: float | None = Field(None, gt=0)
-    """Wall-clock hours of work: a run's over all its interruptions, a unit's since it was last taken up."""
-
-    @property
-    def limited(self) -> bool:
-        """Whether there is any limit to keep."""
-        return any(getattr(self, name) is not None for name in type(self).model_fields)
 
 
 class BudgetSpentError(MaiaError):

@@ -11,14 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
-from pydantic import Field
-
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message, Part
+from actors.chat.base import ChatModel, ChatRequest, Message, Part
 from actors.chat.history import drop_images_in_blocks
+from actors.chat.reply import ChatReply
 from actors.endpoint.faults import ContextLengthError, ImagesError
 from actors.errors import MaiaError
 from actors.images import Image
-from actors.settings import Settings
 from agents.critic.review import Review
 from agents.evidence.verdict import HOLDING, finding_of
 from agents.records.journal import Journal
@@ -28,6 +26,7 @@ from agents.records.record_types import (
     StudyStatus,
 )
 from agents.study.rounds import Round, commit_round, merge_text, objection, review_from
+from agents.study.settings import InterpreterSettings
 from agents.tasks.base import FinalAnswer, Task, chat_task_of, read_hypotheses, read_program
 from tools.sandbox import ExecutedProgram, ProgramOutcome, Sandbox
 from tools.toolbox import Screen, Toolbox
@@ -47,42 +46,6 @@ class Examiner(Protocol):
         """What it has shown to the unit, by id."""
 
     async def examine(self, answer: FinalAnswer, attempt: int) -> Review: ...
-
-
-class InterpreterSettings(Settings):
-    """Limits of one study."""
-
-    max_rounds: int = Field(15, ge=1, le=1000)
-    """Replies of the model in one study; before the last one a final answer is demanded."""
-    max_images: int | None = Field(1000, ge=1)
-    """Images that one study may generate or edit; null is no limit."""
-    max_images_shown: int = Field(40, ge=0)
-    """Images of one observation that the model is shown; the rest is counted."""
-    max_text_shown: int = Field(20_000, ge=100)
-    """Characters of one observation's printed output that the model is shown, and of what it displays and
-    logs.
-    """
-    max_observations: int | None = Field(1000, ge=1)
-    """Images of one study that the observers may describe, a summary of several counted as one; null is no
-    limit.
-    """
-    max_interventions: int | None = Field(1000, ge=0)
-    """Images of one study that may pass with another value of the unit (`system.intervene`), each counted for
-    every pass; null is no limit. With 0 agents neither have the call nor read of it.
-    """
-    max_tokens: int = Field(4096, ge=1)
-    """Longest reply of the model, in tokens."""
-    temperature: float | None = Field(None, ge=0)
-    """Sampling temperature; null leaves the endpoint's own."""
-    max_examinations: int = Field(2, ge=1)
-    """Answers that may be sent back by the examiner before the last one stands, with the verdict that its
-    figures give.
-    """
-
-    @property
-    def interventions(self) -> bool:
-        """Whether programs may intervene."""
-        return self.max_interventions != 0
 
 
 class StudyPausedError(MaiaError):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from actors.chat.base import ChatReply, Part
+from actors.chat.base import Part
+from actors.chat.reply import ChatReply
 from actors.errors import UsageError
 from agents.critic.review import Review
 from agents.records.record_types import RoundRecord, StudyResult

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.errors import MaiaError
 from actors.images import Image
 from agents.critic.review import Review
-from agents.records.journal import Blobs, Journal, request_key
+from agents.records.journal import Blobs, Journal
 from agents.records.record_types import RoundRecord, ShownImage
+from agents.records.recorded_chat import request_key
 from agents.records.store import Store
 from agents.study.faults import ToolsBrokenError
 from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, StudyPausedError

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from actors.chat.base import ChatReply, Part
+from actors.chat.base import Part
+from actors.chat.reply import ChatReply
 from actors.images import Image
 from agents.critic.review import Review
 from agents.records.journal import Journal
@@ -123,11 +124,6 @@ async def commit_round(
 def objection(review: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
     """Return what an agent is sent when a review sends its answer back: the objection and its images."""
     return (review.objection, *(images[name] for name in review.shown if name in images))
-
-
-def images_tested(records: Iterable[RoundRecord]) -> int:
-    """Return how many images the critic made in a study's rounds."""
-    return sum(record.verdict.evidence.images_made for record in records if record.verdict is not None)
 
 
 def merge_text(parts: Sequence[Shown]) -> list[Part]:

@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from actors.chat.base import ChatModel, Usage
+from actors.chat.base import ChatModel
+from actors.chat.reply import Usage
 from actors.images import Image
 from actors.vision.readout.base import SampleError
 from agents.critic.critic import ConfirmationSettings, Critic
 from agents.critic.skeptic import Skeptic
 from agents.evidence.label_card import label_card
 from agents.evidence.verdict import TESTED, verdict_of
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal, images_tested
 from agents.records.record_types import (
     EvidenceRecord,
     ExemplarRecord,
@@ -25,6 +26,7 @@ from agents.records.record_types import (
     StudyResult,
     UsageRecord,
 )
+from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.study.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.study.faults import NO_OBSERVATION, ToolsBrokenError
@@ -36,7 +38,7 @@ from agents.study.interpreter import (
     StudyOutcome,
 )
 from agents.study.observers import BlindObservers
-from agents.study.rounds import Round, images_tested
+from agents.study.rounds import Round
 from agents.study.unit_role import RoleFinder
 from agents.tasks.base import Task
 from tools.sandbox import Sandbox, SandboxServer, api_page

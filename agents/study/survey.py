@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from actors.chat.base import Usage
+from actors.chat.reply import Usage
 from actors.images import Image
-from agents.records.journal import Blobs, slug
+from agents.records.journal import Blobs, read_survey, slug, survey_key
 from agents.records.record_types import (
+    MEASURED,
     EvidenceRecord,
     StudyResult,
     SurveyRecord,
     UsageRecord,
-    load_record,
 )
 from agents.records.run_files import RecordError
 from agents.records.store import Store
@@ -35,8 +35,6 @@ from agents.study.budget import MeteredStudio
 from tools.subject import Subject
 
 STARTED = "begun.json"
-MEASURED = "measured"
-"""The status of a result that no agent was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ async def take(
         signature(survey).bind(studio, subject, seed=item.seed, **item.survey_arguments)
     except TypeError as error:
         raise RecordError(f"the survey {item.survey!r} is planned with wrong arguments: {error}.") from error
-    if (record := await asyncio.to_thread(read, store, item.unit)) is not None:
+    if (record := await asyncio.to_thread(read_survey, store, item.unit)) is not None:
         return record
     await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{STARTED}", b"{}")
     before = studio.images
@@ -89,16 +87,11 @@ async def take(
     optional = {"finding": taken.finding} if taken.finding else {}
     kept = SurveyRecord(images=studio.images - before, found=taken.found, **optional)
     data = json.dumps(kept.to_json(), sort_keys=True, ensure_ascii=False)
-    await asyncio.to_thread(store.put, _key(item.unit), data.encode())
+    await asyncio.to_thread(store.put, survey_key(item.unit), data.encode())
     # The first that was written counts: two batches of one network may differ in the last digit.
-    first = await asyncio.to_thread(read, store, item.unit)
+    first = await asyncio.to_thread(read_survey, store, item.unit)
     assert first is not None
     return first
-
-
-def read(store: Store, unit: str) -> SurveyRecord | None:
-    """Return a unit's survey, None if it was not taken yet."""
-    return load_record(store, _key(unit), SurveyRecord)
 
 
 def result(item: WorkItem, record: SurveyRecord, facts: dict[str, Any], charged: Usage) -> StudyResult:
@@ -122,7 +115,3 @@ def result(item: WorkItem, record: SurveyRecord, facts: dict[str, Any], charged:
         seed=item.seed,
         facts=facts,
     )
-
-
-def _key(unit: str) -> str:
-    return f"units/{slug(unit)}/survey.json"

@@ -13,12 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from actors.errors import MaiaError, UsageError
 from actors.grouping import all_of
 from actors.images import Image
-from actors.settings import Settings
 from agents.evidence.effects import LEAST_IMAGES
 from agents.evidence.role import (
     RandomChanges,
@@ -29,40 +27,16 @@ from agents.evidence.role import (
     role,
 )
 from agents.records.record_types import EvidenceRecord, FailureReason, RoleRecord
+from agents.study.settings import RoleSettings
 from tools.subject import Ablatable, Subject
 from tools.toolbox import EXEMPLARS
 
 _log = logging.getLogger(__name__)
 
-FEWEST_CONTROLS = 19
-"""Random changes with which the least p is 0.05."""
 PLACEBOS = 2
 """Images that pass with the unit given its own value."""
 _AT_ONCE = 16
 """Units whose images are in memory and on their way at a time."""
-
-
-class RoleSettings(Settings):
-    """How a unit's role is measured at the end of its study."""
-
-    controls: int = Field(20, ge=0, le=999)
-    """Random changes, as large as the unit's own, that its largest effect is compared with; 0 compares with
-    none. The least p is 1 / (1 + controls).
-    """
-
-    @field_validator("controls")
-    @classmethod
-    def _enough(cls, value: int) -> int:
-        if 0 < value < FEWEST_CONTROLS:
-            raise ValueError(
-                f"is 0 or at least {FEWEST_CONTROLS}: with fewer, no effect could be told from random changes"
-            )
-        return value
-
-    control_images: int = Field(5, ge=1, le=100)
-    """Exemplars that each random change is made on, the strongest."""
-    label_images: int = Field(15, ge=0, le=100)
-    """Fresh images of the label, and as many of other things, on which the effect is looked for."""
 
 
 class NoRoleError(MaiaError):

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter, ValidationError
 
 from actors.errors import MaiaError
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal
 from agents.records.lease import worked_s
+from agents.records.recorded_chat import RecordedChat
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.budget import Ledger, MeteredChat, Rate, spent_so_far

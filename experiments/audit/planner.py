@@ -12,9 +12,10 @@ from actors.grouping import all_of
 from actors.vision.data.labels import Labels
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.units import OUTPUT, Readout
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal
 from agents.records.lease import worked_s
 from agents.records.manifest import claim, widen
+from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
 from agents.study import context_proposals

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from actors.errors import MaiaError
 from actors.vision.data.labels import labels_of
 from agents.critic.skeptic import Skeptic
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal
 from agents.records.lease import worked_s
+from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.study.budget import Ledger, MeteredChat, MeteredStudio, Rate, spent_so_far
 from experiments.audit import real_images

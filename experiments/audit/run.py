@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.vision.readout.units import OUTPUT
-from agents.records.journal import slug
+from agents.records.journal import read_survey, slug
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
-from agents.study import survey
 from experiments.audit import claim_questions, real_images
 from experiments.audit.carriers import record as carrier_record
 from experiments.audit.carriers.record import CarrierSection
@@ -230,7 +229,7 @@ class _AuditResults:
             if (result := result_of(self.store, item)) is None:
                 continue
             try:
-                if (measured := survey.read(self.store, item.unit)) is not None:
+                if (measured := read_survey(self.store, item.unit)) is not None:
                     surveys.append(replace(ClassSurvey.of(measured.found), class_name=names[item.unit]))
                     results.append(result)
             except RecordError as error:

@@ -6,7 +6,8 @@ import asyncio
 import re
 from dataclasses import dataclass
 
-from actors.chat.base import ChatReply, ChatRequest, OnSend, Part, ignore_sending
+from actors.chat.base import ChatRequest, OnSend, Part, ignore_sending
+from actors.chat.reply import ChatReply
 from actors.chat.tasks import DescribeUnitTask
 from actors.errors import UsageError
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.evidence.verdict import verdict_of
-from agents.orchestration.orchestrator import failures
-from agents.records.journal import slug
+from agents.records.journal import failures, slug
 from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite

@@ -9,19 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from actors.chat.base import Usage
+from actors.chat.reply import Usage
 from agents.evidence.verdict import HOLDING
-from agents.orchestration.orchestrator import failures
 from agents.records import lease
-from agents.records.journal import Journal, repeats_of, slug
-from agents.records.record_types import FailureRecord, LeaseClaim, StudyResult, load_record
+from agents.records.journal import Journal, failures, images_tested, read_survey, repeats_of, slug
+from agents.records.record_types import MEASURED, FailureRecord, LeaseClaim, StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem, read_plan, settled
-from agents.study import survey
-from agents.study.rounds import images_tested
-from agents.study.survey import MEASURED
 from experiments.records.lookup import finished_studies, is_run, no_run, runs_below
 from experiments.records.reuse import ReuseRate, reuse
 from experiments.records.tiers import read_tiers
@@ -215,7 +211,7 @@ def _unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
 
 def _read_unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
     folder = f"units/{slug(unit)}"
-    taken = survey.read(store, unit)
+    taken = read_survey(store, unit)
     surveyed = 0 if taken is None else taken.images
     record = load_record(store, f"{folder}/done.json", StudyResult)
     if record is not None and (item is None or settled(store, item)):

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from actors.errors import UsageError
-from actors.vision.data.datasets import canonical, is_path
+from actors.vision.data.dataset_names import canonical, is_path
 from actors.vision.networks.zoo import local_parts
 from actors.vision.readout.units import parse_unit
 from agents.records.run_files import RecordError, first_fault

@@ -24,10 +24,9 @@ from actors.settings import Settings
 from actors.vision.data.class_names import read as read_class_names
 from actors.vision.data.labels import ColumnSettings
 from actors.vision.settings import VisionSettings
-from agents.critic.critic import ConfirmationSettings
-from agents.orchestration.orchestrator import SweepSettings
-from agents.study.interpreter import InterpreterSettings
-from agents.study.unit_role import RoleSettings
+from agents.critic.settings import ConfirmationSettings
+from agents.orchestration.settings import SweepSettings
+from agents.study.settings import InterpreterSettings, RoleSettings
 from tools.sandbox.settings import SandboxSettings
 
 FILE_NAME = "maia.yaml"

@@ -26,6 +26,7 @@ from actors.vision.networks.offline import check_weights
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset
 from experiments.setup.config import Profile
+from experiments.setup.run_folder import check_named
 from experiments.setup.spending import check_budget
 
 
@@ -151,16 +152,3 @@ def _without(dataset: DistinctDataset) -> str:
         first = next(iter(dataset.unreadable.values()))
         left_out.append(f"{len(dataset.unreadable):,} that cannot be read, the first: {first}")
     return f" (and {'; '.join(left_out)})" if left_out else ""
-
-
-def check_named(dataset: str) -> None:
-    """Refuse a profile without a data set.
-
-    Raises:
-        UsageError: If `dataset` is empty.
-    """
-    if not dataset:
-        raise UsageError(
-            "the profile names no images.",
-            "Give --data FOLDER with the images that units are studied on, or set `dataset` in the profile.",
-        )

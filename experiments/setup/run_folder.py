@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
-from actors.vision.data.datasets import is_path
+from actors.vision.data.dataset_names import is_path
 from agents.records.manifest import check, check_studied, claim, claim_studied
 from agents.records.store import Store
-from experiments.setup.preflight import check_named
 
 _RUN_ENTRIES = frozenset({"manifest.json", "studied.json", "leases", "exemplars.json"})
 """Names in a folder by which it is known to be a run's, from its beginning."""
@@ -74,6 +73,19 @@ def check_output_outside_dataset(dataset: str, run: Path) -> None:
             f"the run's folder {run} lies inside the data set's, {folder}: its images would be taken for "
             "data.",
             "Give the run an --out elsewhere, or name a folder that holds nothing but the images.",
+        )
+
+
+def check_named(dataset: str) -> None:
+    """Refuse a profile without a data set.
+
+    Raises:
+        UsageError: If `dataset` is empty.
+    """
+    if not dataset:
+        raise UsageError(
+            "the profile names no images.",
+            "Give --data FOLDER with the images that units are studied on, or set `dataset` in the profile.",
         )
 
 

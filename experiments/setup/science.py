@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from actors.vision.data.datasets import canonical
+from actors.vision.data.dataset_names import canonical
 from experiments.setup.config import Profile
 
 _NOT_SCIENCE = {

@@ -10,18 +10,14 @@ from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
 from agents.records.record_types import FailureRecord, StudyResult, load_record
 from agents.records.store import Store
-from agents.repeats.repeated_study import study_repeatedly
-from agents.study.rounds import Round
-from agents.study.study import StudyRequest, Supervision
-from agents.tasks.describe_unit import DescribeUnit
 from experiments.records.roles import RecordedRole
-from experiments.setup import photograph_notice as photographs
 from experiments.setup.console import Console, plain
 from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selected
 from experiments.studies.unit_request import UnitRequest
 
 if TYPE_CHECKING:
+    from agents.study.rounds import Round
     from experiments.setup.workbench import Workbench
 
 
@@ -66,6 +62,10 @@ def _round_line(number: int, finished: Round, repeats: int) -> str:
 async def _study(
     console: Console, selected: Selected, store: Store, manifest: dict[str, Any]
 ) -> dict[str, Any]:
+    from agents.repeats.repeated_study import study_repeatedly
+    from agents.study.study import StudyRequest, Supervision
+    from agents.tasks.describe_unit import DescribeUnit
+    from experiments.setup import photograph_notice as photographs
     from experiments.setup.workbench import Workbench
 
     repeats = manifest.get("repeat", 1)

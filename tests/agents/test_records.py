@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.chat.base import ChatReply, Usage
+from actors.chat.reply import ChatReply, Usage
 from agents.critic.review import Review
 from agents.evidence.label_card import label_card
 from agents.evidence.verdict import verdict_of

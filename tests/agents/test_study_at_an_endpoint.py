@@ -8,7 +8,8 @@ import pytest
 
 from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal
+from agents.records.recorded_chat import RecordedChat
 from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.study.test_interpreter import ANSWER, CODE, Bench

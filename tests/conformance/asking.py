@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest, Message
+from actors.chat.base import ChatRequest, Message
 from actors.chat.hosted.openai_compatible import OpenAIBackend
+from actors.chat.reply import ChatReply
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import EndpointDownError
 from actors.images import Image
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal
+from agents.records.recorded_chat import RecordedChat
 from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, StudyOutcome
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup.config import Profile

@@ -14,12 +14,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from actors.chat.answers import Completion, read_completion
-from actors.chat.base import ChatReply, ChatRequest, Message, PermitRequest, PermittedRequest, Usage
+from actors.chat.base import ChatRequest, Message, PermitRequest, PermittedRequest
 from actors.chat.encoding import MessageEncoder
 from actors.chat.hosted.adaptive_request import AdaptiveRequest
 from actors.chat.hosted.batches import Batches
 from actors.chat.hosted.endpoint_limits import EndpointLimits, TruncationWatch
 from actors.chat.hosted.pricing import estimate_prompt, read_usage
+from actors.chat.reply import ChatReply, Usage
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.caller import EndpointCaller, Sent
 from actors.endpoint.faults import ContentFilteredError, Fault, ThinkingError, try_once

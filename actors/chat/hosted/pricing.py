@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from actors.chat.base import Message, Usage
+from actors.chat.base import Message
+from actors.chat.reply import Usage
 from actors.endpoint.prices import TokenPrice
 
 CHARS_PER_TOKEN = 4

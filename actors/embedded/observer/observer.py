@@ -13,7 +13,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.chat.tasks import (
     DRAWN,
     PHOTOGRAPH,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.chat.tasks import (
     AuditClassTask,
     DescribeUnitTask,

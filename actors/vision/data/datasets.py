@@ -98,16 +98,6 @@ def write_array(
     return skipped
 
 
-def canonical(text: str) -> str:
-    """Return a data set's name with its path, if it is one, made absolute."""
-    return str(Path(text).expanduser().resolve()) if is_path(text) else text
-
-
-def is_path(text: str) -> bool:
-    """Return whether a data set is named by its path."""
-    return text.partition(":")[0] not in ("hf", "scenes")
-
-
 def open_dataset(text: str, image_column: str = "") -> ImageDataset:
     """Return the data set that a command line names; `image_column` is the column of a table that names
     images.

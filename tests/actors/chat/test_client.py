@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from actors.chat.base import ChatModel, ChatReply, ChatRequest, Message
+from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.chat.client import PoolChatModel, TextOnlyChat
+from actors.chat.reply import ChatReply
 from actors.errors import BackendError
 from actors.images import Image
 from tests.actors.chat.conftest import picture

@@ -8,9 +8,10 @@ import signal
 
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest, Message, complete_reporting, ignore_sending
+from actors.chat.base import ChatRequest, Message, complete_reporting, ignore_sending
 from actors.chat.client import PoolChatModel
 from actors.chat.hosted.openai_compatible import OpenAIBackend
+from actors.chat.reply import ChatReply
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import ContextLengthError, EndpointStopError
 from actors.endpoint.secrets import MissingKeyError

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest, Message
+from actors.chat.base import ChatRequest, Message
 from actors.chat.history import fold_system
 from actors.chat.local import LocalBackend
+from actors.chat.reply import ChatReply
 from actors.chat.settings import TransformersChat
 from actors.endpoint.faults import ContextLengthError
 from actors.endpoint.prices import TokenPrice

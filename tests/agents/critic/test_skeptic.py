@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.chat.base import ChatReply
+from actors.chat.reply import ChatReply
 from actors.images import Image
 from agents.critic.skeptic import Skeptic
 from tests.tools.fakes import picture_of

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import Seen
 from actors.embedded.observer.observer import Observer

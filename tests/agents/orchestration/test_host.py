@@ -13,7 +13,8 @@ import pytest
 from actors.errors import RefusedError
 from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
 from agents.orchestration.orchestrator import Orchestrator
-from agents.records.record_types import SurveyRecord
+from agents.records.journal import read_survey
+from agents.records.record_types import MEASURED, SurveyRecord
 from agents.records.store import Store
 from agents.records.work import WorkItem
 from agents.study import survey
@@ -83,10 +84,10 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     world = World(tmp_path)
     outcome = await world.run("dog", "kite")
     assert sorted(outcome.done) == ["fake/dog", "fake/kite"]
-    assert outcome.done["fake/dog"].status == survey.MEASURED
+    assert outcome.done["fake/dog"].status == MEASURED
     assert outcome.done["fake/dog"].images_made == 2
     assert world.account.spent == Cost(images=4)
-    assert survey.read(world.store, "fake/dog") == SurveyRecord(images=2, found={"values": [3.0, 12.0]})
+    assert read_survey(world.store, "fake/dog") == SurveyRecord(images=2, found={"values": [3.0, 12.0]})
     assert len([*world.store.keys("blobs")]) == 2, "of each survey, the image that it keeps"
     again = World(tmp_path)
     assert again.account.spent == Cost(images=4), "after a crash the account is rebuilt from the records"
@@ -115,8 +116,8 @@ async def test_no_agent_is_asked_about_a_unit_that_its_survey_finds_out_of_reach
     )
     record = outcome.done["fake/dog"].to_json()
     assert record["evidence"]["finding"] == UNREACHED
-    assert (record["rounds"], record["status"]) == (0, survey.MEASURED)
-    assert survey.read(world.store, "fake/dog").finding == UNREACHED
+    assert (record["rounds"], record["status"]) == (0, MEASURED)
+    assert read_survey(world.store, "fake/dog").finding == UNREACHED
 
 
 async def test_a_survey_that_fails_leaves_nothing_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ async def test_a_survey_that_fails_leaves_nothing_and_a_broken_one_harms_no_othe
     assert list(outcome.done) == ["fake/kite"]
     assert outcome.failed["fake/forbidden"].error.type == "RefusedError"
     assert outcome.failed["fake/broken"].error.type == UnexpectedError.__name__
-    assert survey.read(world.store, "fake/forbidden") is None
+    assert read_survey(world.store, "fake/forbidden") is None
 
 
 async def test_a_survey_keeps_to_the_budget_of_the_run(tmp_path: Path) -> None:

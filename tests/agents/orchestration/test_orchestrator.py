@@ -14,8 +14,8 @@ import pytest
 from actors.endpoint.faults import EndpointStopError
 from actors.errors import BackendError, MaiaError, UsageError
 from agents.orchestration.host import HostCounts
-from agents.orchestration.orchestrator import ATTEMPTS, Event, Orchestrator, failures
-from agents.records.journal import OvertakenError, slug
+from agents.orchestration.orchestrator import ATTEMPTS, Event, Orchestrator
+from agents.records.journal import OvertakenError, failures, slug
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
 from agents.study.faults import HostLostError

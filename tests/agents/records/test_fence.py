@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from agents.records.fence import FencedError, FencedStore, fence
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal
+from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from tests.agents.records.test_journal import CountingChat, ask
 

@@ -7,14 +7,16 @@ import asyncio
 import numpy as np
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest, Message, Usage
+from actors.chat.base import ChatRequest, Message
+from actors.chat.reply import ChatReply, Usage
 from actors.chat.tasks import DescribeUnitTask
 from actors.endpoint.faults import EndpointError, EndpointStopError
 from actors.errors import ReplicaLostError
 from actors.images import Image, encode_png
 from actors.masks import encode_mask, paint
-from agents.records.journal import MOST_MASKS, Blobs, Journal, JournalError, RecordedChat, request_key, slug
+from agents.records.journal import MOST_MASKS, Blobs, Journal, JournalError, slug
 from agents.records.record_types import ReplyRecord, RoundRecord
+from agents.records.recorded_chat import RecordedChat, request_key
 from agents.records.store import Store, StoreError
 from agents.study.budget import (
     BudgetSettings,

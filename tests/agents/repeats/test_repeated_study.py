@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.images import Image
 from actors.vision.readout.edits import Edit
 from actors.vision.readout.units import Readout

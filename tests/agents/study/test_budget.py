@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest, Message, Usage
+from actors.chat.base import ChatRequest, Message
+from actors.chat.reply import ChatReply, Usage
 from actors.endpoint.faults import EndpointError
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage

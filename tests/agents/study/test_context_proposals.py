@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.embedded.language.words import embedded_words
 from actors.embedded.scientist.scientist import Scientist
 from agents.records.journal import slug

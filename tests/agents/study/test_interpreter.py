@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.chat.base import ChatReply
+from actors.chat.reply import ChatReply
 from actors.chat.tasks import DescribeUnitTask
 from actors.endpoint.faults import ContextLengthError
 from actors.images import Image
 from agents.critic.review import Review
-from agents.records.journal import Journal
+from agents.records.journal import Journal, images_tested
 from agents.records.record_types import ShownImage
 from agents.records.store import Store
 from agents.study.interpreter import (
@@ -22,7 +22,6 @@ from agents.study.interpreter import (
     StudyOutcome,
     StudyPausedError,
 )
-from agents.study.rounds import images_tested
 from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.endpoint.faults import EndpointStopError, ImageRejectedError
 from agents.study.observers import BlindObservers
 from tests.tools.fakes import picture_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.records.journal import Journal, RecordedChat
+from agents.records.journal import Journal
+from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
 from agents.study.replay import RecordedStudy, replay

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.chat.base import ChatReply
+from actors.chat.reply import ChatReply
 from actors.errors import MaiaError
 from agents.records.store import Store
 from agents.study.budget import BudgetSettings, Rate

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.chat.base import ChatReply, ChatRequest
+from actors.chat.base import ChatRequest
+from actors.chat.reply import ChatReply
 from actors.images import Image
 from actors.vision.data.folder import FolderDataset
 from actors.vision.data.labels import Column, ColumnSettings, Labels, labels_of

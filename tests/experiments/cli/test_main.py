@@ -53,6 +53,26 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 COMMANDS = dict(commands())
 
 
+LOADED = """
+import contextlib, json, sys
+from experiments.cli.main import main
+
+HEAVY = set("aiohttp numpy openai PIL pydantic ray scipy sklearn timm torch transformers".split())
+loaded = []
+for words in (["--help"], ["describe", "--help"], ["status", "nowhere"]):
+    with contextlib.suppress(SystemExit):
+        main(words)
+    loaded.append(sorted(HEAVY & set(sys.modules)))
+print(json.dumps(loaded))
+"""
+
+
+def test_a_command_loads_no_library_that_it_does_not_use():
+    """What a command does is imported when it does it: nothing makes all of them slow."""
+    process = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert json.loads(process.stdout.splitlines()[-1]) == [[], ["pydantic"], ["pydantic"]]
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_has_examples_that_it_understands(path):
     """An example is parsed as it would be when somebody types it; nothing runs."""

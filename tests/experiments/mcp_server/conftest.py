@@ -16,7 +16,7 @@ from mcp import Client
 from mcp.server import MCPServer
 from mcp_types import CallToolResult, Implementation
 
-from actors.chat.base import ChatReply
+from actors.chat.reply import ChatReply
 from actors.errors import UsageError
 from actors.vision.readout.base import LayerInfo
 from agents.critic.critic import ConfirmationSettings

@@ -38,7 +38,7 @@ class Observer:
     name, sees_images = "fake-observer", True
 
     async def complete(self, request):
-        from actors.chat.base import ChatReply
+        from actors.chat.reply import ChatReply
 
         return ChatReply("unsure: <b>thing</b>")
 

@@ -13,7 +13,8 @@ import pytest
 
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import ImageDecodeError
-from actors.vision.data.datasets import ArrayDataset, canonical, open_dataset, write_array
+from actors.vision.data.dataset_names import canonical
+from actors.vision.data.datasets import ArrayDataset, open_dataset, write_array
 from actors.vision.data.folder import FolderDataset
 from actors.vision.data.hub_dataset import HubDataset
 

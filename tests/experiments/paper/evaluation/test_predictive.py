@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from actors.chat.base import ChatReply
+from actors.chat.reply import ChatReply
 from actors.errors import BackendError
 from experiments.paper.evaluation.predictive import Evaluation, ProbeMeasures, against_concept, compare
 from experiments.paper.evaluation.prompts import (

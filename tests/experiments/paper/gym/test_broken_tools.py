@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from actors.chat.base import ChatModel, ChatReply, ChatRequest
+from actors.chat.base import ChatModel, ChatRequest
+from actors.chat.reply import ChatReply
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from agents.records.store import Store
