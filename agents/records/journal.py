@@ -8,6 +8,7 @@ that reached us is never bought twice. A round is on disk before the next one be
     units/<unit>/calls/<key>.answer        the answer of one attempt, which is the last
     units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
     units/<unit>/rounds/0001.json          a finished round
+    units/<unit>/notes/0001.json           what a person wrote to the study, from any process
     units/<unit>/done.json                 the result
     units/<unit>/proposal.json             the test of a label that no agent gave
     units/<unit>/repeats/2/...             the same of the second of several studies of the unit
@@ -31,6 +32,7 @@ from agents.records.record_types import (
     AnswerRecord,
     CallRecord,
     FailureRecord,
+    NoteRecord,
     Record,
     ReplyRecord,
     RoleRecord,
@@ -184,6 +186,26 @@ class Journal:
         """
         self.blobs.put(images)
         self._commit(f"rounds/{record.round:04d}.json", record)
+
+    def notes(self, after: int) -> list[NoteRecord]:
+        """Return the notes to the unit with numbers above `after`, in order, up to the first gap."""
+        notes: list[NoteRecord] = []
+        while (
+            note := load_record(self._store, self._note_key(after + len(notes) + 1), NoteRecord)
+        ) is not None:
+            notes.append(note)
+        return notes
+
+    def n_notes(self) -> int:
+        """Return how many notes the unit has."""
+        return len(self.notes(0))
+
+    def keep_note(self, note: NoteRecord) -> bool:
+        """Write a note down unless there is one of its number; return whether this call did."""
+        return self._store.put(self._note_key(note.number), encode_record(note))
+
+    def _note_key(self, number: int) -> str:
+        return f"units/{slug(self.unit)}/notes/{number:04d}.json"
 
     def done(self) -> StudyResult | None:
         return self._read("done.json", StudyResult)

@@ -8,6 +8,7 @@ its type, and fields that are unknown are kept as they are. `docs/formats.md` is
     plan.json                  WorkItem (agents.records.work), a list
     units/<unit>/done.json     StudyResult         and in it Evidence-, Exemplar-, UsageRecord
     units/<unit>/rounds/*      RoundRecord         and in it Reply-, Outcome-, Review-, ToolboxRecord ...
+    units/<unit>/notes/*       NoteRecord
     units/<unit>/role.json     RoleRecord
     units/<unit>/failed-*      FailureRecord
     units/<unit>/survey.json   SurveyRecord
@@ -433,6 +434,15 @@ class ProgramRecord(Record):
     calls: list[dict[str, Any]] = []
 
 
+class NoteRecord(Record):
+    """What a person wrote to a study: `notes/0001.json`, and part of the round that read it."""
+
+    number: Annotated[int, Field(ge=1, le=9999)]
+    """Notes of a unit are numbered from 1."""
+    text: str
+    person: str = "person"
+
+
 class RoundRecord(Record):
     """A finished round: `rounds/0001.json`."""
 
@@ -453,6 +463,8 @@ class RoundRecord(Record):
     toolbox: ToolboxRecord = ToolboxRecord()
     sandbox: list[ProgramRecord] | None = None
     """The programs that this round added to the sandbox's state; the first version wrote null for none."""
+    notes: list[NoteRecord] = []
+    """What people wrote to the study since the round before; the model read it before it replied."""
 
 
 class FailureRecord(Record):

@@ -6,6 +6,7 @@ journal. The loop ends for certain: after the last round a final answer is deman
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,10 +22,12 @@ from agents.critic.review import Review
 from agents.evidence.verdict import HOLDING, finding_of
 from agents.records.journal import Journal
 from agents.records.record_types import (
+    NoteRecord,
     ReplyRecord,
     RoundRecord,
     StudyStatus,
 )
+from agents.study.notes import note_text
 from agents.study.rounds import Round, commit_round, merge_text, objection, review_from
 from agents.study.settings import InterpreterSettings
 from agents.tasks.base import FinalAnswer, Task, chat_task_of, read_hypotheses, read_program
@@ -94,6 +97,8 @@ class InterpreterParts:
     api_page: str
     """The first message: what programs may call."""
     examiner: Examiner | None = None
+    notes: Callable[[int], Sequence[NoteRecord]] = lambda after: ()
+    """Returns what people wrote to the study after the note of that number."""
 
 
 class Interpreter:
@@ -110,7 +115,7 @@ class Interpreter:
     ) -> None:
         self._model, self._sandbox, self._toolbox = parts.model, parts.sandbox, parts.toolbox
         self._task, self._journal, self._api_page = parts.task, parts.journal, parts.api_page
-        self._examiner = parts.examiner
+        self._examiner, self._notes = parts.examiner, parts.notes
         self._settings = settings or InterpreterSettings()
         self._toolbox.screen = Screen(self._settings.max_images_shown, self._settings.max_text_shown)
         self._steering = steering or NoSteering()
@@ -119,6 +124,7 @@ class Interpreter:
         self._records: list[RoundRecord] = []
         self._examinations = 0
         self._recorded = 0
+        self._n_notes = 0
         self._too_long = False
         self._demanded = False
         self._review: Review | None = None
@@ -172,6 +178,8 @@ class Interpreter:
     async def _round(self, number: int) -> None:
         """Play one round and write it down. The last one only answers."""
         last = self._demanded or number >= self._settings.max_rounds
+        notes = await asyncio.to_thread(self._notes, self._n_notes)
+        self._add_notes(notes)
         reply = await self._reply()
         program = None if last or reply.finish != "stop" else read_program(reply.text)
         answer = self._task.read_answer(reply.text) if program is None else None
@@ -201,6 +209,7 @@ class Interpreter:
             answered=answer is not None and not observation,
             last=last,
             demanded=demanded,
+            notes=tuple(notes),
         )
         self._review = review or self._review
         await self._commit(finished)
@@ -319,6 +328,13 @@ class Interpreter:
         if observation:
             self._messages.append(Message("user", tuple(observation)))
 
+    def _add_notes(self, notes: Sequence[NoteRecord]) -> None:
+        """Add notes to what the model reads next: the opening, or the last observation."""
+        if notes:
+            newest = self._messages[-1]
+            self._messages[-1] = replace(newest, parts=(*newest.parts, *map(note_text, notes)))
+            self._n_notes = notes[-1].number
+
     def _leave_out_newest(self) -> None:
         """Replace the newest observation that is still whole: sent again, it would be filtered again."""
         for at in range(len(self._messages) - 1, 1, -1):
@@ -334,6 +350,7 @@ class Interpreter:
         blobs = self._journal.blobs
         for record in records:
             observation = tuple(p if isinstance(p, str) else blobs[p.image] for p in record.observation)
+            self._add_notes(record.notes)
             self._extend(record.reply, observation)
             if record.verdict is not None:
                 self._examinations += 1

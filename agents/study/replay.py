@@ -182,11 +182,13 @@ class _RecordedSteering:
 
 
 def take_over(source: Journal, target: Journal, records: Sequence[RoundRecord]) -> None:
-    """Copy rounds of one journal to another, with the images that they mention."""
+    """Copy rounds of one journal to another, with the images that they mention and the notes they read."""
     for record in records:
         mentioned = {*record.toolbox.provenance}
         mentioned |= {part.image for part in record.observation if isinstance(part, ShownImage)}
         images = [source.blobs.get(image_id) for image_id in sorted(mentioned)]
+        for note in record.notes:
+            target.keep_note(note)
         target.commit_round(record, images)
 
 
@@ -248,6 +250,7 @@ async def replay(
         again,
         study.api_page,
         _RecordedExaminer(place, journal.blobs) if _examined(records) else None,  # type: ignore[arg-type]
+        lambda after: place.record.notes,
     )
     agent = Interpreter(
         parts,

@@ -14,6 +14,7 @@ from agents.critic.review import Review
 from agents.records.journal import Journal
 from agents.records.record_types import (
     EvidenceRecord,
+    NoteRecord,
     OutcomeRecord,
     ProgramRecord,
     ReplyRecord,
@@ -42,6 +43,8 @@ class Round:
     """No further round may follow."""
     demanded: bool = False
     """The observation ends with the demand for a final answer."""
+    notes: tuple[NoteRecord, ...] = ()
+    """What people wrote, and the model read before it replied."""
 
 
 def review_from(record: ReviewRecord) -> Review:
@@ -83,6 +86,7 @@ def round_record(
     finished: Round, toolbox: dict[str, Any], programs: Sequence[ExecutedProgram]
 ) -> RoundRecord:
     """Return a round as it is written down; `programs` are those that it added to the sandbox's record."""
+    notes: dict[str, Any] = {"notes": list(finished.notes)} if finished.notes else {}
     return RoundRecord(
         round=finished.number,
         reply=ReplyRecord.of(finished.reply),
@@ -98,6 +102,7 @@ def round_record(
         demanded=finished.demanded,
         toolbox=ToolboxRecord.model_validate(toolbox),
         sandbox=[ProgramRecord.model_validate(program) for program in programs],
+        **notes,
     )
 
 

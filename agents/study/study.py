@@ -179,7 +179,9 @@ class StudyContext:
     def parts(self, sandbox: Sandbox, task: Task, api_page: str) -> InterpreterParts:
         """Return what an agent works with here."""
         model = self.recorded(self.run.interpreter, "interpreter")
-        return InterpreterParts(model, sandbox, self.toolbox, task, self.journal, api_page, self.critic)
+        return InterpreterParts(
+            model, sandbox, self.toolbox, task, self.journal, api_page, self.critic, self.journal.notes
+        )
 
     async def finish(
         self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result

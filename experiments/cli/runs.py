@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,6 +79,43 @@ def cancel(run_directory: Anywhere, json: Json = False) -> None:
         console.show("asked to stop; `maia status` says when it has")
     else:
         console.show("no process works on this run")
+
+
+@commands.command(
+    epilog=examples('maia note runs/b6/blocks.6:91 "try it on night scenes"', "maia note runs/demo -")
+)
+def note(
+    unit: Annotated[
+        Path,
+        typer.Argument(
+            help="DIR/UNIT: an --out folder and a unit of it, as layer:number.",
+            parser=here,
+            metavar="DIR/UNIT",
+        ),
+    ],
+    text: Annotated[str, typer.Argument(help="What to tell the agent; - reads standard input.")],
+    person: Annotated[str, typer.Option(help="Who writes: shown with the note.")] = "person",
+    json: Json = False,
+) -> None:
+    """Leave a note for a study. Its agent reads it before its next round, also in another process."""
+    from agents.records.journal import Journal
+    from agents.study.notes import leave_note
+    from experiments.records.lookup import find_unit
+
+    console = Console(quiet=json)
+    found = find_unit(unit)
+    if found.manifest.get("command") == "session":
+        raise UsageError(f"a person studies {found.item.unit} in a session; no agent reads notes.")
+    words = sys.stdin.read() if text == "-" else text
+    kept = leave_note(Journal(found.store, found.item.unit), words, person)
+    if json:
+        console.result({"unit": found.item.unit, **kept.to_json()})
+    else:
+        console.show(
+            f"note {kept.number} for {found.item.unit}: read before its next round, or when the run is "
+            "resumed",
+            markup=False,
+        )
 
 
 @commands.command(epilog=examples("maia replay runs/b6/blocks.6:91", "maia replay runs/b6"))

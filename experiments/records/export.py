@@ -31,6 +31,7 @@ from agents.records.record_types import ShownImage, StudyResult
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, build_task, read_plan
+from agents.study.notes import note_text
 from experiments.records import roles
 from experiments.records.lookup import finished_studies, name_runs_below, read_manifest
 from experiments.records.names import UnitName, without_home
@@ -406,6 +407,7 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
         messages.append({"role": "system", "content": _api_page(run.manifest)})
         messages.append({"role": "user", "content": build_task(item).opening()})
     for round_record in journal.rounds():
+        messages += [{"role": "user", "content": note_text(note)} for note in round_record.notes]
         messages.append({"role": "assistant", "content": round_record.reply.text, "source": "generate"})
         if round_record.observation:
             parts = [_part(journal, part, images) for part in round_record.observation]

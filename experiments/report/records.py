@@ -68,6 +68,8 @@ class UnitRecords:
     problems: list[str] = field(default_factory=list)
     repeat: int = 0
     """Which of several studies of the unit it is, from 1; 0 is the unit's result."""
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    """What people wrote to the unit's studies."""
 
 
 class RunDirectory:
@@ -153,13 +155,15 @@ class RunDirectory:
         failed = self._numbered(f"{folder}/failed-")
         failures = [r for key in failed if (r := self._read(key, problems)) is not None]
         duration = self._read(f"{folder}/duration.json", problems)
+        notes = [r for key in self._numbered(f"units/{slug}/notes/") if (r := self._read(key, problems))]
         unit = text(mapping(done or (failures[-1] if failures else None)).get("unit")) or self._named(slug)
         seconds = number(mapping(duration).get("seconds"))
         for record in (done, *failures):
             for key in ("facts", "error"):  # what agents wrote stays as it is
                 if record is not None and key in record:
                     record[key] = without_home(record[key])
-        return UnitRecords(page, UnitName.parse(unit), done, rounds, failures, seconds, problems)
+        name = UnitName.parse(unit)
+        return UnitRecords(page, name, done, rounds, failures, seconds, problems, notes=notes)
 
     def state(self, slug: str) -> str:
         """Return what changes whenever a record of the unit is added.
@@ -172,6 +176,7 @@ class RunDirectory:
             "",
             "/rounds",
             "/pictures",
+            "/notes",
             *(f"/repeats/{name}{folder}" for name in repeats for folder in ("", "/rounds")),
         )
         states = (self.store.folder_state(f"units/{slug}{folder}") for folder in below)

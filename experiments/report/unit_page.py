@@ -23,7 +23,7 @@ from experiments.report.summary import Summary, error_of, summarize, usage_of
 from experiments.report.unit import reproduce
 from experiments.report.unit.density import Looked, density
 from experiments.report.unit.made_pictures import made_pictures
-from experiments.report.unit.rounds import rounds_of, rounds_plot, strongest_edits
+from experiments.report.unit.rounds import rounds_of, rounds_plot, strongest_edits, unread_notes
 from experiments.report.verdicts import STANDING, VERDICTS
 
 _NOT_ASKED = ("session", "mcp")
@@ -78,6 +78,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         background=background,
         density=density(done.get("background"), looked_at),
         rounds=rounds,
+        unread_notes=unread_notes(unit),
         rounds_plot=rounds_plot(rounds, background.get("mask_threshold")),
         strongest_edits=strongest_edits(rounds, _EDITS),
         crosswise=_crosswise(run, unit),

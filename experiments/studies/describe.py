@@ -62,6 +62,7 @@ def _round_line(number: int, finished: Round, repeats: int) -> str:
 async def _study(
     console: Console, selected: Selected, store: Store, manifest: dict[str, Any]
 ) -> dict[str, Any]:
+    from agents.records.work import WorkItem, write_plan
     from agents.repeats.repeated_study import study_repeatedly
     from agents.study.study import StudyRequest, Supervision
     from agents.tasks.describe_unit import DescribeUnit
@@ -74,6 +75,10 @@ async def _study(
     ) as bench:
         subject = await bench.subject(manifest["layer"], manifest["unit"])
         claim_run(store, manifest, bench.context.facts)
+        item = WorkItem(
+            subject.id, manifest["layer"], manifest["unit"], seed=manifest["seed"], repeats=repeats
+        )
+        write_plan(store, [item])
         console.say("searching the data set for exemplars")
         with console.progress("exemplars") as progress:
             await subject.prepare(progress)

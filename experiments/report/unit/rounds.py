@@ -32,6 +32,14 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteView:
+    """What a person wrote to the study."""
+
+    person: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A stretch of a transcript: words, or a picture."""
 
@@ -69,6 +77,8 @@ class RoundView:
     model: str
     tokens: float | None
     finish: str
+    persons_notes: list[NoteView]
+    """What people wrote, and the model read before this round."""
     raw: list[Part] = field(default_factory=list)
 
     @property
@@ -134,10 +144,27 @@ def rounds_of(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
             model=text(reply.get("model")),
             tokens=tokens_of(usage),
             finish=text(reply.get("finish")),
-            raw=[Part("model", text(reply.get("text"))), *_raw(shown, gallery)],
+            persons_notes=(heard := notes_of(record.get("notes"))),
+            raw=[
+                *(Part(f"note by {note.person}", note.words) for note in heard),
+                Part("model", text(reply.get("text"))),
+                *_raw(shown, gallery),
+            ],
         )
         known |= set(mapping(snapshot.get("provenance")))
         before = hypotheses or before
+
+
+def notes_of(records: Any) -> list[NoteView]:
+    """Return notes as they are shown."""
+    notes = map(mapping, sequence(records))
+    return [NoteView(text(note.get("person"), "a person"), text(note.get("text"))) for note in notes]
+
+
+def unread_notes(unit: UnitRecords) -> list[NoteView]:
+    """Return the notes that no round on record has read, of a unit without a result."""
+    read = {mapping(n).get("number") for record in unit.rounds for n in sequence(record.get("notes"))}
+    return notes_of([note for note in unit.notes if unit.done is None and note.get("number") not in read])
 
 
 def _of_round(verdict: dict[str, Any]) -> str:

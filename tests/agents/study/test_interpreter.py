@@ -10,6 +10,7 @@ import pytest
 from actors.chat.reply import ChatReply
 from actors.chat.tasks import DescribeUnitTask
 from actors.endpoint.faults import ContextLengthError
+from actors.errors import UsageError
 from actors.images import Image
 from agents.critic.review import Review
 from agents.records.journal import Journal, images_tested
@@ -22,6 +23,7 @@ from agents.study.interpreter import (
     StudyOutcome,
     StudyPausedError,
 )
+from agents.study.notes import leave_note
 from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
@@ -67,7 +69,9 @@ class Bench:
     ) -> Interpreter:
         toolbox = Toolbox(SubjectSystem(self.subject, darken), self.studio, FakeObservers(), seed=0)
         journal = Journal(self.store, self.subject.id)
-        parts = InterpreterParts(chat, self.sandbox, toolbox, DescribeUnit(), journal, "THE API", examiner)
+        parts = InterpreterParts(
+            chat, self.sandbox, toolbox, DescribeUnit(), journal, "THE API", examiner, journal.notes
+        )
         return Interpreter(parts, InterpreterSettings(**settings), steering=steering)
 
     async def study(self, *replies: str | ChatReply, **options: Any) -> tuple[StudyOutcome, ScriptedChat]:
@@ -261,6 +265,28 @@ async def test_a_paused_study_stops_between_rounds_and_goes_on_later(bench):
     study, _ = await bench.study(ANSWER)
     assert study.status == "answered"
     assert len(study.rounds) == 2
+
+
+async def test_a_note_is_read_before_the_next_round_once_and_recorded_in_it(bench):
+    """Whoever leaves it, and whichever process goes on: a resumed study reads it in the same place."""
+    journal = Journal(bench.store, bench.subject.id)
+    leave_note(journal, "look at cats\nRESULT | 9.0 | a cat ;", "ada")
+    with pytest.raises(StudyPausedError):
+        await bench.study(CODE, steering=Steered(pause_after=1))
+    leave_note(journal, "and at night", "ada")
+    study, chat = await bench.study(ANSWER)
+    _, opening, _, observation = chat.requests[0].messages
+    assert opening.text.endswith("> look at cats\n> RESULT | 9.0 | a cat ;")
+    assert observation.text.endswith("> and at night")
+    assert [[note.number for note in record.notes] for record in study.rounds] == [[1], [2]]
+    done = await bench.agent(ScriptedChat([])).run()
+    assert done.rounds == study.rounds
+
+
+@pytest.mark.parametrize("text", ["", " \n ", "x" * 4001])
+async def test_a_note_that_says_nothing_or_too_much_is_refused(bench, text):
+    with pytest.raises(UsageError, match="1 to 4,000 characters"):
+        leave_note(Journal(bench.store, bench.subject.id), text, "ada")
 
 
 @pytest.mark.parametrize("finished", [1, 2, 3])

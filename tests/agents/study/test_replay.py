@@ -10,6 +10,7 @@ from agents.records.journal import Journal
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
+from agents.study.notes import leave_note
 from agents.study.replay import RecordedStudy, replay
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import ScriptedChat
@@ -40,13 +41,17 @@ async def test_an_intervention_is_replayed_from_its_recorded_answer(tmp_path: Pa
         )
         model = RecordedChat(ScriptedChat(REPLIES), journal, "interpreter")
         sandbox = await server.open(seed=0)
-        parts = InterpreterParts(model, sandbox, toolbox, DescribeUnit(), journal, "THE API")
+        leave_note(journal, "try a cat", "ada")
+        parts = InterpreterParts(
+            model, sandbox, toolbox, DescribeUnit(), journal, "THE API", notes=journal.notes
+        )
         outcome = await Interpreter(parts, settings).run()
         await sandbox.close()
         study = RecordedStudy(journal, DescribeUnit(), server, "THE API", settings, 0)
         played = await replay(study, Store.open(tmp_path / "again").root)
     assert (played.divergence, played.rounds, played.reworded) == ("", 3, False)
     first, second, _ = outcome.rounds
+    assert [note.text for note in first.notes] == ["try a cat"]
     assert first.toolbox.interventions == 2
     assert [type(part) for part in first.observation].count(str) == 2
     assert "scale 2 where it reaches 50% of its largest value" in str(first.observation[0])
