@@ -256,6 +256,20 @@ def columns(groups: Sequence[PlotColumn], threshold: float | None, title: str, a
     return _frame(Markup("").join(parts), height + 42, alt)
 
 
+def sparkline(values: Sequence[float], alt: str) -> Markup:
+    """Return a small line through values at equal distances."""
+    if len(values) < 2:
+        return Markup("")
+    up = Axis(min(values), max(values), 28, 4)
+    points = " ".join(
+        f"{4 + 112 * place / (len(values) - 1):.1f},{up(v):.1f}" for place, v in enumerate(values)
+    )
+    return Markup(
+        '<svg class="sparkline" viewBox="0 0 120 32" role="img" aria-label="{}"><title>{}</title>'
+        '<polyline class="line s0" points="{}"/></svg>'
+    ).format(alt, alt, points)
+
+
 def _swarm(positions: Sequence[float], radius: float) -> tuple[list[tuple[float, float]], float]:
     """Stack dots whose neighbors are closer than a diameter; return (x, offset) each and the height."""
     placed: list[tuple[float, float]] = [(0.0, 0.0)] * len(positions)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from markupsafe import Markup
+
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.records import journal_scan
@@ -165,6 +167,9 @@ def _index(
         verdicts=VERDICTS,
         counts=[(verdict, verdicts[verdict]) for verdict in VERDICTS if verdicts[verdict]],
         total=len(summaries),
+        working=(working := [summary for summary in summaries if summary.verdict == "running"])[:_WORKING],
+        working_total=len(working),
+        courses={each.slug: _course(each) for each in working[:_WORKING]},
         waiting=len(run.plan.keys() - {summary.unit for summary in summaries}),
         screened=_screened(run),
         median=median,
@@ -195,6 +200,17 @@ def _index(
         signs=journal_scan.rates(sign for summary in summaries for sign in summary.signs),
         problems=run.problems,
     )
+
+
+_WORKING = 24
+"""Units in progress that the overview shows."""
+
+
+def _course(summary: Summary) -> Markup:
+    """Return the course of a study over its rounds, nothing before the second."""
+    values = summary.strongest
+    top = pages.figure(values[-1] if values else None)
+    return plots.sparkline(values, f"strongest activation so far, over {len(values)} rounds: {top}")
 
 
 _ASKED = {"vision": "measurements", "generation": "images", "detection": "detections"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ from experiments.records import journal_scan
 from experiments.records.roles import RecordedRole
 from experiments.report.evidence import numbers
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
+from experiments.report.unit.at_work import progress_of
 from experiments.report.verdicts import key_of
 
 THUMBS = 3
@@ -61,6 +62,12 @@ class Summary:
     """Which signs of careless reasoning the journal of each study of it shows (`journal_scan.SIGNS`); None
     where that cannot be decided.
     """
+    hypothesis: str = ""
+    """Of a study without a result, what it puts first; with `newest` and `strongest` as `StudyProgress` has
+    them.
+    """
+    newest: list[list[str]] = field(default_factory=list)
+    strongest: list[float] = field(default_factory=list)
 
     @property
     def href(self) -> str:
@@ -85,6 +92,9 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
     evidence = numbers(done.get("evidence"))
     usage = usage_of(unit)
     rounds = [record for study in (unit, *repeats) for record in study.rounds]
+    verdict = verdict_of(unit)
+    latest = max((unit, *repeats), key=lambda study: len(study.rounds)).rounds
+    going = progress_of(latest if verdict == "running" else [], run.image)
     return Summary(
         slug=unit.slug,
         unit=unit.name.id,
@@ -92,7 +102,7 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
         layer=unit.name.layer,
         short=_short(run, unit),
         index=unit.name.index,
-        verdict=verdict_of(unit),
+        verdict=verdict,
         label=text(done.get("label")),
         labels=[label for label in sequence(done.get("labels")) if isinstance(label, str)],
         description=text(done.get("description")),
@@ -115,6 +125,9 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
         repeats=[repeat.slug for repeat in repeats],
         # Whoever pools what several studies measured tries nothing itself.
         signs=[journal_scan.scan(journal_scan.read_rounds(repeat.rounds)) for repeat in repeats or [unit]],
+        hypothesis=going.hypothesis,
+        newest=going.newest,
+        strongest=going.strongest,
     )
 
 

@@ -21,6 +21,7 @@ from experiments.report.gallery import Gallery, Picture
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
 from experiments.report.summary import Summary, error_of, summarize, usage_of
 from experiments.report.unit import reproduce
+from experiments.report.unit.at_work import NEWEST
 from experiments.report.unit.density import Looked, density
 from experiments.report.unit.made_pictures import made_pictures
 from experiments.report.unit.rounds import rounds_of, rounds_plot, strongest_edits, unread_notes
@@ -78,6 +79,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         background=background,
         density=density(done.get("background"), looked_at),
         rounds=rounds,
+        newest=next((each.shown for each in reversed(rounds) if each.shown), [])[-NEWEST:],
         unread_notes=unread_notes(unit),
         rounds_plot=rounds_plot(rounds, background.get("mask_threshold")),
         strongest_edits=strongest_edits(rounds, _EDITS),

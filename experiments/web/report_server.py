@@ -36,9 +36,9 @@ _SERVED = re.compile(
     r"report/((index|overview|figures)\.html|units\.js|atlas/[a-z0-9-]+\.js|(units|layers|experiments)/[^/.][^/]*\.html)|blobs/[0-9a-f]{2}/[0-9a-f]{8,64}\.(webp|png)"
 )
 """What the report's writer made, and stored images: nothing else of a run is served."""
-_LIVE = '<script defer src="/{token}/report/assets/live.js" data-seen="{seen}"></script>\n'
+_LIVE = '<script src="/{token}/report/assets/live.js" data-seen="{seen}"></script>\n'
 """`seen` is the count of changes when the page was read: the page may begin to listen only after the next
-one.
+one. It runs before scripts that wait for the page, so that it meets the page as it was written.
 """
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri "

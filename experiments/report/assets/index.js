@@ -4,8 +4,13 @@
   "use strict";
   const ROW = 52; // the height of a row in pixels, as in the style sheet
   const SPARE = 12; // rows kept ready above and below the view
+  if (!document.querySelector(".units-table")) {
+    // No unit has begun: the page has a table, and needs this script, once one has.
+    document.addEventListener("maia:changed", ({ detail }) => { if (detail.units?.rows.length) location.reload(); });
+    return;
+  }
   const at = Object.fromEntries(MAIA_UNITS.columns.map((name, place) => [name, place]));
-  const units = MAIA_UNITS.rows;
+  let units = MAIA_UNITS.rows;
   const collator = new Intl.Collator("en", { numeric: true });
 
   const roles = units.some((unit) => unit[at.role]);
@@ -29,7 +34,10 @@
   table.classList.toggle("roles", roles);
   const search = byId("search"), verdict = byId("verdict"), layer = byId("layer"), least = byId("least");
   const found = byId("found");
-  const haystack = units.map((unit) => `${unit[at.short]} ${unit[at.label]} ${unit[at.role]}`.toLowerCase());
+  let haystack = [];
+  const index = () => {
+    haystack = units.map((unit) => `${unit[at.short]} ${unit[at.label]} ${unit[at.role]}`.toLowerCase());
+  };
   let shown = [];
   let sort = { key: "short", down: false };
   let chosen = -1;
@@ -131,11 +139,21 @@
     const state = `${first} ${last}`;
     if (!force && state === drawn) return;
     drawn = state;
-    const lines = [];
+    const lines = [], known = new Map([...body.rows].map((line) => [line.dataset.state, line]));
     if (first > 0) lines.push(space(first));
-    for (let place = Math.max(0, first); place < last; place += 1) lines.push(row(place));
+    for (let place = Math.max(0, first); place < last; place += 1) {
+      // A row that says the same stays as it is, with its pictures and whatever has the focus.
+      const says = JSON.stringify([place, place === chosen, units[shown[place]]]);
+      const line = known.get(says) ?? row(place);
+      line.dataset.state = says;
+      lines.push(line);
+    }
     if (last < shown.length) lines.push(space(shown.length - Math.max(0, last)));
-    body.replaceChildren(...lines);
+    if (lines.length === body.rows.length) {
+      lines.forEach((line, at) => { if (body.rows[at] !== line) body.rows[at].replaceWith(line); });
+    } else {
+      body.replaceChildren(...lines);
+    }
   };
 
   const order = () => {
@@ -159,7 +177,7 @@
     history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
   };
 
-  const apply = () => {
+  const list = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const bound = least.value === "" ? null : Number(least.value);
     shown = [];
@@ -171,11 +189,14 @@
       shown.push(place);
     });
     order();
-    chosen = -1;
     found.textContent = `${amount(shown.length)} of ${amount(units.length)}`;
     table.setAttribute("aria-rowcount", String(shown.length + 1));
-    keep();
     draw(true);
+  };
+  const apply = () => {
+    chosen = -1;
+    list();
+    keep();
   };
 
   const heads = COLUMNS.map((column) => {
@@ -205,13 +226,18 @@
     });
   };
 
-  const layers = [...new Set(units.map((unit) => unit[at.layer]))].sort(collator.compare);
-  for (const name of layers) {
-    const option = element("option", "", name);
-    option.value = name;
-    layer.append(option);
-  }
-  layer.hidden = layers.length < 2;
+  const listLayers = () => {
+    const layers = [...new Set(units.map((unit) => unit[at.layer]))].sort(collator.compare);
+    const known = new Set([...layer.options].map((option) => option.value));
+    for (const name of layers.filter((each) => !known.has(each))) {
+      const option = element("option", "", name);
+      option.value = name;
+      layer.append(option);
+    }
+    layer.hidden = layers.length < 2;
+  };
+  index();
+  listLayers();
 
   const start = new URLSearchParams(location.hash.slice(1));
   search.value = start.get("q") ?? "";
@@ -255,6 +281,16 @@
   for (const input of [verdict, layer]) input.addEventListener("change", apply);
   addEventListener("scroll", () => requestAnimationFrame(() => draw(false)), { passive: true });
   addEventListener("resize", () => draw(true));
+  document.addEventListener("maia:changed", ({ detail }) => {
+    if (!detail.units || JSON.stringify(detail.units.rows) === JSON.stringify(units)) return;
+    const unit = chosen < 0 ? null : units[shown[chosen]][at.href];
+    units = detail.units.rows;
+    index();
+    listLayers();
+    list();
+    chosen = unit === null ? -1 : shown.findIndex((place) => units[place][at.href] === unit);
+    draw(true);
+  });
   byId("table").hidden = false;
   mark();
   apply();

@@ -4,27 +4,29 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
 
   const masks = document.getElementById("masks");
-  const painted = all("img[data-plain]");
-  const masked = painted.length > 0 || document.querySelector("img.mask") !== null;
-  const toggleMasks = () => {
-    const plain = masks.getAttribute("aria-pressed") !== "true";
-    masks.setAttribute("aria-pressed", String(plain));
-    masks.textContent = plain ? "With masks" : "Without masks";
-    document.body.classList.toggle("unmasked", plain);
-    for (const image of painted) {
+  const isMasked = () => document.querySelector("img[data-plain], img.mask") !== null;
+  const swapped = new WeakSet();
+  const paint = () => {
+    const plain = document.body.classList.contains("unmasked");
+    for (const image of all("img[data-plain]")) {
+      if (plain === swapped.has(image)) continue;
       const shown = image.getAttribute("src");
       image.setAttribute("src", image.dataset.plain);
       image.dataset.plain = shown;
       image.parentElement.setAttribute("href", image.getAttribute("src"));
+      if (plain) swapped.add(image); else swapped.delete(image);
     }
   };
-  if (masked) {
-    masks.hidden = false;
-    masks.addEventListener("click", toggleMasks);
-  }
+  const toggleMasks = () => {
+    const plain = document.body.classList.toggle("unmasked");
+    masks.setAttribute("aria-pressed", String(plain));
+    masks.textContent = plain ? "With masks" : "Without masks";
+    paint();
+  };
+  masks.addEventListener("click", toggleMasks);
 
-  const rounds = all("article.round");
   const visit = (step) => {
+    const rounds = all("article.round");
     const at = rounds.indexOf(document.activeElement);
     let next;
     if (at >= 0) {
@@ -39,7 +41,6 @@
     round.focus({ preventScroll: true });
     round.scrollIntoView({ block: "start" });
   };
-  const folds = all("details.fold"), unfold = document.getElementById("unfold");
   const reveal = () => {
     const named = document.getElementById(location.hash.slice(1));
     if (!named) return;
@@ -50,22 +51,19 @@
   };
   addEventListener("hashchange", reveal);
   if (location.hash) reveal();
-  if (unfold) {
-    unfold.hidden = false;
-    unfold.addEventListener("click", () => {
-      const open = unfold.getAttribute("aria-pressed") !== "true";
-      for (const fold of folds) fold.open = open;
-      unfold.setAttribute("aria-pressed", String(open));
-      unfold.textContent = open ? "Fold all" : "Unfold all";
-    });
-  }
-  addEventListener("beforeprint", () => { for (const fold of folds) fold.open = true; });
+  const foldAll = (button) => {
+    const open = button.getAttribute("aria-pressed") !== "true";
+    for (const fold of all("details.fold")) fold.open = open;
+    button.setAttribute("aria-pressed", String(open));
+    button.textContent = open ? "Fold all" : "Unfold all";
+  };
+  addEventListener("beforeprint", () => { for (const fold of all("details.fold")) fold.open = true; });
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
     if (event.key === "j") visit(1);
     else if (event.key === "k") visit(-1);
-    else if (event.key === "m" && masked) toggleMasks();
+    else if (event.key === "m" && isMasked()) toggleMasks();
     else return;
     event.preventDefault();
   });
@@ -76,21 +74,23 @@
     getSelection().removeAllRanges();
     getSelection().addRange(range);
   };
-  for (const button of all("button.copy")) {
-    button.hidden = false;
-    button.addEventListener("click", async () => {
-      const source = document.getElementById(button.dataset.copy);
-      try {
-        await navigator.clipboard.writeText(source.textContent);
-        button.textContent = "Copied";
-      } catch {
-        // Without a secure context there is no clipboard: leave it selected for the keyboard.
-        select(source);
-        button.textContent = "Selected";
-      }
-      setTimeout(() => { button.textContent = "Copy"; }, 2000);
-    });
-  }
+  const copy = async (button) => {
+    const source = document.getElementById(button.dataset.copy);
+    try {
+      await navigator.clipboard.writeText(source.textContent);
+      button.textContent = "Copied";
+    } catch {
+      // Without a secure context there is no clipboard: leave it selected for the keyboard.
+      select(source);
+      button.textContent = "Selected";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button?.id === "unfold") foldAll(button);
+    else if (button?.matches(".copy")) copy(button);
+  });
 
   const peek = document.getElementById("peek");
   let shown = null;
@@ -113,11 +113,21 @@
     place();
   };
   const hide = () => { peek.hidden = true; shown = null; };
-  for (const link of all("svg.plot a")) {
-    link.addEventListener("mouseenter", () => show(link));
-    link.addEventListener("focus", () => show(link));
-    link.addEventListener("mouseleave", hide);
-    link.addEventListener("blur", hide);
+  for (const name of ["mouseover", "focusin", "focusout"]) {
+    document.addEventListener(name, (event) => {
+      const link = name === "focusout" ? null : event.target.closest("svg.plot a");
+      if (link && link !== shown) show(link);
+      else if (!link && shown) hide();
+    });
   }
   addEventListener("scroll", () => { if (shown) place(); }, { passive: true });
+
+  // What a page without scripts has no use for is shown: at first, and of a page that has grown (`maia view`).
+  const prepare = () => {
+    masks.hidden = !isMasked();
+    for (const button of all("button.copy, #unfold")) button.hidden = false;
+    paint();
+  };
+  document.addEventListener("maia:changed", prepare);
+  prepare();
 })();

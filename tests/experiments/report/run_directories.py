@@ -55,7 +55,9 @@ class FakeRun:
     def put(self, key: str, record: Any) -> None:
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record), encoding="utf-8")
+        draft = path.with_name(f".{path.name}.tmp")  # whole or not at all, as a run writes it
+        draft.write_text(json.dumps(record), encoding="utf-8")
+        draft.replace(path)
 
     def unit_id(self, index: int, layer: str = LAYER) -> str:
         return f"{self.model}/{layer}:{index}"

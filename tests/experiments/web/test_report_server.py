@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -159,15 +160,39 @@ def test_no_run_is_refused(tmp_path):
 
 
 @pytest.mark.browser
-def test_a_page_in_the_browser_follows_the_run(browser, server, run):
-    browser.get(server.url)
-    assert browser.execute_script("return MAIA_UNITS.rows.length") == 1
-    run.put("plan.json", [{"unit": run.unit_id(2)}])
-    run.write_unit(2)
-    from selenium.common.exceptions import WebDriverException
+def test_open_pages_follow_the_run_and_keep_what_the_reader_did(browser, server, run):
+    """Nothing is loaded again: open folds, focus and scroll survive, and what did not change is untouched."""
     from selenium.webdriver.support.wait import WebDriverWait
 
-    # Asked again and again: a script that waits in the page would not outlive its reload.
-    count = "return typeof MAIA_UNITS === 'undefined' ? 0 : MAIA_UNITS.rows.length"
-    waiting = WebDriverWait(browser, 100, 1, ignored_exceptions=(WebDriverException,))
-    assert waiting.until(lambda page: page.execute_script(count) >= 2)
+    def shows(script: str) -> Any:
+        return WebDriverWait(browser, 60, 0.1).until(lambda page: page.execute_script(f"return {script}"))
+
+    browser.get(server.url)
+    browser.execute_script("window.kept = 1; document.getElementById('search').focus()")
+    run.put("plan.json", [{"unit": run.unit_id(2)}])
+    rounds = [run.round(number) for number in (1, 2)]
+    slug = run.write_unit(2, rounds=rounds, finished=False)
+    shows("document.querySelectorAll('.units-table tbody tr').length === 2")
+    assert "wheels of cars" in shows("document.getElementById('working-title').parentNode.innerText")
+    assert shows("window.kept === 1 && document.activeElement.id") == "search"
+    browser.get(server.url.replace("index.html", f"units/{slug}.html"))
+    browser.execute_script(
+        """window.kept = 1;
+        const first = document.querySelector('#round-1 details.fold');
+        first.open = true;
+        first.querySelector('summary').focus();
+        scrollTo(0, first.getBoundingClientRect().top + scrollY - 200);
+        window.touched = 0;
+        new MutationObserver((changes) => { window.touched += changes.length; }).observe(
+          document.getElementById('round-1'), { subtree: true, childList: true, attributes: true });"""
+    )
+    top = browser.execute_script("return scrollY")
+    rounds += [run.round(3, hypotheses=("<b>night</b> scenes", "wheels of cars"))]
+    run.write_unit(2, rounds=rounds, finished=False)
+    shows("document.querySelectorAll('article.round').length === 3")
+    assert "<b>night</b> scenes" in shows("document.querySelector('.now').innerText")
+    assert browser.execute_script("return window.touched") == 0
+    assert shows("window.kept === 1 && document.querySelector('#round-1 details.fold').open")
+    assert shows("document.activeElement.closest('article').id") == "round-1"
+    assert browser.execute_script("return scrollY") == pytest.approx(top, abs=2)
+    assert shows("document.querySelector('#round-3 button.copy').hidden === false")
