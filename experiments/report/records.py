@@ -162,8 +162,8 @@ class RunDirectory:
             for key in ("facts", "error"):  # what agents wrote stays as it is
                 if record is not None and key in record:
                     record[key] = without_home(record[key])
-        name = UnitName.parse(unit)
-        return UnitRecords(page, name, done, rounds, failures, seconds, problems, notes=notes)
+        named = UnitName.parse(unit)
+        return UnitRecords(page, named, done, rounds, failures, seconds, problems, notes=notes)
 
     def state(self, slug: str) -> str:
         """Return what changes whenever a record of the unit is added.
