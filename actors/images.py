@@ -13,11 +13,11 @@ import io
 import json
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import PIL.Image
@@ -146,26 +146,54 @@ def decode(data: bytes, longest: int = MAX_SIDE, *, formats: Sequence[str] | Non
     Raises:
         ImageDecodeError: If the bytes are damaged, of another format, or hold more than MAX_PIXELS pixels.
     """
-    return Image.from_pixels(np.asarray(decode_picture(data, longest, formats)))
+    pixels = decode_pixels(data, longest, formats)
+    pixels.flags.writeable = False  # they are nobody else's: no copy is needed
+    return Image.from_pixels(pixels)
 
 
-def decode_picture(data: bytes, longest: int, formats: Sequence[str] | None = None) -> PIL.Image.Image:
-    """Return what `decode` does, as a picture of mode RGB.
-
-    Its `info["bits"]` is 8 or 12 where that is what its 16-bit values hold.
+def decode_pixels(data: bytes, longest: int, formats: Sequence[str] | None = None) -> np.ndarray:
+    """Return the pixels of what `decode` returns, uint8 (H, W, 3), without the time that their id takes.
 
     Raises:
         ImageDecodeError: As `decode` does.
     """
     with _opened(data, formats) as image:
+        if max(image.size) <= longest and (pixels := _jpeg_pixels(data, image)) is not None:
+            return pixels
         if (factor := -(-max(image.size) // longest)) > 1:
             image.draft(image.mode, (max(1, image.width // factor), max(1, image.height // factor)))
         picture, turn = _loaded(image)
         if (factor := -(-max(picture.size) // longest)) > 1:
-            bits = picture.info.get("bits", 8)
             picture = picture.reduce(factor)
-            picture.info = {"bits": bits}
-        return picture if turn is None else picture.transpose(turn)
+        return np.asarray(picture if turn is None else picture.transpose(turn))
+
+
+def _jpeg_pixels(data: bytes, image: PIL.Image.Image) -> np.ndarray | None:
+    """Return the pixels of an opened JPEG as Pillow decodes them, without the copies that Pillow makes.
+
+    None if it is anything but a sound and upright picture in color or gray: Pillow then says what is wrong.
+    """
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or _turn(image) is not None:
+        return None
+    if (decode_jpeg := _jpeg_decoder()) is None or image.width * image.height > _MANY_PIXELS:
+        return None
+    try:
+        pixels = decode_jpeg(data)
+    except ValueError:  # damaged, if only by a byte too many
+        return None
+    return pixels if pixels.shape == (image.height, image.width, 3) else None
+
+
+@cache
+def _jpeg_decoder() -> Callable[[bytes], np.ndarray] | None:
+    """Return simplejpeg's decoder where it is installed. Like Pillow's it is libjpeg-turbo, and gives the
+    same pixels.
+    """
+    if find_spec("simplejpeg") is None:
+        return None
+    from simplejpeg import decode_jpeg
+
+    return cast("Callable[[bytes], np.ndarray]", decode_jpeg)
 
 
 @contextlib.contextmanager

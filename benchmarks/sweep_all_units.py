@@ -33,7 +33,7 @@ class OurSweep:
     """The replica's own code, fed batch after batch."""
 
     def __init__(self, backend: VisionBackend, plan: SweepPlan, folder: Path, compile: bool = False) -> None:
-        self.plan, self.folder = plan, folder
+        self.plan, self.folder, self.preprocess = plan, folder, backend.network.preprocess
         plan.save(folder)
         self.device = SweepDevice(backend, VisionSettings(compile=compile))
         self.sweep = _Sweep(plan, folder, "", time.monotonic() + 1e9)
@@ -41,7 +41,8 @@ class OurSweep:
 
     def step(self, pixels: list[np.ndarray]) -> None:
         start, stop = next(self._steps)
-        self.device._add(self.sweep, SweepStep(str(self.folder), start, stop), pixels)
+        seen = [self.preprocess.pixels([image]) for image in pixels]
+        self.device._add(self.sweep, SweepStep(str(self.folder), start, stop), seen)
 
 
 def run(context: Context) -> Result:

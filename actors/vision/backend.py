@@ -372,20 +372,37 @@ class VisionBackend(Backend[Any, Any]):
         edits: Sequence[RowEdit] = (),
         fork: Fork | None = None,
     ) -> None:
-        """Run images once and hand each readout its units' maps (n, U, h, w). In the device's thread.
+        """Run images, uint8 (H, W, 3), as `forward_pixels` does."""
+        self.forward_pixels(self.network.preprocess.pixels(images), reads, wanted, edits, fork)
+
+    def forward_pixels(
+        self,
+        pixels: torch.Tensor,
+        reads: dict[Readout, Callable[[torch.Tensor], None]],
+        wanted: Sequence[str] | None = None,
+        edits: Sequence[RowEdit] = (),
+        fork: Fork | None = None,
+    ) -> None:
+        """Run pixels, uint8 (n, 3, h, w) of the input's size, once and hand each readout its units' maps
+        (n, U, h, w). In the device's thread.
 
         `wanted`, `edits` and `fork` are those of `TappedModule.run`.
         """
         by_layer: dict[str, list[tuple[UnitReader, Callable[[torch.Tensor], None]]]] = {}
         for readout, take in reads.items():
             by_layer.setdefault(self.layer(readout.layer), []).append((self._reader(readout), take))
-        self.forwards += len(images)
+        self.forwards += len(pixels)
         layer_reads = {layer: partial(_read_units, takes) for layer, takes in by_layer.items()}
-        self._tapped.run(self.batch(images), layer_reads, wanted, edits, fork)
+        self._tapped.run(self.input_batch(pixels), layer_reads, wanted, edits, fork)
 
     def batch(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Return images, uint8 (H, W, 3), as the network's input batch."""
-        batch = self.network.preprocess.batch(images, self.device, self._dtype)
+        return self.input_batch(self.network.preprocess.pixels(images))
+
+    def input_batch(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return pixels, uint8 (n, 3, h, w) of the input's size, as the network's input batch."""
+        on_device = pixels.to(self.device, non_blocking=True)
+        batch = self.network.preprocess.normalized(on_device, self._dtype)
         return batch if self._channels_last else batch.contiguous()
 
     def check_works(self, error: Exception) -> None:

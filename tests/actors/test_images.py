@@ -54,6 +54,27 @@ def test_a_photograph_taken_upright_is_upright_in_its_preview_too() -> None:
     assert np.abs(turned.astype(int) - upright).mean() < 3
 
 
+def test_jpegs_of_every_kind_have_the_pixels_that_pillow_gives_them() -> None:
+    """Content ids and what is measured do not depend on which decoder is installed."""
+    rng = np.random.default_rng(0)
+    soft = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    picture = PIL.Image.fromarray(soft).resize((203, 151), PIL.Image.Resampling.BICUBIC)
+    options: list[dict[str, object]] = [{"subsampling": kind} for kind in ("4:4:4", "4:2:2", "4:2:0")]
+    options += [{"progressive": True}, {"keep_rgb": True}, {"exif": oriented(6)}, {"exif": oriented(1)}]
+    jpegs = [encoded(picture, "JPEG", quality=90, **each) for each in options]
+    jpegs += [encoded(picture.convert(mode), "JPEG") for mode in ("L", "CMYK")]
+    jpegs += [encoded(picture, "MPO"), jpegs[0] + b"more"]  # bytes behind the picture
+    # A byte too many inside: libjpeg warns of it and reads on.
+    end = jpegs[0].rindex(b"\xff\xd9")
+    jpegs.append(jpegs[0][:end] + b"\0" * 9 + jpegs[0][end:])
+    ours = [decode(data).pixels for data in jpegs]
+    for data, pixels in zip(jpegs, ours, strict=True):
+        expected = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data))).convert("RGB")
+        assert np.array_equal(pixels, np.asarray(expected))
+    with pytest.raises(ImageDecodeError, match="truncated"):
+        decode(jpegs[0][: end // 2])
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_unreadable_orientation_leaves_the_picture_as_it_is() -> None:
     """Metadata that makes no sense costs no picture."""

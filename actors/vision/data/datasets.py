@@ -62,7 +62,10 @@ class ArrayDataset:
         return self._length
 
     def load(self, index: int) -> Image:
-        return Image.from_pixels(np.array(self._pixels[index]))
+        return Image.from_pixels(self.pixels(index))
+
+    def pixels(self, index: int) -> np.ndarray:
+        return np.array(self._pixels[index])
 
     def preview(self, index: int) -> Preview:
         return preview_of(np.array(self._pixels[index]))

@@ -45,6 +45,7 @@ from actors.images import (
 )
 from actors.runtime import available_cores
 from actors.vision.data.labels import ColumnSettings, Labels, labels_of
+from actors.vision.data.loading import load_pixels
 from actors.vision.readout.base import ImageDataset
 
 COARSE = 0.1
@@ -139,6 +140,9 @@ class DistinctDataset:
 
     def load(self, index: int) -> Image:
         return self._whole.load(int(self.firsts[index]))
+
+    def pixels(self, index: int) -> np.ndarray:
+        return load_pixels(self._whole, int(self.firsts[index]))
 
     def provenance(self, index: int) -> Provenance:
         return self._whole.provenance(int(self.firsts[index]))

@@ -24,6 +24,7 @@ from actors.images import (
     Preview,
     Provenance,
     decode,
+    decode_pixels,
     heif_is_read,
     is_heif,
     looks_like_image,
@@ -141,6 +142,10 @@ class FolderDataset:
     def load(self, index: int) -> Image:
         with _named(self._root, self._entries[index]) as entry:
             return decode(_read(self._root, entry), LOADED_SIDE)
+
+    def pixels(self, index: int) -> np.ndarray:
+        with _named(self._root, self._entries[index]) as entry:
+            return decode_pixels(_read(self._root, entry), LOADED_SIDE)
 
     def preview(self, index: int) -> Preview:
         with _named(self._root, self._entries[index]) as entry:

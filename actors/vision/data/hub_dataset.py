@@ -12,9 +12,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actors.errors import UsageError
 from actors.hub import require
-from actors.images import LOADED_SIDE, Image, ImageDecodeError, Preview, Provenance, decode, preview
+from actors.images import (
+    LOADED_SIDE,
+    Image,
+    ImageDecodeError,
+    Preview,
+    Provenance,
+    decode,
+    decode_pixels,
+    preview,
+)
 from actors.vision.data.labels import ColumnSettings, Labels, from_columns
 
 _SPELLING = "hf:ID[/CONFIG][:SPLIT[:COLUMN]]"
@@ -175,6 +186,9 @@ class HubDataset:
 
     def load(self, index: int) -> Image:
         return decode(self._encoded(index), LOADED_SIDE)
+
+    def pixels(self, index: int) -> np.ndarray:
+        return decode_pixels(self._encoded(index), LOADED_SIDE)
 
     def preview(self, index: int) -> Preview:
         return preview(self._encoded(index))

@@ -143,28 +143,33 @@ class Preprocess:
         """Return (N, C, h, w) channels-last for uint8 (H, W, 3) images, whose sizes may differ; C of
         `channels`.
         """
-        import torch
+        return self.normalized(self.pixels(images).to(device, non_blocking=True), dtype)
 
-        pixels = self.pixels(images).to(device, non_blocking=True)
-        return self.normalized(pixels).to(dtype or torch.float32)
+    def pixels(self, images: Sequence[np.ndarray], pinned: bool = False) -> torch.Tensor:
+        """Return what the network sees of uint8 (H, W, 3) images, resized and cropped: uint8 (N, 3, h, w).
 
-    def pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Return what the network sees of uint8 (H, W, 3) images, resized and cropped: uint8 (N, 3, h, w)."""
+        `pinned`: in memory that a GPU copies from by itself.
+        """
         import torch
 
         height, width = self.input_size(*images[0].shape[:2])
-        pixels = torch.empty((len(images), height, width, 3), dtype=torch.uint8)
+        pixels = torch.empty((len(images), height, width, 3), dtype=torch.uint8, pin_memory=pinned)
         groups: dict[tuple[int, ...], list[int]] = {}
         for row, image in enumerate(images):
             groups.setdefault(image.shape, []).append(row)
         for rows in groups.values():
-            same = self._resized(np.stack([images[row] for row in rows]))
-            pixels[rows] = self._cropped(same, height, width)
+            if len(rows) == 1 and images[rows[0]].flags.writeable:
+                # With `[None]` in place of `reshape` the new stride would be 0, and torch leave its fast path.
+                same = images[rows[0]].reshape(1, *images[rows[0]].shape)
+            else:
+                same = np.stack([images[row] for row in rows])
+            where = slice(None) if len(groups) == 1 else rows
+            pixels[where] = self._cropped(self._resized(same), height, width)
         return pixels.permute(0, 3, 1, 2)
 
-    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the input, float32 (N, C, h, w), of RGB pixels (N, 3, h, w) in 0..255 of the input's size;
-        differentiable.
+    def normalized(self, pixels: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Return the input, (N, C, h, w) of `dtype` (float32), of RGB pixels (N, 3, h, w) in 0..255 of the
+        input's size; differentiable.
         """
         import torch
 
@@ -178,7 +183,7 @@ class Preprocess:
         absent = [place for place, channel in enumerate(self.channels) if channel == "0"]
         if absent:
             batch[:, absent] = 0
-        return batch
+        return batch if dtype is None else batch.to(dtype)
 
     def _resized(self, images: np.ndarray) -> torch.Tensor:
         """Return uint8 (N, h, w, 3) for uint8 (N, H, W, 3), without ends that are far from the crop."""

@@ -16,12 +16,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from actors import runtime
 from actors.errors import BackendError, MaiaError
+from actors.vision.data.loading import load_pixels
+from actors.vision.readout.base import ImageDataset
 from actors.vision.readout.requests import SweepAck, SweepStep
 from actors.vision.readout.tap import spatial_max, spatial_mean
 from actors.vision.readout.units import Readout
@@ -42,6 +44,8 @@ T = TypeVar("T")
 
 _FLUSH_EVERY_S = 30.0
 _PREFETCHED_STEPS = 3
+_LOADED_AT_ONCE = 4
+"""Images that a thread loads between two messages to the event loop."""
 _MAX_SWEEPS = 4
 _PROBED_IMAGES = 8
 """Images that distinguish a unit that is never finite from an image on which units are not finite."""
@@ -90,8 +94,8 @@ class ReadoutBatch:
         return np.asarray(values.float().cpu().numpy())
 
 
-LoadedPixels = np.ndarray | str
-"""An image's pixels, or the reason why it cannot be read."""
+LoadedPixels: TypeAlias = "torch.Tensor | str"
+"""What the network sees of an image, uint8 (1, 3, h, w), or the reason why it cannot be read."""
 
 
 class ForwardPass(Protocol):
@@ -106,13 +110,13 @@ class ForwardPass(Protocol):
         """Run `work` in the device's thread, in inference mode; the other methods are called there."""
         ...
 
-    def forward(
-        self, images: Sequence[np.ndarray], reads: dict[Readout, Callable[[torch.Tensor], None]]
+    def forward_pixels(
+        self, pixels: torch.Tensor, reads: dict[Readout, Callable[[torch.Tensor], None]]
     ) -> None:
-        """Run images, uint8 (H, W, 3), and hand each readout its units' maps (n, U, h, w)."""
+        """Run pixels, uint8 (n, 3, h, w), and hand each readout its units' maps (n, U, h, w)."""
         ...
 
-    def batch(self, images: Sequence[np.ndarray]) -> torch.Tensor: ...
+    def input_batch(self, pixels: torch.Tensor) -> torch.Tensor: ...
 
     def check_works(self, error: Exception) -> None: ...
 
@@ -133,10 +137,11 @@ class SweepDevice:
         self._backend = backend
         self._settings = settings
         self._clock = clock
-        n_loaders = max(2, (settings.placement.threads or runtime.available_cores()) // 2)
+        cores = settings.placement.threads or runtime.available_cores()
+        n_loaders = max(2, cores // 2 if backend.device.type == "cpu" else cores)
         self._loaders = ThreadPoolExecutor(n_loaders, thread_name_prefix="sweep-load")
         self._sweeps: dict[str, _Sweep] = {}
-        self._loading: dict[tuple[str, int, int], list[Future[LoadedPixels]]] = {}
+        self._loading: dict[tuple[str, int, int], list[Future[list[LoadedPixels]]]] = {}
 
     async def step(self, step: SweepStep) -> SweepAck | MaiaError:
         """Add one step's images to this replica's part; a step that is in it already costs nothing."""
@@ -154,7 +159,8 @@ class SweepDevice:
             loading = self._load(sweep.plan, step.start, step.stop)
         if step.prefetch is not None and step.prefetch[0] not in sweep.done:
             self._prefetch((step.folder, *step.prefetch), sweep.plan)
-        loaded = await asyncio.gather(*(asyncio.wrap_future(future) for future in loading))
+        parts = await asyncio.gather(*(asyncio.wrap_future(future) for future in loading))
+        loaded = [image for part in parts for image in part]
         skipped = await self._backend.on_device(self._add, sweep, step, loaded)
         return SweepAck(skipped)
 
@@ -182,8 +188,25 @@ class SweepDevice:
     def close(self) -> None:
         self._loaders.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, plan: SweepPlan, start: int, stop: int) -> list[Future[LoadedPixels]]:
-        return [self._loaders.submit(_load_one, plan, int(index)) for index in plan.indices[start:stop]]
+    def _load(self, plan: SweepPlan, start: int, stop: int) -> list[Future[list[LoadedPixels]]]:
+        indices = plan.indices[start:stop].tolist()
+        return [
+            self._loaders.submit(self.load, plan.dataset, indices[first : first + _LOADED_AT_ONCE])
+            for first in range(0, len(indices), _LOADED_AT_ONCE)
+        ]
+
+    def load(self, dataset: ImageDataset, indices: Sequence[int]) -> list[LoadedPixels]:
+        """Return images of a data set as the network sees them. In any thread: neither decoding nor resizing
+        holds the interpreter's lock.
+        """
+        preprocess, pinned = self._backend.network.preprocess, self._backend.device.type == "cuda"
+        loaded: list[LoadedPixels] = []
+        for index in indices:
+            try:
+                loaded.append(preprocess.pixels([load_pixels(dataset, index)], pinned))
+            except Exception as error:  # decoders and people's own data sets raise anything
+                loaded.append(f"{type(error).__name__}: {error}"[:300])
+        return loaded
 
     def _add(self, sweep: _Sweep, step: SweepStep, loaded: Sequence[LoadedPixels]) -> int:
         """Run one step's images and accumulate the results; return how many could not be read. In the
@@ -201,7 +224,7 @@ class SweepDevice:
                 sweep.part.skipped[int(index)] = image
         if pixels:
             # Grouped by input size: only networks that take images at their own size have more than one.
-            sizes = [self._backend.network.preprocess.input_size(*image.shape[:2]) for image in pixels]
+            sizes = [image.shape for image in pixels]
             places = np.flatnonzero(good)
             try:
                 for size in dict.fromkeys(sizes):
@@ -217,7 +240,7 @@ class SweepDevice:
             sweep.flush(self._clock())
         return int(len(loaded) - good.sum())
 
-    def _run(self, sweep: _Sweep, start: int, places: np.ndarray, images: Sequence[np.ndarray]) -> None:
+    def _run(self, sweep: _Sweep, start: int, places: np.ndarray, images: Sequence[torch.Tensor]) -> None:
         """Run and accumulate images; on a failure by halves, to skip those on which the network fails."""
         positions = start + places
         try:
@@ -240,7 +263,7 @@ class SweepDevice:
         sweep.part.skipped[index] = f"the network fails on it: {type(failure).__name__}: {failure}"[:300]
 
     def _measure(
-        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
+        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[torch.Tensor]
     ) -> tuple[list[ReadoutBatch], torch.Tensor]:
         """Return the images' batch of each readout, and on which images all units are finite, bool (n,) in
         the host's memory. Nothing is accumulated yet.
@@ -301,12 +324,11 @@ class SweepDevice:
             return read
 
         spread = np.linspace(0, len(plan.indices) - 1, min(_PROBED_IMAGES, len(plan.indices))).astype(int)
-        for index in plan.indices[spread]:
-            image = _load_one(plan, int(index))
+        for image in self.load(plan.dataset, plan.indices[spread].tolist()):
             if isinstance(image, str):
                 continue
             try:
-                self._backend.forward([image], {readout: take(readout) for readout in plan.readouts})
+                self._backend.forward_pixels(image, {readout: take(readout) for readout in plan.readouts})
             except Exception:
                 continue  # its own step skips an image on which the network fails
         if not any(bool(fine.any()) for fine in finite.values()):
@@ -314,7 +336,7 @@ class SweepDevice:
         return {readout: ~fine for readout, fine in finite.items()}
 
     def _eager(
-        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
+        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[torch.Tensor]
     ) -> list[ReadoutBatch]:
         draws: dict[int, Draw] = {}
         batches: list[ReadoutBatch] = []
@@ -332,11 +354,18 @@ class SweepDevice:
 
             return read
 
-        self._backend.forward(images, {readout: take(readout) for readout in sweep.plan.readouts})
+        pixels = self._on_device(images)
+        self._backend.forward_pixels(pixels, {readout: take(readout) for readout in sweep.plan.readouts})
         return batches
 
+    def _on_device(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return images as one tensor on the device; pinned ones are copied without waiting."""
+        import torch
+
+        return torch.cat([image.to(self._backend.device, non_blocking=True) for image in images])
+
     def _compiled(
-        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[np.ndarray]
+        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[torch.Tensor]
     ) -> list[ReadoutBatch]:
         """Do the same in one graph. It was compiled for whole steps, so a short one is filled up."""
         import torch
@@ -352,7 +381,7 @@ class SweepDevice:
             everywhere += np.arange(plan.step)[:, None] * places
             flat[places] = torch.from_numpy(everywhere.ravel()).to(self._backend.device)
         results = self._backend.compiled(plan.readouts)(
-            self._backend.batch([*images, *[images[-1]] * (plan.step - n)]), flat
+            self._backend.input_batch(self._on_device([*images, *[images[-1]] * (plan.step - n)])), flat
         )
         self._backend.forwards += n
         batches: list[ReadoutBatch] = []
@@ -430,10 +459,3 @@ class _Sweep:
                 rows.flush()
             self.part.save(self._folder / f"part-{uuid.uuid4().hex}.npz")
         self._start_part(now)
-
-
-def _load_one(plan: SweepPlan, index: int) -> LoadedPixels:
-    try:
-        return plan.dataset.load(index).pixels
-    except Exception as error:  # decoders and people's own data sets raise anything
-        return f"{type(error).__name__}: {error}"[:300]
