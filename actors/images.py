@@ -13,10 +13,11 @@ import io
 import json
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -60,6 +61,8 @@ _TURNS = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 """The transposition that brings a picture upright, by its EXIF orientation (Exif 2.32, tag 274)."""
+_MAY_BE_TURNED = (b"Exif\0", b"tiff:Orientation")
+"""What a file contains that has an orientation, in EXIF or XMP."""
 
 
 class ImageDecodeError(UsageError):
@@ -157,9 +160,9 @@ def decode_pixels(data: bytes, longest: int, formats: Sequence[str] | None = Non
     Raises:
         ImageDecodeError: As `decode` does.
     """
+    if "JPEG" in (formats or _FORMATS) and (pixels := _plain_jpeg(data, longest)) is not None:
+        return pixels
     with _opened(data, formats) as image:
-        if max(image.size) <= longest and (pixels := _jpeg_pixels(data, image)) is not None:
-            return pixels
         if (factor := -(-max(image.size) // longest)) > 1:
             image.draft(image.mode, (max(1, image.width // factor), max(1, image.height // factor)))
         picture, turn = _loaded(image)
@@ -168,32 +171,32 @@ def decode_pixels(data: bytes, longest: int, formats: Sequence[str] | None = Non
         return np.asarray(picture if turn is None else picture.transpose(turn))
 
 
-def _jpeg_pixels(data: bytes, image: PIL.Image.Image) -> np.ndarray | None:
-    """Return the pixels of an opened JPEG as Pillow decodes them, without the copies that Pillow makes.
+def _plain_jpeg(data: bytes, longest: int) -> np.ndarray | None:
+    """Return the pixels of a sound JPEG in color or gray that need not be turned or reduced, else None.
 
-    None if it is anything but a sound and upright picture in color or gray: Pillow then says what is wrong.
+    They are those that Pillow gives, whose libjpeg-turbo is simplejpeg's, too; without Pillow's copies.
     """
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L") or _turn(image) is not None:
+    if data[:3] != b"\xff\xd8\xff" or any(name in data for name in _MAY_BE_TURNED):
         return None
-    if (decode_jpeg := _jpeg_decoder()) is None or image.width * image.height > _MANY_PIXELS:
+    if (simplejpeg := _simplejpeg()) is None:
         return None
     try:
-        pixels = decode_jpeg(data)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        if "K" in colors or max(height, width) > longest or height * width > _MANY_PIXELS:
+            return None
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data)
     except ValueError:  # damaged, if only by a byte too many
         return None
-    return pixels if pixels.shape == (image.height, image.width, 3) else None
+    return pixels
 
 
 @cache
-def _jpeg_decoder() -> Callable[[bytes], np.ndarray] | None:
-    """Return simplejpeg's decoder where it is installed. Like Pillow's it is libjpeg-turbo, and gives the
-    same pixels.
-    """
+def _simplejpeg() -> ModuleType | None:
     if find_spec("simplejpeg") is None:
         return None
-    from simplejpeg import decode_jpeg
+    import simplejpeg
 
-    return cast("Callable[[bytes], np.ndarray]", decode_jpeg)
+    return cast("ModuleType", simplejpeg)
 
 
 @contextlib.contextmanager

@@ -152,7 +152,7 @@ def webdataset(paths: Sequence[Path]) -> Iterable[object]:
     import tarfile
 
     wds = importlib.import_module("webdataset")
-    shard = paths[0].parent.parent / "shard.tar"
+    shard = paths[0].parent.parent / f"{len(paths)}.tar"
     if not shard.exists():
         with tarfile.open(shard, "w") as archive:
             for path in paths:
@@ -278,7 +278,7 @@ async def sweep(paths: Sequence[Path], folder: Path, ms_per_image: float, thread
     """Return the seconds of the sweep, of its loading alone and of its passes alone."""
     module = SimulatedDevice(ms_per_image)
     settings = VisionSettings(placement=Placement(threads=threads), device="cpu")
-    backend = VisionBackend(Network("simulated", module, SEEN), settings)
+    backend = VisionBackend(Network("simulated", module, SEEN, "random"), settings)
     module.start()
     dataset = FolderDataset(paths[0].parent)
     plan = SweepPlan(dataset, np.arange(len(paths)), (Readout("seen"),), step=settings.batch)

@@ -159,7 +159,7 @@ class Preprocess:
             groups.setdefault(image.shape, []).append(row)
         for rows in groups.values():
             if len(rows) == 1 and images[rows[0]].flags.writeable:
-                # With `[None]` in place of `reshape` the new stride would be 0, and torch leave its fast path.
+                # With `[None]` the new stride would be 0, and torch leave its fast path.
                 same = images[rows[0]].reshape(1, *images[rows[0]].shape)
             else:
                 same = np.stack([images[row] for row in rows])
