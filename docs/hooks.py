@@ -68,6 +68,7 @@ def commands_page() -> str:
     """Return the help of every command, from the program itself."""
     import typer.main
 
+    from experiments.cli.groups import grouped
     from experiments.cli.main import app
 
     parts = [
@@ -79,9 +80,9 @@ def commands_page() -> str:
         "`maia --install-completion` adds completion to your shell.",
     ]
     commands = list(_commands(typer.main.get_command(app), ()))
-    parts.append(
-        "\n".join(["| command | what it does |", "|---|---|", *(_row(*named) for named in commands)])
-    )
+    for group, names in grouped(dict.fromkeys(path[0] for path, _ in commands)):
+        rows = [_row(path, command) for name in names for path, command in commands if path[0] == name]
+        parts.append("\n".join([f"| {group.lower()} | what it does |", "|---|---|", *rows]))
     for path, command in commands:
         with command.make_context("maia " + " ".join(path), [], resilient_parsing=True) as context:
             text = command.get_help(context)

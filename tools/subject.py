@@ -90,6 +90,14 @@ class Subject(Protocol):
 
 
 @runtime_checkable
+class OfClass(Protocol):
+    """A subject that may be a class of its network."""
+
+    async def class_name(self) -> str:
+        """Return the name of the class, "" of other units and where the network names none."""
+
+
+@runtime_checkable
 class Sampled(Protocol):
     """A subject whose spread of activations over the data set is known, for people to look at."""
 
@@ -291,6 +299,11 @@ class NetworkUnit:
             return await self._client.winning_logit(self._unit, self._dataset)
         except SampleError:
             return None
+
+    async def class_name(self) -> str:
+        names = await self._client.class_names()
+        of_class = self._unit.kind in ("logit", "probability") and self._unit.index < len(names)
+        return names[self._unit.index] if of_class else ""
 
     async def held_back(self, count: int) -> HeldOutActivations:
         return await self._client.held_back(self._unit, self._dataset, count)

@@ -22,7 +22,7 @@ LEAST_IMAGES = 3
 
 @dataclass(frozen=True, slots=True)
 class EffectFigures:
-    """Of each unit, float64 (m,): mean effect, ends of its 95 % interval, and the smallest false-discovery
+    """Of each unit, float64 (m,): mean effect, ends of its 95% interval, and the smallest false-discovery
     rate at which it would be claimed.
     """
 

@@ -32,7 +32,7 @@ Interval = tuple[float, float]
 class OutputEffect:
     """What the unit adds to an output, in its own units (logits), in the mean over images.
 
-    `interval` is Student's at 95 %, `q` the smallest false-discovery rate at which the effect would be
+    `interval` is Student's at 95%, `q` the smallest false-discovery rate at which the effect would be
     claimed.
     """
 
@@ -64,7 +64,7 @@ Comes = Literal["with the label", "with and without the label", "not with the la
 @dataclass(frozen=True, slots=True)
 class Faithfulness:
     """Whether the effect comes with the label: the mean effect on fresh images of the label (`n_with`) and of
-    other things (`n_without`), with Student's 95 % intervals.
+    other things (`n_without`), with Student's 95% intervals.
 
     `output` is the one with the strongest effect on the exemplars, None for the outputs as a whole; effects
     are positive in that effect's direction. `more`: with the label less without, with Welch's interval.
@@ -88,7 +88,7 @@ class Faithfulness:
 @dataclass(frozen=True, slots=True)
 class Recognition:
     """How many of the `n` exemplars of known class the network recognizes with and without the unit, as
-    shares with Wilson's 95 % intervals; `p` is that of McNemar's exact test.
+    shares with Wilson's 95% intervals; `p` is that of McNemar's exact test.
     """
 
     n: int
@@ -104,7 +104,7 @@ class Role:
     """Outputs that a unit surely raises and lowers on `n` images, strongest first; `outputs` were compared.
 
     `floor`: the largest change that a pass makes which edits nothing. `flips`: images whose first output is
-    another one without the unit. `norm`: change of the outputs' length, as a share of it, with Student's 95 %
+    another one without the unit. `norm`: change of the outputs' length, as a share of it, with Student's 95%
     interval; `cosine` that of the outputs with and without the unit, in the mean. Outputs with names are
     compared as they are, or `centered`. Without names, `raised` and `lowered` are empty, and `flips` is 0.
     """
@@ -305,7 +305,7 @@ def _compared(outputs: np.ndarray, centered: bool) -> np.ndarray:
 
 
 def _interval(values: np.ndarray) -> Interval:
-    """Return Student's 95 % interval of a mean."""
+    """Return Student's 95% interval of a mean."""
     from scipy import stats
 
     n, mean = len(values), float(values.mean())
@@ -314,7 +314,7 @@ def _interval(values: np.ndarray) -> Interval:
 
 
 def _welch(one: np.ndarray, other: np.ndarray) -> Interval:
-    """Return Welch's 95 % interval of a difference of means."""
+    """Return Welch's 95% interval of a difference of means."""
     from scipy import stats
 
     parts = [float(values.var(ddof=1)) / len(values) for values in (one, other)]

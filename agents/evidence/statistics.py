@@ -118,7 +118,7 @@ def weighted_auroc(values: np.ndarray, positive: np.ndarray, weights: np.ndarray
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a mean."""
+    """Return the 95% percentile interval of a mean."""
     sample = np.asarray(values, float)
     means = np.random.default_rng(seed).choice(sample, (draws, len(sample))).mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])

@@ -51,7 +51,7 @@ def borne_out(labels: Sequence[str], trials: Trials) -> tuple[str, ...]:
 
 
 def surely_less(weaker: Sequence[float], stronger: Sequence[float]) -> bool:
-    """Return whether one group's activations lie below the other's beyond the AUROC's 95 % interval."""
+    """Return whether one group's activations lie below the other's beyond the AUROC's 95% interval."""
     low, _ = auroc_interval(auroc(stronger, weaker), len(stronger), len(weaker))
     return low > 0.5
 

@@ -42,7 +42,7 @@ from agents.study.rounds import Round
 from agents.study.unit_role import RoleFinder
 from agents.tasks.base import Task
 from tools.sandbox import Sandbox, SandboxServer, api_page
-from tools.subject import Sampled, Subject, histogram
+from tools.subject import OfClass, Sampled, Subject, histogram
 from tools.system import Painter, SubjectSystem
 from tools.toolbox import EXEMPLARS, Studio, Toolbox, ToolLimits
 
@@ -260,8 +260,12 @@ class StudyContext:
             background=asdict(await self.subject.background()) | await self._spread(),
             usage=await self._usage(),
             seed=self.seed,
-            facts=self.run.facts,
+            facts=self.run.facts | await self._class_name(),
         )
+
+    async def _class_name(self) -> dict[str, str]:
+        name = await self.subject.class_name() if isinstance(self.subject, OfClass) else ""
+        return {"class_name": name} if name else {}
 
     async def _exemplars(self) -> list[ExemplarRecord]:
         exemplars = await self.toolbox.system.exemplars(EXEMPLARS)

@@ -4,7 +4,6 @@ images.
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from experiments.audit.claims import words_alone
 from experiments.audit.findings.contrasts import claimed, contrast_blocks, difference_of, figure_of, kind_of
 from experiments.audit.real_page import real_blocks, real_summary, replication_text
 from experiments.audit.record import AuditRecord
+from experiments.records.names import stand_ins
 from experiments.report.schema import (
     Bar,
     Bars,
@@ -27,7 +27,6 @@ from experiments.report.schema import (
 from experiments.runs.context_survey import CONTEXTS, LEAST, ContextEffect, Shown
 from experiments.setup.console import counted
 
-_STAND_IN = re.compile(r"stand-in|^builtin")
 SHOWN = 40
 """Classes whose contexts are drawn: those with the largest differences."""
 MANY = 20
@@ -109,7 +108,7 @@ def _summary(record: AuditRecord) -> str:
         sentences.append(
             f"On generated images {len(biased)} of {counted(len(names), 'class has', 'classes have')} a "
             f"context in which the probability surely differs by more than {LEAST:g} from that in ordinary "
-            f"ones. {len(record.effects)} contexts were tested at a false-discovery rate of 5 %; {again} "
+            f"ones. {len(record.effects)} contexts were tested at a false-discovery rate of 5%; {again} "
             "stood out at first and were shown again."
         )
     else:
@@ -129,9 +128,9 @@ def _about(record: AuditRecord) -> Text:
     lines, notice = [], ""
     if record.model:
         lines.append(f"Network: {record.model}. Profile: {record.profile or 'not recorded'}. {parties}.")
-    if stand_ins := [role for role, name in roles.items() if _STAND_IN.search(name)]:
+    if replaced := stand_ins(record.facts):
         notice = (
-            f"Stand-ins answered as {' and '.join(stand_ins)}: images are drawn scenes, and words come from "
+            f"Stand-ins answered as {' and '.join(replaced)}: images are drawn scenes, and words come from "
             "a fixed vocabulary. The figures on generated images hold for drawn scenes."
         )
     return Text(paragraphs=tuple(lines or ["Which network was audited is not recorded."]), notice=notice)
@@ -186,7 +185,7 @@ def _findings(record: AuditRecord) -> DataTable:
             )
             for effect in record.biased
         ),
-        note="Probability of the class in the context, with a 95 % bootstrap interval, and in ordinary "
+        note="Probability of the class in the context, with a 95% bootstrap interval, and in ordinary "
         "contexts: those that did not stand out. All is of new images, made after the context had stood "
         "out.",
     )

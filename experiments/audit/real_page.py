@@ -122,7 +122,7 @@ def _subgroups(found: Findings) -> DataTable:
         ),
         note="An image is recognized if its class is the most probable one (by itself, if each class has a "
         "probability of its own: at least one half). Intervals are Wilson's, wide enough to hold for all "
-        "groups together (95 %); of groups of fewer than 25 images nothing is said.",
+        "groups together (95%); of groups of fewer than 25 images nothing is said.",
     )
 
 
@@ -153,7 +153,7 @@ def _associations(associations: Sequence[ContextEffect]) -> DataTable:
             for effect in associations
         ),
         note=f"{_ASSOCIATION} What differs by 0.1 or more on one half of the images was tested on the other "
-        "half, at a false-discovery rate of 5 % over all groups of all classes; the figures are of the "
+        "half, at a false-discovery rate of 5% over all groups of all classes; the figures are of the "
         "second half.",
     )
 

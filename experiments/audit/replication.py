@@ -38,7 +38,7 @@ _DIGITS = {"2": "two", "3": "three"}
 class Replication:
     """What real images of the class say of a finding on generated ones.
 
-    `effect` is the mean probability with the context less that without; `interval` its 95 % bootstrap
+    `effect` is the mean probability with the context less that without; `interval` its 95% bootstrap
     interval, `q` over all findings that were put to the test. `factor` is PPV + NPV - 1 of the observers who
     answered, None where a column says it or their errors are not known: a difference is seen smaller
     by it, and `corrected` is the effect divided by it.

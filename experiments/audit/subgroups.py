@@ -52,8 +52,8 @@ class Subgroup:
 class WorstGroup:
     """The group with the least accuracy among `groups`, chosen on one half: all figures are of the other.
 
-    `interval` is Wilson's at 95 %. `below` says that its accuracy is surely below that of the other images
-    (`others`): the 95 % interval of the difference (Newcombe's) ends below 0.
+    `interval` is Wilson's at 95%. `below` says that its accuracy is surely below that of the other images
+    (`others`): the 95% interval of the difference (Newcombe's) ends below 0.
     """
 
     class_name: str
@@ -255,7 +255,7 @@ def _tags(real: RealImages) -> dict[str, Tag]:
 
 
 def _highest_difference(hits: int, n: int, others: int, n_others: int) -> float:
-    """Return the upper end of Newcombe's 95 % interval of a difference of two shares, 1.0 without a second
+    """Return the upper end of Newcombe's 95% interval of a difference of two shares, 1.0 without a second
     group.
     """
     if not n or not n_others:

@@ -1,25 +1,60 @@
-"""An audit in lines for a terminal."""
+"""An audit for a terminal: a table of what was found, and lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 from experiments.audit.carriers.page import carrier_lines
 from experiments.audit.claims import Disagreement
 from experiments.audit.page import NOTHING
 from experiments.audit.real_page import real_lines
 from experiments.audit.record import AuditRecord
-from experiments.runs.context_survey import LEAST, ContextEffect
+from experiments.runs.context_survey import LEAST
+from experiments.setup.console import counted, printable
 
 SHOWN = 20
 """Lines of each kind that a terminal is given: a thousand classes would bury what was found."""
 
 
+def findings(record: AuditRecord) -> list[Any]:
+    """Return a table of the largest differences, at most `SHOWN`, and their number; nothing of none."""
+    ranked = sorted(record.biased, key=lambda effect: -abs(effect.difference))
+    if not ranked:
+        return []
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("class", "context", "probability", "(95%)", "ordinary", "difference", "q"):
+        shown.add_column(name, justify="left" if name in ("class", "context") else "right")
+    replications = record.real.found.replications if record.real else ()
+    on_real = {(each.class_name, each.context): each.verdict for each in replications}
+    if on_real:
+        shown.add_column("on real images")
+    for effect in ranked[:SHOWN]:
+        low, high = effect.mean_interval
+        cells = [
+            printable(effect.class_name),
+            printable(effect.context),
+            f"{effect.mean:.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{effect.others:.2f}",
+            f"{effect.difference:+.2f}",
+            f"{effect.q:.4f}",
+            *([on_real.get((effect.class_name, effect.context), "–")] if on_real else []),
+        ]
+        shown.add_row(*map(Text, cells), style="" if effect.difference > 0 else "red")
+    more = len(ranked) - SHOWN
+    rest = [f"... and {more:,} more findings: the report and audit.json have all"] if more > 0 else []
+    classes = counted(len({effect.class_name for effect in ranked}), "class", "classes")
+    return ["", shown, *rest, f"{counted(len(ranked), 'finding')} of {classes}, the largest first"]
+
+
 def table(record: AuditRecord) -> str:
-    """Return what was found in lines: of each kind as many as fit there, and how many more there are."""
+    """Return what else was found in lines: of each kind as many as fit there, and how many more there are."""
     biased = {effect.class_name for effect in record.biased}
     lines = {
-        "findings": [_finding(effect) for effect in record.biased],
         "classes without a bias that was found": [
             _no_finding(record, name) for name in record.detectable if name not in biased
         ],
@@ -38,16 +73,6 @@ def table(record: AuditRecord) -> str:
         "findings and their carriers": carrier_lines(record.carriers),
     }
     return "\n".join(["", *(line for kind, all_lines in lines.items() for line in _few(all_lines, kind))])
-
-
-def _finding(effect: ContextEffect) -> str:
-    low, high = effect.mean_interval
-    incomplete = f", {effect.notes} of {effect.n} images incomplete" if effect.notes else ""
-    return (
-        f"{effect.class_name}: {effect.direction} with {effect.context}: "
-        f"{effect.mean:.3f} ({low:.3f} to {high:.3f}) against {effect.others:.3f} in ordinary contexts, "
-        f"q = {effect.q:.4f}{incomplete}"
-    )
 
 
 def _no_finding(record: AuditRecord, name: str) -> str:

@@ -12,6 +12,7 @@ import typer
 
 from actors.errors import MaiaError, UsageError
 from experiments.cli import effects, evaluation, labels, machine, outside, runs, setup, study
+from experiments.cli.groups import GroupedCommands
 from experiments.setup.console import Console
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
@@ -23,6 +24,7 @@ better.
 
 app = typer.Typer(
     name="maia",
+    cls=GroupedCommands,
     help="Interpret vision networks automatically: agents experiment on a unit until they can say what "
     "drives it.",
     no_args_is_help=True,

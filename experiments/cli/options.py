@@ -364,8 +364,12 @@ def show_report(console: Console, run: Path) -> None:
 
 def show_run(console: Console, summary: RunSummary) -> None:
     """Show how a command left its run, and where its results are."""
+    from agents.records.run_files import RecordError
     from experiments.records.status import card
+    from experiments.runs.found import found_units, table
 
+    with contextlib.suppress(RecordError):  # the card names what is damaged
+        console.show(*table(found_units(Path(summary.status.run))))
     console.show(card(summary.status))
     console.show(f"results: {', '.join(summary.results)}\nreport: {summary.report}")
 

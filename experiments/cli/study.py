@@ -213,7 +213,7 @@ def audit(
     from experiments.audit.real_audit import RealSettings, count_classes
     from experiments.audit.run import AuditRequest
     from experiments.audit.run import audit as audit_classes
-    from experiments.audit.table import table
+    from experiments.audit.table import findings, table
 
     selection = with_columns(shared.selection, image_column, label_column, attributes)
     real = RealSettings(
@@ -235,6 +235,7 @@ def audit(
     if shared.json:
         shared.console.result(outcome.to_json())
     else:
+        shared.console.show(*findings(outcome.record))
         shared.console.show(table(outcome.record), markup=False)
         show_run(shared.console, outcome.run)
     end(outcome.run)
@@ -304,26 +305,34 @@ def session(
 
 @commands.command(
     epilog=examples(
-        'maia find "forested backgrounds" runs/b6',
-        'maia find "forested backgrounds" runs/b6 --confirm',
-        "maia find --image forest.jpg runs/b6",
-        'maia find "forested backgrounds" tf_efficientnet_lite0 blocks.6',
+        'maia find runs/b6 "forested backgrounds"',
+        'maia find runs/b6 "forested backgrounds" --confirm',
+        "maia find runs/b6 --image forest.jpg",
+        'maia find tf_efficientnet_lite0 blocks.6 "forested backgrounds"',
     )
 )
 @shared_options()
 def find(
     shared: Shared,
     ctx: typer.Context,
-    concept: Annotated[
-        str, typer.Argument(help='What units should be selective for: "forested backgrounds".')
-    ],
     where: Annotated[
         str,
-        typer.Argument(help="A run, whose records are searched; or a network, whose units are measured."),
-    ] = "",
+        typer.Argument(
+            help="A run, whose records are searched; or a network, whose units are measured.",
+            metavar="RUN|MODEL",
+        ),
+    ],
     layer: Annotated[
         str,
-        typer.Argument(help="Layer, as `maia layers MODEL` lists them; of a run, all unless one is named."),
+        typer.Argument(
+            help="Layer, as `maia layers MODEL` lists them; of a run it may be left out.", metavar="LAYER"
+        ),
+    ] = "",
+    concept: Annotated[
+        str,
+        typer.Argument(
+            help='What units should be selective for, such as "forested backgrounds".', metavar="CONCEPT"
+        ),
     ] = "",
     image: Annotated[
         Path | None,
@@ -346,15 +355,16 @@ def find(
     from experiments.studies import search
     from experiments.studies.find import ConceptQuery, check_order, find_units, table
 
-    if image is not None:
-        if layer or confirm:
-            problem = "--image takes the place of CONCEPT, and images of a picture cannot be made"
-            raise UsageError(f"{problem}.", "Write: maia find --image FILE RUN [LAYER].")
-        concept, where, layer = "", concept, where
+    if image is None:
+        layer, concept = ("", layer) if not concept else (layer, concept)
+    elif concept:
+        raise UsageError("--image takes the place of CONCEPT.", "Write: maia find RUN [LAYER] --image FILE.")
+    if image is not None and confirm:
+        raise UsageError("images of a picture cannot be made.", "Leave --confirm out, or name a concept.")
     if (folder := searched_run(ctx, where)) is None:
         if image is not None:
-            raise UsageError(f"{where!r} is no run.", "Write: maia find --image FILE RUN [LAYER].")
-        check_order(concept, where, layer)
+            raise UsageError(f"{where!r} is no run.", "Write: maia find RUN [LAYER] --image FILE.")
+        check_order(where, layer, concept)
         result = run(
             find_units(
                 shared.console, shared.selection, ConceptQuery(concept, where, layer, images, top, seed)

@@ -58,7 +58,7 @@ class EditedNetworkRequest:
 class GroupEffect:
     """What the edit does to images of a class, or of a class with one value of an attribute.
 
-    Accuracies are shares of the `n` images, with Wilson's 95 % interval. `change` is after minus before, with
+    Accuracies are shares of the `n` images, with Wilson's 95% interval. `change` is after minus before, with
     the bootstrap's interval over images, and `p` that of McNemar's exact test of the images that changed
     sides. `probability`: of the image's own class, in the mean.
     """

@@ -69,8 +69,8 @@ class Edge:
     """What one unit adds to another, in the mean over the exemplars.
 
     `effect` is in the units of the unit that changes, `deviations` in its standard deviations over the data
-    set (None if it never varies there). `interval` is Student's at 95 %, of `effect`; `q` the smallest
-    false-discovery rate over the layer at which it would be claimed, and `sure` that it is, at 5 %.
+    set (None if it never varies there). `interval` is Student's at 95%, of `effect`; `q` the smallest
+    false-discovery rate over the layer at which it would be claimed, and `sure` that it is, at 5%.
     """
 
     index: int
@@ -416,7 +416,7 @@ def tables(result: Wiring, most: int = 20) -> list[Table]:
         if side is None:
             continue
         table = Table(
-            f"{title} {side.layer}", "effect", "95 % interval", "deviations", "q", box=None, pad_edge=False
+            f"{title} {side.layer}", "effect", "95% interval", "deviations", "q", box=None, pad_edge=False
         )
         for edge in [edge for edge in side.edges if edge.sure][:most]:
             low, high = edge.interval

@@ -82,7 +82,7 @@ def _table_a5(result: AblationResult) -> DataTable:
             *columns("+", "−", source="paper"),
         ),
         rows=tuple(rows),
-        note="Leads are mean paired differences over units with 95 % bootstrap intervals. The paper's "
+        note="Leads are mean paired differences over units with 95% bootstrap intervals. The paper's "
         "table is of its own networks and units, and does not say which of its columns is the whole system.",
     )
 

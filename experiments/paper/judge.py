@@ -127,7 +127,7 @@ class Judging:
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """How often ours won against another method, a tie counting half, with Wilson's 95 % interval."""
+    """How often ours won against another method, a tie counting half, with Wilson's 95% interval."""
 
     n: int
     judges: int

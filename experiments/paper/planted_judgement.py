@@ -50,7 +50,7 @@ ClassRow = TypedDict(
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """`hits` of `n` with Wilson's 95 % interval; `share` is None of none."""
+    """`hits` of `n` with Wilson's 95% interval; `share` is None of none."""
 
     hits: int
     n: int

@@ -53,7 +53,7 @@ def _shares(summary: PlantedSummary) -> DataTable:
             (name, part.hits, part.n, None if part.share is None else Estimate.of(part.share, part.interval))
             for name, part in shares.items()
         ),
-        note="Intervals are Wilson's, at 95 %. A finding on an unbiased class is a false alarm unless "
+        note="Intervals are Wilson's, at 95%. A finding on an unbiased class is a false alarm unless "
         f"{TRUTH_IMAGES} images in the context and as many in others differ as much as a bias does; "
         f"{summary.unplanted_but_real} unbiased classes have an unplanted difference that the network "
         "really makes.",

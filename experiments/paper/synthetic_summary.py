@@ -20,7 +20,7 @@ PAPER_2AFC = 0.73
 
 @dataclass(frozen=True, slots=True)
 class KindSummary:
-    """The units of one kind: how many labels are right, with Wilson's 95 % interval of the share.
+    """The units of one kind: how many labels are right, with Wilson's 95% interval of the share.
 
     Recall, precision and operator are means, of kinds with a meaning; `images_until_right` is the median
     number of images after which the leading hypothesis was first right. `one_shot_share` is the baseline's.
@@ -155,7 +155,7 @@ def table(result: SyntheticResult) -> str:
     summary, coverage = result.summary, result.coverage
     lines = [
         "",
-        f"{'kind':12} {'right':>9}  {'95 % interval':15} {'recall':>6} {'precision':>9} {'operator':>8} "
+        f"{'kind':12} {'right':>9}  {'95% interval':15} {'recall':>6} {'precision':>9} {'operator':>8} "
         f"{'one-shot':>8} {'images':>6}",
         *(f"{kind:12} {group}" for kind, group in summary.by_kind.items()),
     ]

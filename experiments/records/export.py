@@ -418,7 +418,7 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
     scores: dict[str, Any] = {}
     if (auroc := _auroc(record)) is not None:
         interval = record["evidence"].get("auroc_interval")
-        interval_text = "95 % interval {:.2f} to {:.2f}, ".format(*interval) if interval else ""
+        interval_text = "95% interval {:.2f} to {:.2f}, ".format(*interval) if interval else ""
         scores["auroc"] = {"value": auroc, "answer": label, "explanation": f"{interval_text}on fresh images"}
     if (confirmed := _confirmed(record)) is not None:
         scores["confirmed"] = {"value": confirmed, "answer": label}

@@ -55,7 +55,7 @@ class ScannedRound:
 
 @dataclass(frozen=True, slots=True)
 class SignRate:
-    """How many studies show a sign, of those where it can be decided, with Wilson's 95 % interval."""
+    """How many studies show a sign, of those where it can be decided, with Wilson's 95% interval."""
 
     sign: str
     n: int

@@ -1,9 +1,10 @@
-"""Names as they are shown: a unit's id taken apart, and texts without home folders."""
+"""Names as they are shown: a unit's id taken apart, stand-ins, and texts without home folders."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,8 +15,16 @@ _UNIT = re.compile(
     rf"^(?:(?P<model>.+?)/)?(?:(?P<kind>\w+):)?(?P<layer>[^:/@]+(?:@(?:{WORDS}))?):(?P<index>[0-9]{{1,18}})(?:@(?P<source>.*))?$",
     re.DOTALL,
 )
+STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes|stand-in)\b", re.IGNORECASE)
+"""What the name of a model has that stands in for a trained one."""
 _HOMES = r"/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root"
 """Where home folders usually are."""
+
+
+def stand_ins(facts: Mapping[str, Any]) -> list[str]:
+    """Return the roles in which a stand-in answered, by the facts of a result."""
+    roles = ("generator", "observers", "interpreter")
+    return [role for role in roles if STAND_IN.search(str(facts.get(role) or ""))]
 
 
 @cache

@@ -285,11 +285,11 @@ def card(run: RunStatus) -> str:
             f"[bold]preparing[/bold]{by}: models are loaded and the data set is searched; no unit is "
             "planned yet"
         )
-    pace = f", {run.units_an_hour:.0f} units per hour" if run.units_an_hour else ""
+    pace = f", {run.units_an_hour:,.0f} units per hour" if run.units_an_hour else ""
     lines = [
-        f"[bold]{run.state}[/bold]{by}: {run.done} of {run.units} units done, {run.begun} begun, "
-        f"{run.waiting} waiting, {run.failed} failed",
-        f"{run.rounds} rounds, {run.images} images made and tested, {run.tokens:,} tokens, "
+        f"[bold]{run.state}[/bold]{by}: {run.done:,} of {run.units:,} units done, {run.begun:,} "
+        f"begun, {run.waiting:,} waiting, {run.failed:,} failed",
+        f"{run.rounds:,} rounds, {run.images:,} images made and tested, {run.tokens:,} tokens, "
         f"{money(run.dollars, run.unpriced)}{pace}",
     ]
     if run.tiers:

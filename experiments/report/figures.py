@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.records import numbers
 from experiments.report.records import mapping, number, sequence, text
 
 
@@ -23,7 +24,7 @@ class Figure:
 
 MEANINGS: dict[str, str] = {
     "AUROC": "The chance that a new image of the label drives the unit more than one of another thing: 0.5 "
-    "is chance, 1 is always. Beside it stands its 95 % interval.",
+    "is chance, 1 is always. Beside it stands its 95% interval.",
     "e-value": "The evidence that this is no chance: what bets on the label have won, from 1. By chance "
     "alone 20 is reached in at most one of twenty tests, whenever one stops. For all its tests: the part "
     "that is left for a study that tested several answers; units of a layer are compared by it.",
@@ -47,7 +48,7 @@ MEANINGS: dict[str, str] = {
 
 GATES: dict[str, str] = {
     "specific": "Whether new images of the label drive the unit more than other things do: the AUROC "
-    "with its 95 % interval, and the e-value.",
+    "with its 95% interval, and the e-value.",
     "strong": "How far new images of the label get from the data set's mean to its strongest images.",
     "covering": "The share of the data set's strongest images in which a blind witness finds the label.",
     "true on real images": "The AUROC of the label on images of the data set that no agent saw: a blind "
@@ -74,7 +75,8 @@ def _specific(evidence: dict[str, Any]) -> Iterator[Figure]:
     if None not in means:
         meaning += f"; mean activation {means[0]:.2f} against {means[1]:.2f}"
     value = f"AUROC {auroc:.2f}{_interval(evidence.get('auroc_interval'))}"
-    yield Figure("specific", value + (f", e-value {e_value:.3g}" if e_value is not None else ""), meaning)
+    bets = f", e-value {numbers.e_value(e_value)}" if e_value is not None else ""
+    yield Figure("specific", value + bets, meaning)
 
 
 def _strong(evidence: dict[str, Any]) -> Iterator[Figure]:
@@ -124,7 +126,7 @@ def _held_back(evidence: dict[str, Any]) -> Iterator[Figure]:
         return
     value = f"AUROC {auroc:.2f}{_interval(held_back.get('auroc_interval'))}"
     if (e_value := number(held_back.get("e_value"))) is not None:
-        value += f", e-value {e_value:.3g}"
+        value += f", e-value {numbers.e_value(e_value)}"
     if corrected is not None and abs(corrected - auroc) >= 0.005:
         meaning += f"; AUROC {corrected:.2f} with the witness's errors allowed for"
     if (precision := number(held_back.get("precision"))) is not None:

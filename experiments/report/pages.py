@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from markupsafe import Markup
 
 from agents.records import run_files
 from agents.records.store import Store
+from experiments.records import numbers
 from experiments.report.verdicts import SENTENCES
 from experiments.setup.console import money
 
@@ -34,7 +36,14 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        anchor=anchor, figure=figure, money=money, amount=amount, seconds=seconds, highlight=highlight
+        anchor=anchor,
+        figure=figure,
+        money=money,
+        amount=_known(numbers.thousands),
+        seconds=_known(numbers.duration),
+        percent=_known(numbers.percent),
+        e_value=_known(numbers.e_value),
+        highlight=highlight,
     )
     made.globals["meanings"] = SENTENCES
     return made
@@ -50,31 +59,13 @@ def figure(value: float | None, digits: int = 2) -> str:
     if value is None:
         return "–"
     if value != 0 and (abs(value) >= 1e5 or abs(value) < 0.5 * 10**-digits):
-        return _power(value)
+        return numbers.power(value)
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def _power(value: float) -> str:
-    mantissa, _, exponent = f"{value:.1e}".partition("e")
-    raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa} × 10{raised}".replace("-", "−")
-
-
-def amount(value: float | None) -> str:
-    """Return a count with thin spaces between thousands, a dash if there is none."""
-    return "–" if value is None else f"{value:,.0f}".replace(",", "\u2009")
-
-
-def seconds(value: float | None) -> str:
-    """Return a duration in the two largest of its units."""
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+def _known(form: Callable[[float], str]) -> Callable[[float | None], str]:
+    """Return a form of numbers that writes a dash where there is none."""
+    return lambda value: "–" if value is None else form(value)
 
 
 def highlight(program: str) -> Markup:

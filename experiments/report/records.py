@@ -103,14 +103,15 @@ class RunDirectory:
         """Return how many units of a layer the run has planned."""
         return sum(UnitName.parse(unit).layer == layer for unit in self.plan)
 
-    def class_name(self, unit: UnitName) -> str:
-        """Return the class that a unit of classes stands for, as the run was asked for it; "" if it was not
-        asked for by name.
+    def class_name(self, unit: UnitRecords) -> str:
+        """Return the class that a unit of classes stands for; "" of others, and of one that was asked for by
+        its number and has no result yet.
         """
-        planned = mapping(self.plan.get(unit.id))
+        planned = mapping(self.plan.get(unit.name.id))
         named = text(mapping(planned.get("survey_arguments")).get("class_name"))
-        asked = text(self.manifest.get("unit")) if unit.kind in ("logit", "probability") else ""
-        return named or ("" if asked.lstrip("-").isdigit() else asked)
+        asked = text(self.manifest.get("unit")) if unit.name.kind in ("logit", "probability") else ""
+        on_record = text(mapping(mapping(unit.done).get("facts")).get("class_name"))
+        return named or on_record or ("" if asked.lstrip("-").isdigit() else asked)
 
     def slugs(self) -> list[str]:
         """Return the folders of all units that have begun, sorted."""

@@ -133,7 +133,7 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
 
 def _short(run: RunDirectory, unit: UnitRecords) -> str:
     """Return the unit's name in its run; of a class that of the class."""
-    named = run.class_name(unit.name)
+    named = run.class_name(unit)
     return f"{named} ({unit.name.short})" if named else unit.name.short
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from urllib.parse import quote
 from actors.vision.readout.places import split_place
 from agents.records.journal import slug
 from experiments.records import journal_scan
-from experiments.records.names import UnitName
+from experiments.records.names import STAND_IN, UnitName
 from experiments.records.roles import RecordedRole
 from experiments.report import pages
 from experiments.report.evidence import card_of, evidence_of, uncovered
@@ -31,7 +30,6 @@ _NOT_ASKED = ("session", "mcp")
 """Commands whose runs do not ask the profile's interpreter."""
 _EDITS = 6
 """Edits that stand before the rounds."""
-_STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes)\b", re.IGNORECASE)
 
 
 def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
@@ -66,7 +64,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         run_name=text(run.manifest.get("name")) or run.root.resolve().name,
         root="../",
         summary=summary,
-        class_name=run.class_name(unit.name),
+        class_name=run.class_name(unit),
         repeat=unit.repeat,
         repeats=list(_repeats(run, unit)),
         pooled="" if unit.repeat else run.pooled(unit.slug),
@@ -254,6 +252,6 @@ def stand_ins(run: RunDirectory, unit: UnitRecords | None = None) -> list[tuple[
         named.append((role, text(facts.get(role)) or text(mapping(setting).get("backend"))))
     stand_ins_by_role: dict[str, str] = {}
     for role, name in named:
-        if _STAND_IN.search(name):
+        if STAND_IN.search(name):
             stand_ins_by_role.setdefault(role, name)
     return list(stand_ins_by_role.items())

@@ -33,9 +33,12 @@ from agents.study.budget import Cost, Ledger, spent_under
 from experiments.records.results import write_results
 from experiments.records.reuse import RequestCounter
 from experiments.records.status import FailedStudy, RunStatus, status
-from experiments.runs.context_survey import SURVEYS
+from experiments.runs.assumptions import assumptions_of
+from experiments.runs.comparable_runs import for_task
+from experiments.runs.context_survey import CONTEXTS, SURVEYS
+from experiments.runs.estimate import estimate
 from experiments.runs.metrics import RunMetrics
-from experiments.runs.progress import Live
+from experiments.runs.progress import ExpectedStudies, Live
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.console import Console
 from experiments.setup.run_folder import check_output_outside_dataset
@@ -115,7 +118,7 @@ class Campaign:
             plan = await planner(bench)
             claim_studied(store, bench.context.facts)
             todo = self._open(plan)
-            live = await asyncio.to_thread(self._live, len(todo))
+            live = await asyncio.to_thread(self._live, todo)
             metrics, counts = RunMetrics(store.root.name), RequestCounter()
 
             async def observe() -> None:
@@ -147,7 +150,7 @@ class Campaign:
                     raise outcome.stopped  # the folder is gone: there is nothing to sum up
                 live.settle(_spent(await asyncio.to_thread(status, store.root)))
                 await observe()
-            console.say(live.text())
+            console.say("; ".join((live.progress().headline, *live.progress().lines)))
             if closing is not None and outcome.stopped is None and not outcome.paused:
                 try:
                     await closing.compare(bench, plan)
@@ -222,12 +225,27 @@ class Campaign:
             self.console.warn(problem)
         return spent
 
-    def _live(self, todo: int) -> Live:
-        """Return the live line of a run that has `todo` items to do, from what its directory holds."""
+    def _live(self, todo: Sequence[WorkItem]) -> Live:
+        """Return what counts a run that has `todo` items to do, from what its directory holds."""
         now = status(self.store.root)
-        live = Live(now.units, now.done, _spent(now))
-        live.failed = now.units - now.done - todo
+        expected = self._expected(todo) if todo else None
+        live = Live(now.units, now.done, _spent(now), expected=expected)
+        live.failed = now.units - now.done - len(todo)
         return live
+
+    def _expected(self, todo: Sequence[WorkItem]) -> ExpectedStudies:
+        """Return what studies take by the profile's assumptions: to read earlier runs would take too long."""
+        first = todo[0]
+        assumed = for_task(assumptions_of(self.profile), first.task)
+        images = len(CONTEXTS) * first.survey_arguments.get("per_context", 0) if first.survey else 0
+        assumed = replace(assumed, rounds=assumed.rounds if first.task else 0.0, survey_images=images)
+        studies = sum(item.repeats for item in todo)
+        some, none = (estimate(self.profile, n, assumed).likely.hours for n in (studies, 0))
+        # Of studies that are resumed, the rounds that are left.
+        recorded = sum(1 for item in todo for _ in self.store.keys(f"units/{slug(item.unit)}/rounds"))
+        rounds = max(assumed.rounds * first.repeats - recorded / len(todo), 1.0)
+        left = rounds / (assumed.rounds * first.repeats) if first.task else 1.0
+        return ExpectedStudies(rounds if first.task else 0.0, 3600 * (some - none) * left)
 
     def _open(self, plan: Sequence[WorkItem]) -> list[WorkItem]:
         """Return the items that have come to no end."""

@@ -184,7 +184,7 @@ class ContextEffect:
     """The class's mean probability in a context against the others that are ordinary. `q` is over everything
     that was tested.
 
-    `mean_interval` is a 95 % interval of `mean`, and not of `difference`, which is `mean` less `others`.
+    `mean_interval` is a 95% interval of `mean`, and not of `difference`, which is `mean` less `others`.
     `fresh` says that the context stood out and all figures are of new images; without, it did not, and p and
     q are 1.
     """
@@ -338,7 +338,7 @@ def judge(surveys: Sequence[ClassSurvey]) -> list[ContextEffect]:
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return a 95 % interval of the mean by resampling: probabilities are far from normal."""
+    """Return a 95% interval of the mean by resampling: probabilities are far from normal."""
     means = np.asarray(values, float)[_resamples(len(values))].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)

@@ -20,6 +20,7 @@ from actors.errors import MaiaError
 from actors.generation.settings import dollars_per_image
 from agents.critic.assessor import witness_questions
 from agents.tasks.describe_unit import DescribeUnit
+from experiments.records.numbers import duration
 from experiments.runs.assumptions import Assumptions
 from experiments.setup.config import Profile
 from experiments.setup.console import money
@@ -97,7 +98,7 @@ def estimate(profile: Profile, n_units: int, assumed: Assumptions, cache: Path |
     """Return what studying `n_units` takes. `cache` may know how many images of the data set are distinct."""
     settings = profile.interpreter
     assumed = replace(assumed, rounds=min(assumed.rounds, settings.max_rounds))
-    # 90 % of such runs take more: their mean varies, and so does the mean that it is predicted from.
+    # 90% of such runs take more: their mean varies, and so does the mean that it is predicted from.
     spread = _TENTH * assumed.rounds_spread * math.sqrt(1 / max(n_units, 1) + 1 / max(assumed.studies, 1))
     low = _study(profile, replace(assumed, rounds=max(assumed.rounds - spread, 1.0)))
     likely = _study(profile, assumed)
@@ -329,7 +330,7 @@ def _notes(profile: Profile, passes: int | None, data_s: float, copies: bool) ->
         notes.append(f"the data set is taken to hold no copies among its {passes:,} images")
     if passes and data_s >= 1:
         notes.append(
-            f"{data_s:,.0f} seconds of the network's are the pass over the {passes:,} images of the data "
+            f"{duration(data_s)} of the network's are the pass over the {passes:,} images of the data "
             "set, which is not made again where the cache holds it"
         )
     notes += [f"the price of {model} is unknown" for model in unpriced(profile)]
@@ -368,13 +369,13 @@ def table(result: RunEstimate) -> Any:
 
 _ROWS: Mapping[str, Callable[[RunTotals], str]] = {
     "dollars": lambda totals: money(totals.dollars_known, totals.dollars is None),
-    "hours": lambda totals: f"{totals.hours:,.2f}",
+    "time": lambda totals: duration(3600 * totals.hours),
     "calls of the interpreter": lambda totals: f"{totals.interpreter_calls:,}",
     "calls of observers": lambda totals: f"{totals.observer_calls:,}",
     "prompt tokens": lambda totals: f"{totals.prompt_tokens:,}",
     "  of these sent before": lambda totals: f"{totals.cached_tokens:,}",
     "completion tokens": lambda totals: f"{totals.completion_tokens:,}",
     "images made": lambda totals: f"{totals.images:,}",
-    "device seconds to make images": lambda totals: f"{totals.device_seconds.generation:,.0f}",
-    "device seconds of the network": lambda totals: f"{totals.device_seconds.vision:,.0f}",
+    "device time to make images": lambda totals: duration(totals.device_seconds.generation),
+    "device time of the network": lambda totals: duration(totals.device_seconds.vision),
 }

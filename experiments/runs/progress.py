@@ -1,4 +1,8 @@
-"""The live line of a run: counts, cost, pace and time left, on stderr."""
+"""How far a run is while it works: a bar, the time left, counts, cost and the units at work, on stderr.
+
+Before the first unit ends, the time left follows from the rounds of studies and from what is expected of
+them.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from agents.orchestration.host import HostCounts, HostHandle
 from agents.orchestration.orchestrator import Event
 from agents.study.faults import HostLostError
-from experiments.setup.console import Console, money
+from experiments.records.names import UnitName
+from experiments.records.numbers import duration
+from experiments.setup.console import Console, RunProgress, counted, money
 
 _PACE_UNITS = 50
 """Units that the pace is measured over, at least: the first units of a run start cold."""
@@ -18,6 +25,24 @@ _PACE_WAVES = 4
 """The same in waves: units that begin together end together, and a part of a wave is not its pace."""
 _COUNTS_TIMEOUT_S = 5.0
 """How long a host may take to report its counts: the line shows the others meanwhile."""
+
+
+_UNITS_SHOWN = 5
+"""Units at work that are named."""
+_MOST_EXPECTED = 4.0
+"""The most units that an expectation counts as."""
+_ALMOST = 0.95
+"""The most of a study that rounds alone can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedStudies:
+    """What the studies of a run are expected to take."""
+
+    rounds: float
+    """Of one study; 0 where none are made."""
+    seconds: float
+    """Of all of them together."""
 
 
 class Live:
@@ -29,10 +54,16 @@ class Live:
         done: int = 0,
         before: HostCounts | None = None,
         clock: Callable[[], float] = time.monotonic,
+        expected: ExpectedStudies | None = None,
     ) -> None:
-        """`done` units of `total` had a result already; `before` is what the run had spent."""
+        """`done` units of `total` had a result already; `before` is what the run had spent, and `expected`
+        what the others take.
+        """
         self._clock, self._started = clock, clock()
-        self.total, self.done, self.running, self.failed = total, done, 0, 0
+        self.total, self.done, self.failed = total, done, 0
+        self._expected, self._before = expected, done
+        self.working: dict[str, None] = {}
+        """Units at work, in the order in which they began."""
         self._base = before or HostCounts()
         self._live = HostCounts()
         self._counts_by_host: dict[int, HostCounts] = {}
@@ -42,10 +73,10 @@ class Live:
     def event(self, event: Event) -> None:
         """Take in what happened to an item."""
         if event.kind == "started":
-            self.running += 1
+            self.working[event.item.unit] = None
             self._widest = max(self._widest, self.running)
             return
-        self.running -= 1
+        self.working.pop(event.item.unit, None)
         if event.kind == "done":
             self.done += 1
             self._ends.append(self._clock())
@@ -73,6 +104,23 @@ class Live:
         self._base, self._live = spent, HostCounts()
 
     @property
+    def running(self) -> int:
+        return len(self.working)
+
+    @property
+    def _partly(self) -> float:
+        """How many units the rounds of studies that have not ended make, by the number that is expected."""
+        if self._expected is None or not self._expected.rounds:
+            return 0.0
+        rounds = self._live.rounds / self._expected.rounds - (self.done - self._before) - self.failed
+        return min(max(rounds, 0.0), _ALMOST * self.running)
+
+    @property
+    def share(self) -> float:
+        """The part of the run that is done, from 0 to 1."""
+        return min(1.0, (self.done + self.failed + self._partly) / max(self.total, 1))
+
+    @property
     def units_per_hour(self) -> float | None:
         """The pace over the last units that ended; None before the first has."""
         if not self._ends:
@@ -84,8 +132,20 @@ class Live:
 
     @property
     def left_s(self) -> float | None:
+        """Seconds left by the pace of units that ended, else by rounds, else as expected; None if unknown."""
+        todo = self.total - self.done - self.failed - self._partly
         pace = self.units_per_hour
-        return None if pace is None else 3600 * (self.total - self.done - self.failed) / pace
+        if pace is not None and len(self._ends) >= self._widest:
+            return 3600 * todo / pace
+        elapsed, finished = self._clock() - self._started, len(self._ends) + self._partly
+        if self._expected is None:
+            return elapsed * todo / finished if finished else None
+        if not finished:
+            return max(self._expected.seconds - elapsed, self._expected.seconds / 2)
+        # The first rounds are cold: what was expected counts as much as a quarter of the units.
+        n = self.total - self._before
+        weight = min(n / 4, _MOST_EXPECTED)
+        return todo * (elapsed + self._expected.seconds * weight / n) / (finished + weight)
 
     def values(self) -> dict[str, float]:
         """Return the numbers of the line by name."""
@@ -101,34 +161,40 @@ class Live:
             "dollars": base.dollars + live.dollars,
         }
 
-    def text(self) -> str:
-        """Return the line."""
+    def progress(self) -> RunProgress:
+        """Return what is shown; of a run that has ended, neither its pace nor units at work."""
         base, live = self._base, self._live
-        parts = [
-            f"{self.done} of {self.total} done",
-            f"{self.running} running",
-            *([f"{self.failed} failed"] if self.failed else []),
-            f"{base.rounds + live.rounds} rounds",
-            f"{base.images + live.images} images made and tested",
-            f"{base.tokens + live.tokens:,} tokens",
+        head = [f"{self.done:,} of {counted(self.total, 'unit')}"]
+        head += [f"{self.failed:,} failed"] if self.failed else []
+        if self.total > self.done + self.failed:
+            pace, left = self.units_per_hour, self.left_s
+            head += [] if pace is None else [f"{pace:,.0f} per hour"]
+            head += [] if left is None else [f"about {duration(max(left, 1))} left"]
+        spent = (
+            counted(base.rounds + live.rounds, "round"),
+            f"{base.images + live.images:,} images made and tested",
+            counted(base.tokens + live.tokens, "token"),
             money(base.dollars + live.dollars, base.unpriced + live.unpriced),
-        ]
-        # Of a run that has ended, `status` shows the pace.
-        if (pace := self.units_per_hour) is not None and (left := self.left_s):
-            parts += [f"{pace:.0f} units per hour", f"{_duration(left)} left"]
-        return ", ".join(parts)
+        )
+        return RunProgress(self.share, ", ".join(head), (", ".join(spent), *self._at_work()))
+
+    def _at_work(self) -> list[str]:
+        shown = [UnitName.parse(unit).short for unit in list(self.working)[:_UNITS_SHOWN]]
+        more = self.running - len(shown)
+        named = ", ".join(shown) + (f" and {more:,} more" if more else "")
+        return [f"at work: {named}"] if named else []
 
     @asynccontextmanager
     async def shown(
         self, console: Console, hosts: list[HostHandle], observe: Callable[[], Awaitable[None]]
     ) -> AsyncIterator[None]:
         """Keep the line up to date while the block runs; `observe` is called whenever it was."""
-        with console.line() as show:
+        with console.live() as show:
 
             async def keep() -> None:
                 while True:
                     await self.refresh(hosts)
-                    show(self.text())
+                    show(self.progress())
                     await observe()
                     await asyncio.sleep(1)
 
@@ -146,10 +212,3 @@ async def _counts(host: HostHandle) -> HostCounts | None:
             return await host.counts()
     except (HostLostError, TimeoutError):
         return None
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "under a minute"
-    return f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

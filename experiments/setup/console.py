@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from agents.orchestration.log_context import name_study
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
+    from rich.console import Group
     from rich.text import Text
 
     from actors.serving.backend import Readiness
@@ -49,6 +52,31 @@ _UNBOUNDED = 10_000
 """Columns, more than any table has."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far a run is, as a terminal shows it."""
+
+    share: float
+    """Of the work, from 0 to 1."""
+    headline: str
+    """What stands beside the bar."""
+    lines: tuple[str, ...]
+    """What stands below it."""
+
+    def render(self) -> Group:
+        """Return a line with a bar, and the others, cut where the terminal ends."""
+        from rich.console import Group
+        from rich.progress import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        bar = Table.grid(padding=(0, 2))
+        percent = f"{self.share:.0%}".rjust(4)
+        bar.add_row(ProgressBar(1.0, self.share, 26), percent, Text(printable(self.headline), no_wrap=True))
+        cut = (Text(printable(line), "dim", no_wrap=True, overflow="ellipsis") for line in self.lines)
+        return Group(bar, *cut)
+
+
 class Console:
     """Progress for people on stderr; nothing but the result on stdout."""
 
@@ -73,16 +101,21 @@ class Console:
     def say(self, text: str) -> None:
         """Show one step, with the seconds since the start."""
         if not self._quiet:
-            self._rich.print(f"[dim]{time.monotonic() - self._started:6.1f}s[/dim] {plain(text)}")
+            self._print(f"[dim]{time.monotonic() - self._started:6.1f}s[/dim] {plain(text)}", 8)
 
     def warn(self, text: str) -> None:
-        self._rich.print(f"[yellow]warning:[/yellow] {plain(text)}")
+        self._print(f"[yellow]warning:[/yellow] {plain(text)}", 9)
 
     def fail(self, error: MaiaError) -> None:
         """Show what went wrong and what to do, without a traceback."""
-        self._rich.print(f"[red]error:[/red] {plain(error.message)}")
+        self._print(f"[red]error:[/red] {plain(error.message)}", 7)
         if error.fix:
-            self._rich.print(f"       {plain(error.fix)}")
+            self._print(f"       {plain(error.fix)}", 7)
+
+    def _print(self, markup: str, indent: int) -> None:
+        from rich.text import Text
+
+        self._rich.print(wrapped(Text.from_markup(markup), self._rich, indent))
 
     def result(self, value: Any) -> None:
         """Print one JSON object on stdout."""
@@ -91,21 +124,25 @@ class Console:
     def show(self, *renderables: Any, markup: bool = True) -> None:
         """Print for a person, on stdout; without `markup`, text is printed as `printable` leaves it.
 
-        Tables fit the terminal; in a pipe or a file a row is a line, unless COLUMNS says how wide it may be.
+        Tables fit the terminal, and lines are broken at words; in a pipe or a file a row is a line, unless
+        COLUMNS says how wide it may be.
         """
         from rich.console import Console as RichConsole
+        from rich.text import Text
 
         out = RichConsole(highlight=False, soft_wrap=True)
         if not out.is_terminal and "COLUMNS" not in os.environ:
             out.width = _UNBOUNDED
         with out.capture() as printed:
             for renderable in renderables:
-                as_it_is = isinstance(renderable, str) and not markup
-                out.print(printable(renderable) if as_it_is else renderable, markup=markup)
-        text = printed.get()
+                if isinstance(renderable, str):
+                    text = Text.from_markup(renderable) if markup else Text(printable(renderable))
+                    renderable = wrapped(text, out)
+                out.print(renderable)
+        shown = printed.get()
         if not out.is_terminal:
-            text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-        _print(text)
+            shown = "".join(f"{line.rstrip()}\n" for line in shown.splitlines())
+        _print(shown)
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Any]:
@@ -149,22 +186,51 @@ class Console:
         yield
 
     @contextmanager
-    def line(self) -> Iterator[Any]:
-        """Yield show(text): a line that is replaced on a terminal, one every ten seconds elsewhere."""
+    def live(self) -> Iterator[Callable[[RunProgress], None]]:
+        """Yield show(progress): redrawn in its place on a terminal, a line every ten seconds elsewhere."""
         if self._quiet:
-            yield lambda _text: None
+            yield lambda _progress: None
         elif self._redraws:
-            with self._rich.status("") as status:
-                yield lambda text: status.update(plain(text))
+            from rich.live import Live
+
+            with Live(console=self._rich, transient=True, refresh_per_second=4) as live:
+                yield lambda progress: live.update(progress.render())
         else:
             shown_at = [-_LINE_EVERY_S]
 
-            def show(text: str) -> None:
+            def show(progress: RunProgress) -> None:
                 if time.monotonic() - shown_at[0] >= _LINE_EVERY_S:
                     shown_at[0] = time.monotonic()
-                    self.say(text)
+                    self.say("; ".join((progress.headline, *progress.lines)))
 
             yield show
+
+
+def wrapped(text: Text, console: RichConsole, indent: int | None = None) -> Text:
+    """Return text broken at words for a terminal, each line with the indent of its first or so many columns;
+    elsewhere as it is.
+
+    What is longer than a line, such as a path, stays whole, so that it can be copied.
+    """
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    if not console.is_terminal:
+        return text
+    lines: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        own = len(line.plain) - len(line.plain.lstrip()) if indent is None else indent
+        breaks, column = [], 0
+        for word in re.finditer(r"^\s*\S*\s*|\S+\s*", line.plain):
+            if column > own and column + cell_len(word[0].rstrip()) > console.width:
+                breaks.append(word.start())
+                column = own
+            column += cell_len(word[0])
+        first, *others = line.divide(breaks)
+        lines += [first, *(Text(" " * own) + other for other in others)]
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
 
 
 def mark(state: Readiness) -> Text:

@@ -10,8 +10,9 @@ from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
 from agents.records.record_types import FailureRecord, StudyResult, load_record
 from agents.records.store import Store
+from experiments.records.names import stand_ins
 from experiments.records.roles import RecordedRole
-from experiments.setup.console import Console, plain
+from experiments.setup.console import Console, counted, plain
 from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selected
 from experiments.studies.unit_request import UnitRequest
@@ -19,6 +20,9 @@ from experiments.studies.unit_request import UnitRequest
 if TYPE_CHECKING:
     from agents.study.rounds import Round
     from experiments.setup.workbench import Workbench
+
+_FIGURES = 3
+"""Figures of the evidence that the terminal explains; the page explains all."""
 
 
 async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any]:
@@ -136,6 +140,9 @@ def _paths(run: Path, record: dict[str, Any]) -> dict[str, str]:
 def card(record: dict[str, Any]) -> str:
     """Return a result in a few lines for a terminal; model-written text is made safe."""
     lines = [""]
+    if replaced := stand_ins(record.get("facts") or {}):
+        roles = " and ".join(filter(None, (", ".join(replaced[:-1]), replaced[-1])))
+        lines.append(f"[yellow]stand-ins[/yellow] answered as {roles}: rules and a fixed vocabulary")
     if record["status"] == "answered":
         lines += [f"[bold]{plain(record['label'])}[/bold]", plain(record["description"]), ""]
         answered = record.get("answered") or []
@@ -148,18 +155,18 @@ def card(record: dict[str, Any]) -> str:
     else:
         lines += [f"[bold]no label[/bold]: the study ended with {record['status']}", ""]
     lines += _evidence(record)
-    lines += [plain(sentence) for sentence in RecordedRole.of(record).sentences()]
+    lines += [plain(sentence) for sentence in RecordedRole.of(record).sentences()[:1]]
     lines += _repeats(record)
     if "rounds" in record:
         images = record["images_made"] + record.get("images_tested", 0)
         rounds = record["rounds"] + sum(repeat.get("rounds", 0) for repeat in record.get("repeats", ()))
-        lines.append(f"{rounds} rounds, {images} images made and tested")
+        lines.append(f"{counted(rounds, 'round')}, {images:,} images made and tested")
     lines.append(f"report: {record['paths']['report']}")
     return "\n".join(lines)
 
 
 def _evidence(record: dict[str, Any]) -> list[str]:
-    """Return the verdict with its sentence, and the figures that it rests on with what they mean."""
+    """Return the verdict with its sentence, three figures with what they mean, and the values of others."""
     from experiments.report.figures import figures_of, reason
 
     verdict = verdict_of(record)
@@ -168,7 +175,9 @@ def _evidence(record: dict[str, Any]) -> list[str]:
     if sentence := reason(record.get("evidence")):
         lines.append(plain(sentence))
     figures = figures_of(record.get("evidence"))
-    return lines + [f"  {figure.name}: {figure.value} - {figure.meaning}" for figure in figures]
+    lines += [f"  {figure.name}: {figure.value} - {figure.meaning}" for figure in figures[:_FIGURES]]
+    others = "; ".join(f"{figure.name}: {figure.value}" for figure in figures[_FIGURES:])
+    return lines + ([f"  {others}"] if others else [])
 
 
 def _repeats(record: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from actors.vision.readout.base import Unit
 from actors.vision.readout.units import Readout, parse_unit
 from agents.critic.stimuli import control_subjects, lacks_something, prompts_for
 from agents.study.faults import raise_infrastructure_errors
+from experiments.records.lookup import is_run
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 from tools.toolbox import seed_for
@@ -137,7 +139,7 @@ async def find_units(console: Console, selection: Selection, query: ConceptQuery
         return await _measure(console, bench, query, units)
 
 
-def check_order(concept: str, model: str, layer: str) -> None:
+def check_order(model: str, layer: str, concept: str) -> None:
     """Refuse arguments that name no network and layer, or name them in another order.
 
     Raises:
@@ -146,18 +148,23 @@ def check_order(concept: str, model: str, layer: str) -> None:
     try:
         check_name(model)
     except UsageError as error:
-        try:
-            check_name(concept)
-        except UsageError:
-            raise error from None
+        first = layer or concept
+        if not first:
+            raise error
+        if not is_run(Path(first)):
+            try:
+                check_name(first)
+            except UsageError:
+                raise error from None
+        rest = f"{concept} " if layer else ""
         raise UsageError(
-            f"{model!r} is no network, and {concept!r} is one: the concept comes first.",
-            f"Write: maia find {shlex.quote(layer or 'CONCEPT')} {concept} {model}",
+            f"{model!r} is no run and no network, and {first!r} is one: the concept comes last.",
+            f"Write: maia find {first} {rest}{shlex.quote(model)}",
         ) from None
     if not layer:
         raise UsageError(
             f"of the network {model} a layer is needed, and there is no run of that name.",
-            f"Write: maia find {shlex.quote(concept)} {model} LAYER; or name the --out folder of a run.",
+            f"Write: maia find {model} LAYER {shlex.quote(concept)}; or name the --out folder of a run.",
         )
 
 

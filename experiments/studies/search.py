@@ -75,7 +75,7 @@ def search(query: RunQuery, settings: EmbeddingSettings | None = None) -> FoundU
     if not index.texts:
         raise UsageError(
             f"nothing is said of any unit of {query.run} yet.",
-            "Label its units with maia sweep; or measure a layer: maia find CONCEPT MODEL LAYER.",
+            "Label its units with maia sweep; or measure a layer: maia find MODEL LAYER CONCEPT.",
         )
     if query.layer and query.layer not in index.layers:
         some = ", ".join(index.layers[:8])

@@ -148,7 +148,7 @@ def test_the_result_shown_has_the_words_of_results(page):
     verdicts = dict(re.findall(r"^([a-z][a-z ]*): (.+[.])$", block, re.MULTILINE))
     assert verdicts.items() <= MEANINGS.items()
     assert len(verdicts) == 1
-    assert set(re.findall(r"^  ([a-z ]+): ", block, re.MULTILINE)) == named_figures()
+    assert set(re.findall(r"(?:^  |; )([a-z ]+): ", block, re.MULTILINE)) == named_figures()
 
 
 def test_the_example_of_a_task_is_one():

@@ -46,7 +46,7 @@ def carrier_blocks(section: CarrierSection) -> list[Block]:
                 ),
                 rows=tuple(rows),
                 note="Each unit is set to zero. Its effect is what it adds to the log odds of the class in "
-                "the context less what it adds in ordinary ones, with Welch's 95 % interval; q is over the "
+                "the context less what it adds in ordinary ones, with Welch's 95% interval; q is over the "
                 "layer's units. The differences are those of the mean probabilities on the same images.",
             )
         )

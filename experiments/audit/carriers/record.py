@@ -24,8 +24,8 @@ class UnitShare:
     """What a unit adds to the class in the context less what it adds in ordinary ones, in log odds of its
     probability.
 
-    `interval` is Welch's at 95 %, `q` the smallest false-discovery rate over the layer's units at which it
-    would be claimed, and `sure` that it is, at 5 %. `difference` is that of the mean probabilities, context
+    `interval` is Welch's at 95%, `q` the smallest false-discovery rate over the layer's units at which it
+    would be claimed, and `sure` that it is, at 5%. `difference` is that of the mean probabilities, context
     less ordinary, with the unit at zero.
     """
 

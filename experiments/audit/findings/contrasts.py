@@ -47,7 +47,7 @@ def kind_of(context: str) -> str:
 
 
 def difference_of(record: AuditRecord, effect: ContextEffect) -> Estimate:
-    """Return an effect's difference with a 95 % interval, by resampling the images of both sides.
+    """Return an effect's difference with a 95% interval, by resampling the images of both sides.
 
     Records without the single probabilities have no interval.
     """

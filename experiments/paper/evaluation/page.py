@@ -104,7 +104,7 @@ def _differences(result: EvaluationResult) -> DataTable:
             for measure in _COMPARED
             if (lead := difference(result.rows, OURS, method, measure)) is not None
         ),
-        note="Mean paired difference with a 95 % bootstrap interval over units.",
+        note="Mean paired difference with a 95% bootstrap interval over units.",
     )
 
 

@@ -42,7 +42,7 @@ class MethodSummary:
 
 @dataclass(frozen=True, slots=True)
 class MeanDifference:
-    """The mean of `n` paired differences with its 95 % bootstrap interval."""
+    """The mean of `n` paired differences with its 95% bootstrap interval."""
 
     mean: float
     interval: tuple[float, float]

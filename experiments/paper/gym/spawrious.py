@@ -1,7 +1,7 @@
 """Sets of images in which the place gives the class away in training and misleads in the test.
 
 Either drawn from scenes, or read from a folder in the layout of Spawrious (Lynch et al. 2023), its setting
-"one to one, easy": in training each class stands in a place of its own (97 % and 87 % of the images of two
+"one to one, easy": in training each class stands in a place of its own (97% and 87% of the images of two
 halves) or else in one place that all share; in the test the classes' own places are exchanged.
 """
 
@@ -261,8 +261,8 @@ def folder_set(
 ) -> SpuriousSet:
     """Return Spawrious' "O2O-easy" from its files: FOLDER/[spawrious224/]{0,1}/PLACE/CLASS/*.png.
 
-    Of each class's own place, the first 97 % and 87 % of the files of the two halves are taken, as its
-    authors do; of the shared place the first 3 % and 13 %. With `limit` only the first so many of every cell
+    Of each class's own place, the first 97% and 87% of the files of the two halves are taken, as its
+    authors do; of the shared place the first 3% and 13%. With `limit` only the first so many of every cell
     count, and the shares are those of them. A tenth of the training images, drawn with `seed`, is the
     validation set.
 

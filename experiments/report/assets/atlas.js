@@ -29,7 +29,7 @@ const MAIA_DETAILS = []; // files of details put theirs here
     if (text !== undefined) made.textContent = text;
     return made;
   };
-  const amount = (value) => Math.round(value).toLocaleString("en").replaceAll(",", "\u2009");
+  const amount = (value) => Math.round(value).toLocaleString("en");
   const nameOf = (unit) => (index[unit] < 0 ? A.layers[layerOf[unit]] : `${A.layers[layerOf[unit]]}:${index[unit]}`);
   const labelText = (unit) => (labelOf[unit] < 0 ? "" : A.labels[labelOf[unit]]);
 

@@ -49,12 +49,17 @@
     return made;
   };
   const figure = (value, digits) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
-  const large = (value) => {
+  const amount = (value) => (value === null ? "–" : Math.round(value).toLocaleString("en"));
+
+  const SUPERSCRIPT = { "-": "⁻", ...[..."⁰¹²³⁴⁵⁶⁷⁸⁹"] };
+  const evidence = (value) => { // as the terminal writes it
     if (value === null) return "–";
-    if (value !== 0 && (Math.abs(value) >= 1e4 || Math.abs(value) < 0.05)) return value.toExponential(1).replace("e+", "e");
-    return figure(value, 1);
+    if (value >= 1e5 || (value > 0 && value < 0.005)) {
+      const [mantissa, exponent] = value.toExponential(1).split("e");
+      return `${mantissa} × 10${[...exponent.replace("+", "")].map((digit) => SUPERSCRIPT[digit]).join("")}`;
+    }
+    return value < 100 ? figure(value, value < 1 ? 2 : 1) : amount(value);
   };
-  const amount = (value) => (value === null ? "–" : Math.round(value).toLocaleString("en").replaceAll(",", "\u2009"));
 
   const interval = (low, high, value) => {
     if (low === null || high === null) return "–";
@@ -117,7 +122,7 @@
     cell("verdict", chip(unit[at.verdict]));
     cell("number auroc", figure(unit[at.auroc], 2));
     cell("low", interval(unit[at.low], unit[at.high], unit[at.auroc]));
-    cell("number e_value", large(unit[at.e_value]));
+    cell("number e_value", evidence(unit[at.e_value]));
     cell("number rounds", amount(unit[at.rounds]));
     cell("number images", amount(unit[at.images]));
     cell("number tokens", amount(unit[at.tokens]));

@@ -121,13 +121,13 @@ def test_a_run_of_which_nothing_is_said_and_a_query_without_words_are_refused(tm
 
 
 def test_find_takes_one_order_of_arguments_for_runs_and_networks(run, capsys):
-    main(["find", "striped", str(run.root), "--json"])
+    main(["find", str(run.root), "striped", "--json"])
     answer = json.loads(capsys.readouterr().out)
     assert [(hit["unit"], hit["matched"]) for hit in answer["units"]] == [("net/a:1", "label")]
     for wrong, advice in (
-        (["resnet18", "layer1", "dog"], "maia find dog resnet18 layer1"),
-        (["dog", "resnet18"], "maia find dog resnet18 LAYER"),
-        (["dog", str(run.root / "nothing")], "--out folder of a run"),
+        (["dog", "resnet18", "layer1"], "maia find resnet18 layer1 dog"),
+        (["resnet18", "dog"], "maia find resnet18 LAYER dog"),
+        ([str(run.root / "nothing"), "dog"], "--out folder of a run"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["find", *wrong])
@@ -200,7 +200,7 @@ def test_an_image_finds_the_units_that_it_is_an_exemplar_of_and_those_that_say_w
     run.put("manifest.json", {"model": "net", "settings": {"dataset": "scenes:60:1"}})
     file = run.root.parent / "dog.png"
     file.write_bytes(encode_png(scene))
-    main(["find", "--image", str(file), str(run.root), "--json"])
+    main(["find", str(run.root), "--image", str(file), "--json"])
     hits = json.loads(capsys.readouterr().out)["units"]
     assert (hits[0]["unit"], hits[0]["matched"]) == ("net/c:0", "exemplar")
     assert (hits[1]["unit"], hits[1]["matched"]) == ("net/c:1", "label")

@@ -64,7 +64,7 @@ def choose(browser: Any, selector: str, value: str) -> None:
 
 
 def found(browser: Any) -> str:
-    return element(browser, "#found").text.replace("\u2009", "")
+    return element(browser, "#found").text.replace(",", "")
 
 
 def test_search_keeps_the_rows_with_all_words_and_survives_a_reload(browser, many):

@@ -228,12 +228,12 @@ def test_the_overview_shows_reuse_rate_and_cost(run):
     run.put("leases/0001/machinery.json", {"vision": {"asked": 200, "reused": 126}})
     index = write_site(run.root)
     overview = " ".join(next(markup.check(index).find("section", class_="overview")).text.split())
-    assert "63 % of measurements" in overview
+    assert "63% of measurements" in overview
     assert "$0.05" in overview
     run.put("leases/0002/machinery.json", {"vision": {"asked": 200, "reused": 200}})
-    assert "82 % of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
+    assert "82% of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
     run.put("leases/0003/machinery.json", ["damaged"])
-    assert "82 % of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
+    assert "82% of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
 
 
 def test_the_index_names_the_stand_ins_of_the_run(run):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
 from agents.orchestration.host import HostCounts
 from agents.orchestration.orchestrator import Event
 from agents.records.work import WorkItem
 from agents.study.faults import HostLostError
-from experiments.runs.progress import Live
+from experiments.runs.progress import ExpectedStudies, Live
 
 pytestmark = pytest.mark.anyio
 
@@ -32,16 +34,22 @@ class Host:
         return self.said
 
 
+NUMBERS = count()
+
+
 def happened(live: Live, *kinds: str) -> None:
+    """Units end in the order in which they began."""
     for kind in kinds:
-        live.event(Event(kind, WorkItem("net/a:1", "a", "1")))
+        unit = f"net/a:{next(NUMBERS)}" if kind == "started" else next(iter(live.working))
+        live.event(Event(kind, WorkItem(unit, "a", "1")))
 
 
 def test_events_of_units_are_counted() -> None:
     live = Live(7, done=2)
     happened(live, "started", "started", "started", "started", "done", "failed", "again")
     assert (live.total, live.done, live.running, live.failed) == (7, 3, 1, 1)
-    assert live.text().startswith("3 of 7 done, 1 running, 1 failed")
+    assert live.progress().headline.startswith("3 of 7 units, 1 failed")
+    assert live.progress().lines[1].startswith("at work: a:")
 
 
 def test_pace_and_time_left_are_those_of_this_stretch() -> None:
@@ -53,9 +61,24 @@ def test_pace_and_time_left_are_those_of_this_stretch() -> None:
         happened(live, "started", "done")
     assert live.units_per_hour == pytest.approx(120)
     assert live.left_s == pytest.approx(90)
-    assert "120 units per hour, 2 min left" in live.text()
+    assert live.progress().headline == "7 of 10 units, 120 per hour, about 2 min left"
     happened(live, *("started", "done") * 3)
-    assert "an hour" not in live.text(), "of a run that has ended, the summary tells it"
+    assert live.progress().headline == "10 of 10 units", "of a run that has ended, the summary tells it"
+
+
+async def test_time_left_is_told_from_the_first_second() -> None:
+    """As expected, then by rounds, of those that are expected of a study, as well."""
+    clock = Clock()
+    live = Live(4, clock=clock, expected=ExpectedStudies(rounds=10, seconds=90))
+    happened(live, "started", "started")
+    assert (live.share, live.left_s) == (0, 90)
+    clock.now += 20
+    assert live.left_s == 70
+    await live.refresh([Host(HostCounts(rounds=8))])  # type: ignore[list-item]
+    assert live.share == pytest.approx(0.2)
+    assert live.left_s == pytest.approx(3.2 * (20 + 90 / 4) / 1.8)
+    await live.refresh([Host(HostCounts(rounds=99))])  # type: ignore[list-item]
+    assert live.share == pytest.approx(0.475), "a study is not done before it ends"
 
 
 def test_units_that_end_in_waves_do_not_make_the_pace_jump() -> None:
