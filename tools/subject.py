@@ -111,6 +111,14 @@ class Sampled(Protocol):
 
 
 @runtime_checkable
+class Explored(Protocol):
+    """A subject that has been measured on every image of its data set, except those held out."""
+
+    async def explored(self, progress: Progress) -> np.ndarray:
+        """Return these activations, float32 (n,), in no order; raises SampleError if none is known."""
+
+
+@runtime_checkable
 class Browsable(Protocol):
     """A subject of which more than the strongest images can be looked at, none of them reserved for
     confirmation.
@@ -283,6 +291,11 @@ class NetworkUnit:
 
     async def sample(self) -> np.ndarray:
         return await self._client.sample(self._unit, self._dataset)
+
+    async def explored(self, progress: Progress) -> np.ndarray:
+        return await self._client.explored(
+            self._unit, self._dataset, lambda swept: progress(swept.done, swept.total)
+        )
 
     async def anchor(self) -> float | None:
         """Return, of a class, the logit with which classes win on images of the data set, or the least such

@@ -301,6 +301,17 @@ class PoolVisionClient:
         found = {readout: store.activations(readout, reduce, indices) for readout in readouts}
         return {readout: layer for readout, layer in found.items() if layer is not None}
 
+    async def explored(
+        self, unit: Unit, dataset: ImageDataset, progress: ReportProgress | None = None
+    ) -> np.ndarray:
+        unit = await self.unit(unit)
+        readout = Readout.of(unit)
+        layer = (await self.layer_activations([readout], dataset, progress=progress)).get(readout)
+        values = np.empty(0) if layer is None else np.asarray(layer.values[layer.measured, unit.index])
+        if not np.isfinite(values).any():
+            raise SampleError(f"the activations of {unit} on {dataset.name!r} are not known.")
+        return values[np.isfinite(values)]
+
     async def _find(
         self, store: ExemplarStore, dataset: ImageDataset, readout: Readout, k: int
     ) -> LayerExemplars | None:

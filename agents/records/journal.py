@@ -9,6 +9,7 @@ that reached us is never bought twice. A round is on disk before the next one be
     units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
     units/<unit>/rounds/0001.json          a finished round
     units/<unit>/notes/0001.json           what a person wrote to the study, from any process
+    units/<unit>/trials/0001.json          what a person tried, from any process
     units/<unit>/done.json                 the result
     units/<unit>/proposal.json             the test of a label that no agent gave
     units/<unit>/repeats/2/...             the same of the second of several studies of the unit
@@ -33,6 +34,7 @@ from agents.records.record_types import (
     CallRecord,
     FailureRecord,
     NoteRecord,
+    PersonTrialRecord,
     Record,
     ReplyRecord,
     RoleRecord,
@@ -187,25 +189,33 @@ class Journal:
         self.blobs.put(images)
         self._commit(f"rounds/{record.round:04d}.json", record)
 
-    def notes(self, after: int) -> list[NoteRecord]:
+    def notes(self, after: int = 0) -> list[NoteRecord]:
         """Return the notes to the unit with numbers above `after`, in order, up to the first gap."""
-        notes: list[NoteRecord] = []
-        while (
-            note := load_record(self._store, self._note_key(after + len(notes) + 1), NoteRecord)
-        ) is not None:
-            notes.append(note)
-        return notes
+        return self._numbered("notes", NoteRecord, after)
 
-    def n_notes(self) -> int:
-        """Return how many notes the unit has."""
-        return len(self.notes(0))
+    def trials(self) -> list[PersonTrialRecord]:
+        """Return what people tried on the unit, in order, up to the first gap."""
+        return self._numbered("trials", PersonTrialRecord)
 
     def keep_note(self, note: NoteRecord) -> bool:
         """Write a note down unless there is one of its number; return whether this call did."""
-        return self._store.put(self._note_key(note.number), encode_record(note))
+        return self._store.put(self._numbered_key("notes", note.number), encode_record(note))
 
-    def _note_key(self, number: int) -> str:
-        return f"units/{slug(self.unit)}/notes/{number:04d}.json"
+    def keep_trial(self, trial: PersonTrialRecord) -> bool:
+        """Write a trial down unless there is one of its number; return whether this call did."""
+        return self._store.put(self._numbered_key("trials", trial.number), encode_record(trial))
+
+    def _numbered(self, folder: str, kind: type[R], after: int = 0) -> list[R]:
+        found: list[R] = []
+        key = self._numbered_key(folder, after + 1)
+        while (record := load_record(self._store, key, kind)) is not None:
+            found.append(record)
+            key = self._numbered_key(folder, after + len(found) + 1)
+        return found
+
+    def _numbered_key(self, folder: str, number: int) -> str:
+        """Return where a record that any process may add is: beside the studies, not in one of them."""
+        return f"units/{slug(self.unit)}/{folder}/{number:04d}.json"
 
     def done(self) -> StudyResult | None:
         return self._read("done.json", StudyResult)

@@ -9,6 +9,7 @@ its type, and fields that are unknown are kept as they are. `docs/formats.md` is
     units/<unit>/done.json     StudyResult         and in it Evidence-, Exemplar-, UsageRecord
     units/<unit>/rounds/*      RoundRecord         and in it Reply-, Outcome-, Review-, ToolboxRecord ...
     units/<unit>/notes/*       NoteRecord
+    units/<unit>/trials/*      PersonTrialRecord
     units/<unit>/role.json     RoleRecord
     units/<unit>/failed-*      FailureRecord
     units/<unit>/survey.json   SurveyRecord
@@ -441,6 +442,40 @@ class NoteRecord(Record):
     """Notes of a unit are numbered from 1."""
     text: str
     person: str = "person"
+
+
+class PersonTrialRecord(Record):
+    """What a person tried on a unit's page, and what the unit answered: `trials/0001.json`."""
+
+    number: Annotated[int, Field(ge=1, le=9999)]
+    """Trials of a unit are numbered from 1."""
+    person: str = "person"
+    kind: Literal["prompt", "photo", "crop", "edit", "ablate"]
+    """Where the image is from; of `ablate`, that the unit was set to zero on it."""
+    words: str = ""
+    """The prompt or the instruction."""
+    image: ImageId
+    masked: ImageId | None = None
+    """The image, darkened where the unit is not active."""
+    activation: Number
+    below: Number | None = None
+    """Share of the data set's images, without those held out, whose activation is lower."""
+    compared: Count = 0
+    """Images that it was compared with."""
+    parent: ImageId | None = None
+    """The image that was cropped or edited."""
+    parent_activation: Number | None = None
+    box: Annotated[list[Number], Field(min_length=4, max_length=4)] | None = None
+    """Of a crop: left, top, right and bottom, as shares of the image's width and height."""
+    effects: Any = None
+    """Of an ablation: `about`, `raised`, `lowered`, `floor` and `exact` of
+    `tools.sandbox.child.effects.Effects`.
+    """
+    provenance: str = ""
+    """How the image came about, as JSON text."""
+    notes: list[str] = []
+    """What the image maker said."""
+    charged: UsageRecord | None = None
 
 
 class RoundRecord(Record):

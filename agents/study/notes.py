@@ -37,7 +37,7 @@ def leave_note(journal: Journal, text: str, person: str) -> NoteRecord:
             f"the study of {journal.unit} has its result, so no round would read a note.",
             "Continue it from one of its rounds with `maia branch`, and leave the note there.",
         )
-    number = journal.n_notes() + 1
+    number = len(journal.notes()) + 1
     if number > MOST_NOTES:
         raise UsageError(f"{journal.unit} has {MOST_NOTES} notes, which is the limit.", "Branch the study.")
     note = NoteRecord(number=number, text=_checked(text), person=_checked_name(person))

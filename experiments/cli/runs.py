@@ -258,8 +258,10 @@ def atlas(
     )
 
 
-@commands.command(epilog=examples("maia view runs/b6", "maia view runs/b6 --port 8080 --no-open"))
+@commands.command(epilog=examples("maia view runs/b6", "maia view runs/b6 --read-only --port 8080 --no-open"))
+@shared_options("data", "class_names")
 def view(
+    shared: Shared,
     run_directory: RunDirectory,
     port: Annotated[
         int,
@@ -268,13 +270,26 @@ def view(
         ),
     ] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open a browser.")] = True,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Without the playground.")] = False,
+    trust: TrustRun = False,
 ) -> None:
-    """Serve a run's report on this machine. It is kept up to date while the run is at work."""
+    """Serve a run's report on this machine. Live while the run is at work, with a playground for its units.
+
+    Its models start with the first trial. A run at a URL has no playground.
+    """
+    from experiments.records.trust import Trust
+    from experiments.setup.config import load
+    from experiments.web.view import ViewRequest
     from experiments.web.view import view as serve
 
+    def copied() -> bool:
+        return run_directory.resolve().is_relative_to(load(shared.selection.config).cache.resolve())
+
+    playground = None if read_only or copied() else shared.selection
+    request = ViewRequest(run_directory, port, open_browser, playground)
     # Ctrl-C is how a view ends.
     with contextlib.suppress(KeyboardInterrupt):
-        run(serve(Console(), run_directory, port=port, open_browser=open_browser))
+        run(serve(shared.console, request, Trust(trust), json=shared.json))
 
 
 @commands.command(

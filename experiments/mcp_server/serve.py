@@ -60,25 +60,28 @@ def outside_run(request: ServerRequest, selected: Selected) -> tuple[OutsideRun,
         profile.sweep.unit_budget,
         request.seed,
     )
+    return run, bench_opener(profile, selected.cache, request.model)
+
+
+def bench_opener(profile: Profile, cache: Path, model: str) -> OpenBench:
+    """Return what starts the models of a profile, with `model` as the network under study."""
 
     @asynccontextmanager
     async def open_bench(notify: Callable[[str], None]) -> AsyncIterator[Bench]:
         # Importing the libraries and starting Ray takes long: in threads, so that clients are answered.
         notify("loading libraries")
         module = await asyncio.to_thread(importlib.import_module, "experiments.setup.workbench")
-        await asyncio.to_thread(preflight.check, profile, request.model)
+        await asyncio.to_thread(preflight.check, profile, model)
         notify("starting Ray")
         ours = await asyncio.to_thread(connect, profile.ray)
         try:
-            async with module.Workbench.open(
-                profile, cache=selected.cache, model=request.model, notify=notify
-            ) as bench:
+            async with module.Workbench.open(profile, cache=cache, model=model, notify=notify) as bench:
                 yield bench
         finally:
             if ours:
                 await asyncio.to_thread(disconnect)
 
-    return run, open_bench
+    return open_bench
 
 
 async def serve(console: Console, request: ServerRequest, *, json: bool = False) -> None:

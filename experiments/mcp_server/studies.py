@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ from experiments.mcp_server.outside_model import OutsideModel
 from experiments.mcp_server.outside_study import FreeRate, OutsideStudy, PreparedStudy
 from experiments.records.lookup import finished_studies
 from experiments.records.results import write_results
+from experiments.setup.on_demand import OnDemand
 from experiments.setup.run_folder import claim_run, open_run, remove_if_created
 from tools.subject import Subject
 
@@ -105,10 +106,7 @@ class OutsideStudies:
         self._units: dict[str, OutsideStudy] = {}
         """The study that a unit was opened for last, by the unit's id."""
         self._numbers = itertools.count(1)
-        self._doing = "nothing has been started yet"
-        self._started: asyncio.Future[_Started] | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._closing = asyncio.Event()
+        self._models = OnDemand(self._opened)
         self._claiming = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -119,11 +117,7 @@ class OutsideStudies:
     ) -> None:
         """Close every study and end the models; what was done stays."""
         await asyncio.gather(*(study.close() for study in self._studies.values()))
-        self._closing.set()
-        if self._keeper is not None:
-            if self._started is not None and not self._started.done():
-                self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        await self._models.close()
 
     # What clients ask for.
 
@@ -182,11 +176,13 @@ class OutsideStudies:
             for study in self._studies.values()
         ]
         network = str(self.run.manifest.get("model") or "")
-        return ServerStatus(network=network, run=str(self.run.folder), doing=self._doing, studies=lines)
+        return ServerStatus(
+            network=network, run=str(self.run.folder), doing=self._models.doing, studies=lines
+        )
 
     async def layers(self, contains: str) -> LayersFound:
         """Return the layers whose name holds `contains`; starts the models if need be."""
-        started = await self._start(lambda _: None)
+        started = await self._models.get(lambda _: None)
         known = await started.bench.layers()
         named = [layer for layer in known if contains.lower() in layer.name.lower()]
         lines = [LayerLine(name=each.name, units=each.n_units, kind=each.kind) for each in named[:MOST_FOUND]]
@@ -224,7 +220,7 @@ class OutsideStudies:
         self, study: OutsideStudy, model: ChatModel, note: Callable[[str], None]
     ) -> PreparedStudy:
         note("starting the models")
-        started = await self._start(note)
+        started = await self._models.get(note)
         store, bench = started.store, started.bench
         note("looking for the unit")
         subject = await bench.subject(study.layer, study.unit)
@@ -261,47 +257,18 @@ class OutsideStudies:
             extend_plan(store, plan)
             widen(store, self.run.manifest | extent)
 
-    async def _start(self, note: Callable[[str], None]) -> _Started:
-        """Return the models, started by the first that asks; a start that failed is tried again."""
-        if self._started is None or (self._started.done() and self._started.exception() is not None):
-            self._started = asyncio.get_running_loop().create_future()
-            self._doing = "starting"
-            self._keeper = asyncio.create_task(self._keep(self._started))
-        waiting = self._started
-        while not waiting.done():
-            note(self._doing)
-            await asyncio.wait([waiting], timeout=1)
-        return waiting.result()
-
-    async def _keep(self, started: asyncio.Future[_Started]) -> None:
-        """Hold the models and the run directory until the server ends."""
-        try:
-            with remove_if_created(self.run.folder):
-                await self._hold(started)
-        except _NothingStudiedError:
-            pass
-        except BaseException as error:
-            if started.done():
-                raise
-            failure = error if isinstance(error, MaiaError) else MaiaError(f"the models: {error!r}")
-            started.set_exception(failure)
-            # A study that is gone does not ask for it any more.
-            started.exception()
-
-    async def _hold(self, started: asyncio.Future[_Started]) -> None:
+    @asynccontextmanager
+    async def _opened(self, note: Callable[[str], None]) -> AsyncIterator[_Started]:
+        """Hold the models and the run directory; remove the latter if nothing was studied."""
         run = self.run
-        store = await asyncio.to_thread(open_run, run.dataset, run.folder, run.manifest)
-        async with await Lease.take(store, notify=self._note), self._open_bench(self._note) as bench:
-            spent, _ = await asyncio.to_thread(spent_under, store, run.budget)
-            account = Ledger(run.budget, spent, elapsed_s=lambda: worked_s(store))
-            self._doing = "ready"
-            started.set_result(_Started(store, bench, account))
-            await self._closing.wait()
-        if not store.has(MANIFEST):
-            raise _NothingStudiedError
-
-    def _note(self, sentence: str) -> None:
-        self._doing = sentence
+        with suppress(_NothingStudiedError), remove_if_created(run.folder):
+            store = await asyncio.to_thread(open_run, run.dataset, run.folder, run.manifest)
+            async with await Lease.take(store, notify=note), self._open_bench(note) as bench:
+                spent, _ = await asyncio.to_thread(spent_under, store, run.budget)
+                account = Ledger(run.budget, spent, elapsed_s=lambda: worked_s(store))
+                yield _Started(store, bench, account)
+            if not store.has(MANIFEST):
+                raise _NothingStudiedError
 
     async def _write_report(self, unit: str) -> Path | None:
         """Write the run's results and pages; the result is safe without them."""

@@ -70,6 +70,8 @@ class UnitRecords:
     """Which of several studies of the unit it is, from 1; 0 is the unit's result."""
     notes: list[dict[str, Any]] = field(default_factory=list)
     """What people wrote to the unit's studies."""
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    """What people tried on the unit."""
 
 
 class RunDirectory:
@@ -156,7 +158,10 @@ class RunDirectory:
         failed = self._numbered(f"{folder}/failed-")
         failures = [r for key in failed if (r := self._read(key, problems)) is not None]
         duration = self._read(f"{folder}/duration.json", problems)
-        notes = [r for key in self._numbered(f"units/{slug}/notes/") if (r := self._read(key, problems))]
+        notes, trials = (
+            [r for key in self._numbered(f"units/{slug}/{name}/") if (r := self._read(key, problems))]
+            for name in ("notes", "trials")
+        )
         unit = text(mapping(done or (failures[-1] if failures else None)).get("unit")) or self._named(slug)
         seconds = number(mapping(duration).get("seconds"))
         for record in (done, *failures):
@@ -164,7 +169,8 @@ class RunDirectory:
                 if record is not None and key in record:
                     record[key] = without_home(record[key])
         named = UnitName.parse(unit)
-        return UnitRecords(page, named, done, rounds, failures, seconds, problems, notes=notes)
+        found = UnitRecords(page, named, done, rounds, failures, seconds, problems)
+        return replace(found, notes=notes, trials=trials)
 
     def state(self, slug: str) -> str:
         """Return what changes whenever a record of the unit is added.
@@ -178,6 +184,7 @@ class RunDirectory:
             "/rounds",
             "/pictures",
             "/notes",
+            "/trials",
             *(f"/repeats/{name}{folder}" for name in repeats for folder in ("", "/rounds")),
         )
         states = (self.store.folder_state(f"units/{slug}{folder}") for folder in below)

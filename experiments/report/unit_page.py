@@ -24,6 +24,7 @@ from experiments.report.unit.at_work import NEWEST
 from experiments.report.unit.density import Looked, density
 from experiments.report.unit.made_pictures import made_pictures
 from experiments.report.unit.rounds import rounds_of, rounds_plot, strongest_edits, unread_notes
+from experiments.report.unit.trials import trials_of
 from experiments.report.verdicts import STANDING, VERDICTS
 
 _NOT_ASKED = ("session", "mcp")
@@ -78,6 +79,7 @@ def _page(run: RunDirectory, unit: UnitRecords) -> str:
         density=density(done.get("background"), looked_at),
         rounds=rounds,
         newest=next((each.shown for each in reversed(rounds) if each.shown), [])[-NEWEST:],
+        trials=[] if unit.repeat else list(trials_of(unit, gallery)),
         unread_notes=unread_notes(unit),
         rounds_plot=rounds_plot(rounds, background.get("mask_threshold")),
         strongest_edits=strongest_edits(rounds, _EDITS),

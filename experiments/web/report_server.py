@@ -1,28 +1,45 @@
 """Shows a run on this machine and nowhere else, and notifies open pages when something changed.
 
-Read-only: only GET and HEAD, only the run's `report/` and `blobs/`. It listens on the loopback address and
-answers only to loopback names, so that no web page elsewhere can read a run through the reader's browser.
-The address holds a random token: other users of the machine can't guess it.
+Only the run's `report/` and `blobs/` are read. Without trials it is read-only: only GET and HEAD. With them a
+unit's page may ask for trials and send notes, and a page of another origin may not. It listens on the
+loopback address and answers only to loopback names, so that no web page elsewhere can read a run through the
+reader's browser. The address holds a random token: other users of the machine can't guess it.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
 import threading
+from collections.abc import Iterable
+from dataclasses import asdict
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urlsplit
 
-from actors.errors import UsageError
+from actors.errors import MaiaError, UsageError
 from agents.records import run_files
+from agents.records.journal import Journal
 from agents.records.run_files import RecordError
+from agents.study.notes import leave_note
 from experiments.atlas.front_page import write_report
+from experiments.records.lookup import find_unit
 from experiments.report import experiment_page, pages
 from experiments.report.records import RunDirectory
+from experiments.report.unit.trials import account
 from experiments.web.local_server import LoopbackHandler, LoopbackServer
+from experiments.web.trials import (
+    MOST_BODY,
+    AskedNote,
+    TrialDesk,
+    TrialEvent,
+    read_note,
+    read_trial,
+)
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -40,6 +57,9 @@ _LIVE = '<script src="/{token}/report/assets/live.js" data-seen="{seen}"></scrip
 """`seen` is the count of changes when the page was read: the page may begin to listen only after the next
 one. It runs before scripts that wait for the page, so that it meets the page as it was written.
 """
+_PLAYGROUND = '<script src="/{token}/report/assets/playground.js" data-unit="{slug}"></script>\n'
+_UNIT_PAGE = re.compile(r"report/units/([^/.][^/]*)\.html")
+_ASKED = re.compile(r"(trials|notes)/([^/.][^/]*)")
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri "
     "'none'; form-action 'none'; frame-ancestors 'none'"
@@ -87,8 +107,10 @@ class RunServer:
     `poll_s`: seconds between two checks of the run's records. `port` 0 takes any that is free.
     """
 
-    def __init__(self, run_dir: Path, *, port: int = 0, poll_s: float = 1.0) -> None:
-        """Write the site, listen, and start watching.
+    def __init__(
+        self, run_dir: Path, *, port: int = 0, poll_s: float = 1.0, trials: TrialDesk | None = None
+    ) -> None:
+        """Write the site, listen, and start watching; without `trials` it is read-only.
 
         Raises:
             UsageError: If there is no such run.
@@ -98,7 +120,7 @@ class RunServer:
         write_report(self._run_dir)
         self.changes = ChangeCounter()
         self._poll_s = poll_s
-        self._server = _RunHttpServer(self._run_dir, self.changes, port)
+        self._server = _RunHttpServer(self._run_dir, self.changes, port, trials)
         self.token = self._server.token
         self._stopped = threading.Event()
         self._threads = [
@@ -161,8 +183,8 @@ def _state(run_dir: Path) -> dict[str, str | int]:
 class _RunHttpServer(LoopbackServer):
     """The HTTP server of one run."""
 
-    def __init__(self, run_dir: Path, changes: ChangeCounter, port: int) -> None:
-        self.run_dir, self.changes = run_dir, changes
+    def __init__(self, run_dir: Path, changes: ChangeCounter, port: int, trials: TrialDesk | None) -> None:
+        self.run_dir, self.changes, self.trials = run_dir, changes, trials
         super().__init__(_RunHandler, port)
 
 
@@ -195,7 +217,60 @@ class _RunHandler(LoopbackHandler):
         with os.fdopen(handle, "rb") as file:
             # Behind the page's end, where browsers still take it: the page is not read for it.
             script = _LIVE.format(token=self.server.token, seen=seen) if key.endswith(".html") else ""
+            if self.server.trials is not None and (unit := self._unit(_UNIT_PAGE.fullmatch(key))):
+                script += _PLAYGROUND.format(token=self.server.token, slug=html.escape(unit, quote=True))
             self._send(file, os.fstat(handle).st_size, Path(key).suffix, script.encode())
+
+    def do_POST(self) -> None:
+        """Carry out a trial, or leave a note."""
+        if self.server.trials is None:
+            return self.send_error(HTTPStatus.NOT_IMPLEMENTED)
+        below = self.below()
+        if below is None:
+            return None
+        # A form of another site can send neither this origin nor this type.
+        own = f"http://{self.headers.get('Host')}"
+        if self.headers.get("Origin") != own or self.headers.get("Content-Type") != "application/json":
+            return self.refuse(HTTPStatus.FORBIDDEN, "only from the page of a unit")
+        asked = _ASKED.fullmatch(below)
+        unit = self._unit(asked, 2)
+        if asked is None or not unit:
+            return self.refuse(HTTPStatus.NOT_FOUND, "not here")
+        if (body := self.form(MOST_BODY)) is None:
+            return None
+        self.close_connection = True
+        try:
+            if asked[1] == "notes":
+                return self._steps([self._leave_note(unit, read_note(body))])
+            return self._steps(self.server.trials.begin(unit, read_trial(body)))
+        except MaiaError as error:
+            return self._steps([TrialEvent(error=f"{error.message} {error.fix}".strip())])
+
+    def _unit(self, named: re.Match[str] | None, group: int = 1) -> str:
+        """Return the unit that an address names by its folder, "" if there is none."""
+        if named is None:
+            return ""
+        slug = re.sub(r"\.repeat-[0-9]+$", "", named[group])
+        return slug if run_files.folder_state(self.server.run_dir, f"units/{slug}")[1] else ""
+
+    def _steps(self, steps: Iterable[TrialEvent]) -> None:
+        """Send each step as a line of JSON as soon as it is known."""
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        for step in steps:
+            self.wfile.write(f"{json.dumps(asdict(step))}\n".encode())
+            self.wfile.flush()
+
+    def _leave_note(self, slug: str, asked: AskedNote) -> TrialEvent:
+        unit = find_unit(self.server.run_dir / "units" / slug)
+        journal = Journal(unit.store, unit.item.unit)
+        text = asked.text
+        if asked.trial is not None:
+            text = next((account(t) for t in journal.trials() if t.number == asked.trial), "")
+        return TrialEvent(number=leave_note(journal, text, "person").number)
 
     def _send(self, file: IO[bytes], size: int, suffix: str, live: bytes) -> None:
         # A stored image's address is its content; everything else may change at any moment.

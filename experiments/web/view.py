@@ -1,18 +1,36 @@
-"""`maia view`: a run's report in the browser, live while the run is at work."""
+"""`maia view`: a run in the browser, live while it is at work, with a playground on pages of units."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actors.errors import UsageError
 from experiments.setup.console import Console
+from experiments.setup.selection import Selection
 from experiments.web.local_server import shown_in_browser
 
+if TYPE_CHECKING:
+    from experiments.records.trust import Trust
+    from experiments.web.trials import Carrier, TrialsOnLoop
 
-async def view(console: Console, run_dir: Path, *, port: int = 0, open_browser: bool = True) -> None:
+
+@dataclass(frozen=True, slots=True)
+class ViewRequest:
+    """Which run is to be shown, and how."""
+
+    run: Path
+    port: int = 0
+    open_browser: bool = True
+    playground: Selection | None = None
+    """What trials work with; None is without trials."""
+
+
+async def view(console: Console, request: ViewRequest, trust: Trust, *, json: bool = False) -> None:
     """Serve the report on the loopback address until interrupted.
 
     Raises:
@@ -20,18 +38,35 @@ async def view(console: Console, run_dir: Path, *, port: int = 0, open_browser: 
     """
     from experiments.web.report_server import RunServer
 
-    try:
-        server = await asyncio.to_thread(RunServer, run_dir, port=port)
-    except OSError as error:
-        # One that names a file is not the port's.
-        if error.filename is not None or error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        raise UsageError(
-            f"port {port} cannot be used ({error.strerror}).", "Choose another with --port."
-        ) from error
-    try:
-        console.say(f"{server.entry} (Ctrl-C ends)")
-        with shown_in_browser(server.entry) if open_browser else nullcontext():
+    async with AsyncExitStack() as stack:
+        trials: TrialsOnLoop | None = None
+        if request.playground is not None:
+            from experiments.web.trials import TrialsOnLoop
+
+            selection = request.playground
+            trials = TrialsOnLoop(
+                lambda: _playground(request.run, selection, trust), asyncio.get_running_loop()
+            )
+            stack.push_async_callback(trials.close)
+        try:
+            server = await asyncio.to_thread(RunServer, request.run, port=request.port, trials=trials)
+        except OSError as error:
+            # One that names a file is not the port's.
+            if error.filename is not None or error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+            raise UsageError(
+                f"port {request.port} cannot be used ({error.strerror}).", "Choose another with --port."
+            ) from error
+        stack.push_async_callback(asyncio.to_thread, server.close)
+        if json:
+            console.result({"url": server.entry})
+        else:
+            console.say(f"{server.entry} (Ctrl-C ends)")
+        with shown_in_browser(server.entry) if request.open_browser else nullcontext():
             await asyncio.Event().wait()
-    finally:
-        await asyncio.to_thread(server.close)
+
+
+def _playground(run: Path, selection: Selection, trust: Trust) -> Carrier:
+    from experiments.web.playground import playground_of
+
+    return playground_of(run, selection, trust)

@@ -256,6 +256,19 @@ class VisionClient(Protocol):
     ) -> list[Exemplars]:
         """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
 
+    async def explored(
+        self,
+        unit: Unit,
+        dataset: ImageDataset,
+        progress: Callable[[SweepProgress], None] | None = None,
+    ) -> np.ndarray:
+        """Return the unit's activations on every image that may be explored, float32 (n,): known ones at
+        once, others by one pass over the data set for all units of the layer.
+
+        Raises:
+            SampleError: If none is finite.
+        """
+
     async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
         """Return the unit's activations on a sample of the images that are not held out, the same for every
         unit.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import socket
 from collections.abc import Iterator
@@ -13,8 +14,40 @@ from urllib.parse import urlsplit
 import pytest
 
 from actors.errors import UsageError
+from agents.records.journal import Journal
+from agents.records.store import Store
 from experiments.web.report_server import ChangeCounter, RunServer
+from experiments.web.trials import AskedTrial, CropTrial, PromptTrial, TrialEvent
+from tests.experiments.browser import await_text
 from tests.experiments.report.run_directories import FakeRun, picture
+
+
+class FakeTrials:
+    """Writes down a trial of the unit's first exemplar, whatever is asked, and remembers what that was."""
+
+    def __init__(self, run: FakeRun) -> None:
+        self.run, self.asked = run, list[AskedTrial]()
+
+    def begin(self, slug: str, trial: AskedTrial) -> Iterator[TrialEvent]:
+        self.asked.append(trial)
+        yield TrialEvent(doing="starting the models")
+        image = picture(1001)  # which the first round of every study shows
+        number = len([*(self.run.root / f"units/{slug}/trials").glob("*.json")]) + 1
+        record = {"number": number, "kind": "prompt", "words": "<b>night</b>", "image": image.id}
+        record |= {"activation": 2.5, "below": 0.75, "compared": 400}
+        self.run.put(f"units/{slug}/trials/{number:04d}.json", record)
+        yield TrialEvent(number=number)
+
+
+@pytest.fixture
+def trials(run: FakeRun) -> FakeTrials:
+    return FakeTrials(run)
+
+
+@pytest.fixture
+def playground(run: FakeRun, trials: FakeTrials) -> Iterator[RunServer]:
+    with RunServer(run.root, poll_s=0.05, trials=trials) as made:
+        yield made
 
 
 @pytest.fixture
@@ -92,6 +125,63 @@ def test_nothing_else_is_served(server, run, path):
 def test_it_is_read_only(server, method):
     response, _ = ask(server, "/TOKEN/", method)
     assert response.status == 501
+
+
+PROMPT = '{"kind": "prompt", "prompt": "a dog"}'
+
+
+def post(
+    server: RunServer, path: str, body: str = PROMPT, **headers: str
+) -> tuple[int, list[dict[str, Any]] | bytes]:
+    """Ask as a unit's page does, with other `headers` where they are given, `_` for `-`."""
+    port = urlsplit(server.url).port
+    named = {"Origin": f"http://127.0.0.1:{port}", "Content-Type": "application/json"}
+    named |= {name.replace("_", "-"): value for name, value in headers.items()}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request(
+        "POST", path.replace("TOKEN", server.token), body, {k: v for k, v in named.items() if v}
+    )
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, [*map(json.loads, content.splitlines())] if response.status == 200 else content
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/TOKEN/trials/SLUG", {"Origin": "http://evil.example"}, 403),
+        ("/TOKEN/trials/SLUG", {"Origin": ""}, 403),
+        ("/TOKEN/trials/SLUG", {"Content_Type": "text/plain"}, 403),
+        ("/TOKEN/trials/SLUG", {"Host": "evil.example"}, 403),
+        ("/TOKENx/trials/SLUG", {}, 404),
+        ("/TOKEN/trials/nothing", {}, 404),
+        ("/TOKEN/trials/..", {}, 404),
+        ("/TOKEN/report/index.html", {}, 404),
+        ("/TOKEN/trials/SLUG", {"Content_Length": "99999999"}, 400),
+    ],
+)
+def test_trials_are_taken_from_the_units_own_page_alone(playground, trials, run, path, headers, status):
+    slug = run.write_unit(1)
+    assert post(playground, path.replace("SLUG", slug), **headers)[0] == status
+    assert trials.asked == []
+
+
+def test_steps_of_a_trial_are_sent_and_notes_reach_the_study(playground, run):
+    slug = run.write_unit(2, rounds=[run.round(1)], finished=False)
+    finished = f"/TOKEN/trials/{run.write_unit(1)}"
+    run.put("plan.json", [{"unit": run.unit_id(n), "layer": "blocks.4.1", "name": str(n)} for n in (1, 2)])
+    steps = post(playground, finished)[1]
+    assert [step["doing"] or step["number"] for step in steps] == ["starting the models", 1]
+    assert "this is no trial" in post(playground, finished, "{}")[1][0]["error"]
+    refused = post(playground, finished.replace("trials", "notes"), '{"text": "a"}')[1][0]
+    assert "has its result" in refused["error"]
+    post(playground, f"/TOKEN/trials/{slug}")
+    assert post(playground, f"/TOKEN/notes/{slug}", '{"trial": 1}')[1][0]["number"] == 1
+    assert post(playground, f"/TOKEN/notes/{slug}", '{"text": "try cats"}')[1][0]["number"] == 2
+    first, second = Journal(Store(run.root), run.unit_id(2)).notes()
+    assert first.text.startswith('An image made of the prompt "<b>night</b>" gives activation 2.50; 75.0 %')
+    assert second.text == "try cats"
 
 
 def test_another_name_for_this_machine_is_refused(server):
@@ -196,3 +286,35 @@ def test_open_pages_follow_the_run_and_keep_what_the_reader_did(browser, server,
     assert shows("document.activeElement.closest('article').id") == "round-1"
     assert browser.execute_script("return scrollY") == pytest.approx(top, abs=2)
     assert shows("document.querySelector('#round-3 button.copy').hidden === false")
+
+
+@pytest.mark.browser
+def test_a_page_tries_a_prompt_and_a_crop_and_tells_the_agent(browser, trials, run):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def element(selector: str) -> Any:
+        found = lambda page: next(iter(page.find_elements("css selector", selector)), None)  # noqa: E731
+        return WebDriverWait(browser, 60, 0.1).until(found, selector)
+
+    shown = picture(1001)
+    run.put("plan.json", [{"unit": run.unit_id(2), "layer": "blocks.4.1", "name": "2"}])
+    slug = run.write_unit(2, rounds=[run.round(1)], finished=False)
+    with RunServer(run.root, poll_s=0.05, trials=trials) as server:
+        browser.get(server.url.replace("index.html", f"units/{slug}.html"))
+        element("#playground form input").send_keys("a dog at night\n")
+        assert "<b>night</b>" in element("#trial-1").text
+        await_text(browser, "#playground output", "Trial 1 is on record.")
+        element("#trial-1 a.frame").click()
+        view = element("dialog[open] .view")
+        drag = ActionChains(browser).move_to_element_with_offset(view, -90, -90).click_and_hold()
+        drag.move_by_offset(90, 120).release().perform()
+        element("dialog button.crop:not(:disabled)").click()
+        assert element("#trial-2 button.send-trial").is_displayed()
+        element("#trial-2 button.send-trial").click()
+        assert "Note by person, from outside the study" in element("blockquote.person").text
+    prompt, crop = trials.asked
+    assert isinstance(prompt, PromptTrial)
+    assert isinstance(crop, CropTrial)
+    assert crop.image == shown.id
+    assert 0 < crop.box[2] - crop.box[0] < 1
