@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import math
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MissingDependencyError, UsageError
@@ -155,7 +159,74 @@ def import_vision_libraries() -> None:
             if not hasattr(torch.ops.torchvision, name):
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(library)
-    import torchvision  # noqa: F401
+    with _without_compiler():
+        import torchvision  # noqa: F401
+
+
+def import_timm() -> Any:
+    """Import timm, after torchvision; return it."""
+    import_vision_libraries()
+    with _without_compiler():
+        import timm
+
+    return timm
+
+
+_COMPILER = "torch._dynamo"
+
+
+class _StandIn(ModuleType):
+    """A module in place of the compiler's: for all but what it is given, the compiler itself is imported."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and (name, self.__name__) != ("__path__", _COMPILER):
+            raise AttributeError(name)
+        _remove_stand_ins()
+        return getattr(import_module(self.__name__), name)
+
+
+def _remove_stand_ins() -> None:
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, _StandIn):
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Keep torch's compiler, which takes longer to import than torch itself, from being imported.
+
+    One module of torchvision asks it what can be compiled, and one of timm marks a function that cannot;
+    either matters only to programs that compile.
+    """
+    if _COMPILER in sys.modules:
+        yield
+        return
+    package, utilities = _StandIn(_COMPILER), _StandIn(f"{_COMPILER}.utils")
+    package.disable = _disabled_later
+    utilities.is_compile_supported = _is_compile_supported
+    sys.modules.update({_COMPILER: package, f"{_COMPILER}.utils": utilities})
+    try:
+        yield
+    finally:
+        _remove_stand_ins()
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    return bool(import_module(f"{_COMPILER}.utils").is_compile_supported(device_type))
+
+
+def _disabled_later(function: Callable[..., Any], recursive: bool = True, **about: Any) -> Callable[..., Any]:
+    """Return a function that is `torch._dynamo.disable(function)` from its first call on."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not made:
+            made.append(import_module(_COMPILER).disable(function, recursive, **about))
+        return made[0](*args, **kwargs)
+
+    made: list[Callable[..., Any]] = []
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call
 
 
 def _compiled_operators_load(folder: str) -> bool:

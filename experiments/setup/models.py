@@ -11,12 +11,10 @@ from experiments.setup.preflight import availability
 
 def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
     """Return, as plain JSON values, the networks whose names match `pattern` and every profile's models."""
-    from actors.runtime import import_vision_libraries
+    from actors.runtime import import_timm
     from actors.vision.networks.zoo import LAYER_ALIASES, MODEL_ALIASES, SOURCES
 
-    import_vision_libraries()
-    import timm
-
+    timm = import_timm()
     loaded = configuration.load(config)
     profiles = {}
     for name, profile in loaded.profiles.items():

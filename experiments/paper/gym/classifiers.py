@@ -77,9 +77,7 @@ def build(recipe: Recipe, n_classes: int) -> torch.nn.Module:
     """
     from actors import runtime
 
-    runtime.import_vision_libraries()
-    import timm
-
+    timm = runtime.import_timm()
     made: Any  # a timm network: what is used of it below is not part of torch's Module
     if recipe.pretrained:
         from actors.vision.networks.sources import from_timm
