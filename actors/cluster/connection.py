@@ -132,6 +132,8 @@ def _start(settings: RaySettings) -> None:
         import ray
 
         ray_internals.reread_environment()
+        if not settings.dashboard:
+            surroundings.enter_context(ray_internals.without_helpers(log_monitor=settings.worker_logs))
         ray.init(
             address="local",
             num_cpus=settings.num_cpus or available_cores(),
@@ -142,6 +144,8 @@ def _start(settings: RaySettings) -> None:
             **ray_internals.folder_options(_folder.ray, place),
             **_common(settings),
         )
+        if not settings.dashboard:
+            ray_internals.note_fixed_size()
 
 
 def _join(settings: RaySettings, address: str) -> None:

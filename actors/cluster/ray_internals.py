@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,33 @@ def reread_environment() -> None:
         ("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "RAY_ENABLE_UV_RUN_RUNTIME_ENV"),
     ):
         setattr(ray_constants, constant, os.environ.get(variable, "1") in ("1", "true", "True"))
+
+
+@contextmanager
+def without_helpers(*, log_monitor: bool) -> Iterator[None]:
+    """Have `ray.init` start no helpers that a private cluster never asks: the server of the dashboard, which
+    it would wait for, the autoscaler's monitor, and, unless `log_monitor`, what reads workers' logs.
+
+    Private, because no argument of `ray.init` leaves them out; `include_dashboard=False` starts a server all
+    the same. Each is a Python process that imports Ray.
+    """
+    from ray._private import node, services
+
+    helpers: list[tuple[Any, str, Any]] = [(services, "start_api_server", ("", None))]
+    helpers += [(node.Node, "start_monitor", None)]
+    helpers += [] if log_monitor else [(node.Node, "start_log_monitor", None)]
+    with ExitStack() as replaced:
+        for owner, name, answer in helpers:
+            replaced.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, lambda *_, answer=answer, **__: answer)
+        yield
+
+
+def note_fixed_size() -> None:
+    """Write down for `may_add_nodes`, as Ray's monitor would, that nothing adds nodes to this cluster."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(b"__autoscaling_status", b"{}")
 
 
 def redirect_worker_output(receive: Callable[..., None]) -> None:

@@ -38,6 +38,21 @@ def test_ray_init_takes_the_folder_arguments() -> None:
     assert all(f'kwargs.pop("{name}"' in source for name in options)
 
 
+def test_helpers_that_are_left_out_are_those_of_ray_init() -> None:
+    from ray._private import node, services
+
+    before = services.start_api_server, node.Node.start_monitor, node.Node.start_log_monitor
+    source = inspect.getsource(node.Node)
+    for call in ("services.start_api_server(", "self.start_monitor()", "self.start_log_monitor()"):
+        assert source.count(call) == 1, "it starts it, and in one place"
+    with ray_internals.without_helpers(log_monitor=True):
+        assert services.start_api_server(False, gcs_address="") == ("", None)
+        assert node.Node.start_monitor(None) is None
+        assert node.Node.start_log_monitor is before[2]
+    assert (services.start_api_server, node.Node.start_monitor, node.Node.start_log_monitor) == before
+    assert not ray_internals.has_autoscaler(None, b"{}"), "what is noted of a cluster without a monitor"
+
+
 def test_worker_output_goes_where_it_is_redirected() -> None:
     from ray._private import worker
 
