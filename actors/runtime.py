@@ -202,8 +202,8 @@ def _without_compiler() -> Iterator[None]:
         yield
         return
     package, utilities = _StandIn(_COMPILER), _StandIn(f"{_COMPILER}.utils")
-    package.disable = _disabled_later
-    utilities.is_compile_supported = _is_compile_supported
+    vars(package)["disable"] = _disabled_later
+    vars(utilities)["is_compile_supported"] = _is_compile_supported
     sys.modules.update({_COMPILER: package, f"{_COMPILER}.utils": utilities})
     try:
         yield
