@@ -88,18 +88,10 @@ class Playground:
         check_studied(unit.store, bench.context.facts)
 
         def searching(done: int, total: int) -> None:
-            note(f"measuring the data set: {done} of {total} images")
+            note(f"searching the data set for exemplars: {done} of {total} images")
 
-        known = np.empty(0, np.float32)
-        if isinstance(subject, Explored):
-            try:
-                known = await subject.explored(searching)
-            except SampleError as error:
-                note(error.message)
         await subject.prepare(searching)
-        return _Desk.of(
-            bench.context, subject, Journal(unit.store, unit.item.unit), np.sort(known), self.budget
-        )
+        return _Desk.of(bench.context, subject, Journal(unit.store, unit.item.unit), self.budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +110,13 @@ class _Desk:
 
     journal: Journal
     toolbox: Toolbox
-    known: np.ndarray
-    """float32 (n,), rising."""
     charges: list[Usage]
     """What image makers charged since the last trial."""
+    known: np.ndarray | None = None
+    """Activations over the data set, float32 (n,), rising; None before the first trial."""
 
     @classmethod
-    def of(
-        cls, run: RunContext, subject: Subject, journal: Journal, known: np.ndarray, budget: BudgetSettings
-    ) -> _Desk:
+    def of(cls, run: RunContext, subject: Subject, journal: Journal, budget: BudgetSettings) -> _Desk:
         trials, charges = journal.trials(), list[Usage]()
         paid = [trial.charged.usage() for trial in trials if trial.charged is not None]
         made = [trial for trial in trials if trial.kind in ("prompt", "edit")]
@@ -144,7 +134,7 @@ class _Desk:
         toolbox.blind = False
         toolbox.images_made = len(made)
         toolbox.interventions = sum(trial.kind == "ablate" for trial in trials)
-        return cls(journal, toolbox, known, charges)
+        return cls(journal, toolbox, charges)
 
     async def carry_out(self, trial: AskedTrial, note: Note) -> PersonTrialRecord:
         number = len(self.journal.trials()) + 1
@@ -165,8 +155,9 @@ class _Desk:
             more |= {"provenance": provenance.to_json(), "notes": list(provenance.notes)}
         if self.charges:
             more["charged"] = UsageRecord.of(sum(self.charges, Usage()))
-        if n := len(self.known):
-            below = int(np.searchsorted(self.known, first.response.activation, side="left"))
+        known = await self._activations(first.shown_activation, note)
+        if n := len(known):
+            below = int(np.searchsorted(known, first.response.activation, side="left"))
             more |= {"below": below / n, "compared": n}
         record = PersonTrialRecord(
             number=number,
@@ -180,6 +171,23 @@ class _Desk:
         while not await asyncio.to_thread(self.journal.keep_trial, record):
             record = record.model_copy(update={"number": record.number + 1})
         return record
+
+    async def _activations(self, measured: float, note: Note) -> np.ndarray:
+        """Return the unit's activations over the data set, none where they are not known.
+
+        The first trial waits for them, and its page says meanwhile what was `measured`.
+        """
+        subject = self.toolbox.system.subject
+        if self.known is None and isinstance(subject, Explored):
+
+            def sweeping(done: int, total: int) -> None:
+                note(
+                    f"activation {measured:.2f}; ranking it needs the data set once: {done} of {total} images"
+                )
+
+            with suppress(SampleError):
+                self.known = np.sort(await subject.explored(sweeping))
+        return np.empty(0) if self.known is None else self.known
 
     async def _shown(self, trial: AskedTrial) -> _Shown:
         match trial:
