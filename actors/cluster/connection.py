@@ -188,6 +188,15 @@ def _translate_errors(settings: RaySettings) -> Iterator[None]:
         raise UsageError(message, fix) from error
 
 
+def retake_signals() -> None:
+    """Let Python hear SIGTERM again, after `connect` in another thread: Ray takes it there, and would abort
+    the process. Does nothing outside the main thread, which alone can set handlers.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
 @contextlib.contextmanager
 def _keep_signal_handlers() -> Iterator[None]:
     """Keep Ray from taking SIGTERM, and from warning in threads where it cannot."""

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from actors.cluster.connection import connect, disconnect
+from actors.cluster.connection import connect, disconnect, retake_signals
 from actors.hub import require
 from actors.vision.networks.zoo import check_name
 from experiments.mcp_server.studies import ASKED, Bench, OpenBench, OutsideRun, OutsideStudies
@@ -74,6 +74,7 @@ def bench_opener(profile: Profile, cache: Path, model: str) -> OpenBench:
         await asyncio.to_thread(preflight.check, profile, model)
         notify("starting Ray")
         ours = await asyncio.to_thread(connect, profile.ray)
+        retake_signals()
         try:
             async with module.Workbench.open(profile, cache=cache, model=model, notify=notify) as bench:
                 yield bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -53,7 +54,7 @@ def trials_of(unit: UnitRecords, gallery: Gallery) -> Iterator[TrialView]:
             continue
         picture = gallery.picture(
             trial.masked or trial.image,
-            caption=account(trial),
+            caption=_measured(trial),
             activation=trial.activation,
             under=trial.image,
         )
@@ -62,7 +63,7 @@ def trials_of(unit: UnitRecords, gallery: Gallery) -> Iterator[TrialView]:
             parent = gallery.picture(trial.parent, activation=before)
         yield TrialView(
             trial.number,
-            account(trial),
+            _measured(trial),
             trial.person,
             replace(picture, anchor=f"trial-{trial.number}-image"),
             parent,
@@ -75,8 +76,8 @@ def trials_of(unit: UnitRecords, gallery: Gallery) -> Iterator[TrialView]:
         )
 
 
-def account(trial: PersonTrialRecord) -> str:
-    """Return what was tried and what came of it, in sentences."""
+def _measured(trial: PersonTrialRecord) -> str:
+    """Return what was shown to the unit, and what it answered."""
     what = {
         "prompt": f'An image made of the prompt "{trial.words}"',
         "photo": "A photo",
@@ -88,11 +89,20 @@ def account(trial: PersonTrialRecord) -> str:
     if (before := number(trial.parent_activation)) is not None:
         sentence += f", against {pages.figure(before)} before"
     if (below := number(trial.below)) is not None:
-        sentence += f"; {100 * below:.1f} % of the data set's {trial.compared:,} images are below it"
+        share = math.floor(1000 * below) / 10  # 100 % is all of them, and not nearly all
+        sentence += f"; {share:.1f} % of the data set's {trial.compared:,} images are below it"
+    return f"{sentence}."
+
+
+def account(trial: PersonTrialRecord) -> str:
+    """Return what was tried and what came of it, in sentences: what an agent is told."""
     if trial.kind != "ablate":
-        return f"{sentence}."
-    moved = [f"{shift.name} {pages.figure(shift.change)}" for shift in _outputs(trial)]
-    return f"{sentence}. With the unit set to zero, outputs change: {', '.join(moved) or 'none'}."
+        return _measured(trial)
+    moved = [
+        f"{shift.name} {'+' if (shift.change or 0) > 0 else ''}{pages.figure(shift.change)}"
+        for shift in _outputs(trial)
+    ]
+    return f"{_measured(trial)} With the unit set to zero, outputs change: {', '.join(moved) or 'none'}."
 
 
 def _outputs(trial: PersonTrialRecord) -> Iterator[OutputShift]:
