@@ -163,8 +163,9 @@ def notes_of(records: Any) -> list[NoteView]:
 
 def unread_notes(unit: UnitRecords) -> list[NoteView]:
     """Return the notes that no round on record has read, of a unit without a result."""
-    read = {mapping(n).get("number") for record in unit.rounds for n in sequence(record.get("notes"))}
-    return notes_of([note for note in unit.notes if unit.done is None and note.get("number") not in read])
+    read = {number(mapping(n).get("number")) for record in unit.rounds for n in sequence(record.get("notes"))}
+    unread = [note for note in unit.notes if number(note.get("number")) not in read]
+    return notes_of(unread) if unit.done is None else []
 
 
 def _of_round(verdict: dict[str, Any]) -> str:

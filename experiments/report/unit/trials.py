@@ -55,7 +55,7 @@ def trials_of(unit: UnitRecords, gallery: Gallery) -> Iterator[TrialView]:
         picture = gallery.picture(
             trial.masked or trial.image,
             caption=_measured(trial),
-            activation=trial.activation,
+            activation=number(trial.activation),
             under=trial.image,
         )
         parent, before = None, number(trial.parent_activation)
@@ -67,7 +67,7 @@ def trials_of(unit: UnitRecords, gallery: Gallery) -> Iterator[TrialView]:
             trial.person,
             replace(picture, anchor=f"trial-{trial.number}-image"),
             parent,
-            None if before is None else trial.activation - before,
+            None if before is None or (after := number(trial.activation)) is None else after - before,
             number(trial.below),
             trial.compared,
             trial.words,
@@ -85,7 +85,7 @@ def _measured(trial: PersonTrialRecord) -> str:
         "edit": f'An image after the edit "{trial.words}"',
         "ablate": "An image",
     }[trial.kind]
-    sentence = f"{what} gives activation {pages.figure(trial.activation)}"
+    sentence = f"{what} gives activation {pages.figure(number(trial.activation))}"
     if (before := number(trial.parent_activation)) is not None:
         sentence += f", against {pages.figure(before)} before"
     if (below := number(trial.below)) is not None:
