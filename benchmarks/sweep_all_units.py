@@ -22,6 +22,7 @@ from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import SweepPlan
 from actors.vision.sweep.device import SweepDevice, _Sweep
+from actors.vision.sweep.pass_choice import PassChoice
 from benchmarks import studied
 from benchmarks.harness import Context, Metric, Result, Table, interleave, median_ratio, timed
 
@@ -35,8 +36,9 @@ class OurSweep:
     def __init__(self, backend: VisionBackend, plan: SweepPlan, folder: Path, compile: bool = False) -> None:
         self.plan, self.folder, self.preprocess = plan, folder, backend.network.preprocess
         plan.save(folder)
-        self.device = SweepDevice(backend, VisionSettings(compile=compile))
-        self.sweep = _Sweep(plan, folder, "", time.monotonic() + 1e9)
+        self.device = SweepDevice(backend, VisionSettings())
+        choice = PassChoice("always" if compile else "never", folder / "compiled.json")
+        self.sweep = _Sweep(plan, folder, "", time.monotonic() + 1e9, choice)
         self._steps = iter(plan.steps())
 
     def step(self, pixels: list[np.ndarray]) -> None:

@@ -37,7 +37,7 @@ from actors.vision.readout.requests import Ask, NetworkDescription, VisionReques
 from actors.vision.readout.units import OUTPUT, Readout, class_index
 from actors.vision.sweep.accumulators import SweepPlan
 from actors.vision.sweep.activations import LayerActivations, Reduce
-from actors.vision.sweep.driver import ReportProgress, run_sweep
+from actors.vision.sweep.driver import Notify, ReportProgress, run_sweep
 from actors.vision.sweep.exemplars import ExemplarStore, LayerExemplars
 from actors.vision.sweep.scatter import ScatterTable
 
@@ -87,6 +87,8 @@ class PoolVisionClient:
         self._sampling = asyncio.Lock()
         self._scatters = ScatterTable(self._columns, list(self._layers.values()))
         self._held_back = HeldOutTables(self._column, reserve)
+        self.notify: Notify | None = None
+        """Gets one line on what sweeps decide."""
 
     @classmethod
     async def connect(
@@ -238,7 +240,7 @@ class PoolVisionClient:
                 indices, _ = await asyncio.to_thread(split, dataset, self._reserve)
                 ordered = tuple(sorted(missing, key=repr))
                 plan = SweepPlan(dataset, indices, ordered, k=max(k, 15), step=self._batch)
-                await run_sweep(self._pool, store, plan, progress)
+                await run_sweep(self._pool, store, plan, progress, self.notify)
         result = {}
         for readout in readouts:
             exemplars = await self._find(store, dataset, readout, k)
@@ -297,7 +299,7 @@ class PoolVisionClient:
             if missing:
                 ordered = tuple(sorted(missing, key=repr))
                 plan = SweepPlan(dataset, indices, ordered, step=self._batch, keep=reduce)
-                await run_sweep(self._pool, store, plan, progress)
+                await run_sweep(self._pool, store, plan, progress, self.notify)
         found = {readout: store.activations(readout, reduce, indices) for readout in readouts}
         return {readout: layer for readout, layer in found.items() if layer is not None}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from actors.settings import Dtype, Placement, Settings
 from actors.vision.data import class_names
 from actors.vision.data.reserve import Reserve
+
+Compile = Literal["auto", "always", "never"]
 
 
 class VisionSettings(Settings):
@@ -22,9 +24,9 @@ class VisionSettings(Settings):
     """Anything but float32 changes about one exemplar in twelve; it is part of every cache key."""
     batch: Annotated[int, Field(ge=1, le=4096)] = 32
     """Images in one forward pass at most."""
-    compile: bool = False
-    """Compile the pass of exemplar sweeps with its readings (`torch.compile`). It takes about a minute and a
-    C++ compiler, and pays from some twenty thousand images on.
+    compile: Compile = "auto"
+    """Compile the pass of exemplar sweeps with its readings (`torch.compile`): `auto` where that saves more
+    time than it takes, as measured; `always`; or `never`. A CPU needs a C++ compiler for it.
     """
     pretrained: bool = True
     """False builds the network with random weights, and its name says so."""
@@ -56,6 +58,11 @@ class VisionSettings(Settings):
     @classmethod
     def _named_by_a_file(cls, value: Any) -> Any:
         return class_names.read(Path(value)) if isinstance(value, str | Path) else value
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _said_by_yes_or_no(cls, value: Any) -> Any:
+        return {True: "always", False: "never"}[value] if isinstance(value, bool) else value
 
     @field_validator("device")
     @classmethod

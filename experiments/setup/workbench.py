@@ -133,7 +133,7 @@ class Workbench:
             running = _Running(cluster, pools, sandboxes)
             bench = await cls._assemble(profile, cache, model, dataset, running)
             if bench.network is not None:
-                _notify_weights(bench.network, notify)
+                _notify_of(bench.network, notify)
             if bench.network is not None and not bench.network.batch_invariant:
                 notify(
                     f"warning: activations of {bench.network.name} depend on the rest of the batch or are "
@@ -247,7 +247,7 @@ async def network_alone(
     preflight.check_cache(cache)
     async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
         vision = await _connect(pool, profile, cache, model)
-        _notify_weights(vision, notify)
+        _notify_of(vision, notify)
         yield vision
 
 
@@ -284,12 +284,15 @@ async def network_and_embedder(
         ) as embedding,
     ):
         vision = await _connect(pool, profile, cache, model)
-        _notify_weights(vision, notify)
+        _notify_of(vision, notify)
         yield vision, await PoolEmbedder.connect(embedding)
 
 
-def _notify_weights(vision: PoolVisionClient, notify: Notify) -> None:
-    """Say what was taken from a file of weights, and what not: `@FILE` names only the file."""
+def _notify_of(vision: PoolVisionClient, notify: Notify) -> None:
+    """Say what was taken from a file of weights, and what not: `@FILE` names only the file; and, later on,
+    what sweeps decide.
+    """
+    vision.notify = notify
     if vision.weights.startswith("checkpoint"):
         notify(f"weights: {vision.weights}")
 

@@ -114,7 +114,7 @@ async def _search(
     """Return the network's fingerprint, and each layer's exemplars by its name."""
     from experiments.setup.workbench import network_alone
 
-    async with network_alone(selected.profile, selected.cache, request.model) as vision:
+    async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
         readouts = {name: Readout.of(await vision.unit(Unit(name, 0))) for name in names}
         with console.progress("images") as progress:
             exemplars = await vision.layer_exemplars(

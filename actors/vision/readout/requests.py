@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class SweepStep:
 
     `prefetch` is the step that will probably go to the same replica next; its images are loaded meanwhile.
     `flush` has the replica write its part of the result, with this step in it, and start another.
+    `replicas` share the rest of the steps.
     """
 
     folder: str
@@ -88,6 +89,18 @@ class SweepStep:
     stop: int
     prefetch: tuple[int, int] | None = None
     flush: bool = False
+    replicas: int = 1
+
+
+NoticeKind = Literal["compiled", "not worth it", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassNotice:
+    """What a replica decided about compiling the passes of a sweep, for people."""
+
+    kind: NoticeKind
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +108,7 @@ class SweepAck:
     """A step is in a replica's part of the result; `skipped` of its images could not be read."""
 
     skipped: int
+    notices: tuple[PassNotice, ...] = ()
 
 
 def merge(first: VisionRequest, second: VisionRequest) -> VisionRequest:

@@ -19,6 +19,11 @@ from actors.vision.readout.units import UnitReader
 if TYPE_CHECKING:
     import torch
 
+
+class CompileError(BackendError):
+    """A network cannot be compiled, or gives other values when it is."""
+
+
 ReducedReadout = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", int]
 """Maxima and means over positions, float32 (n, U) each; activations at sampled positions, float16
 (n * samples, U); the number of positions.
@@ -45,7 +50,7 @@ class CompiledPass:
         positions.
 
         Raises:
-            BackendError: If the network cannot be compiled.
+            CompileError: If the network cannot be compiled.
             OutputChangedError: If it gives less or more than a row for each image.
         """
         try:
@@ -55,9 +60,9 @@ class CompiledPass:
         except Exception as error:
             if is_out_of_memory(error):
                 raise  # not the compiler's fault
-            raise BackendError(
+            raise CompileError(
                 f"the network cannot be compiled: {type(error).__name__}: {str(error)[:300]}",
-                "Set `vision.compile` to false; a C++ compiler is needed on a CPU.",
+                "Set `vision.compile` to never; a C++ compiler is needed on a CPU.",
             ) from error
 
     def _trace(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[ReducedReadout]:

@@ -9,6 +9,7 @@ loses the steps since its last flush. The driver runs again the steps that are i
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 import uuid
@@ -30,7 +31,9 @@ from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.accumulators import Draw, ReadoutAccumulator, SweepPart, SweepPlan
 from actors.vision.sweep.activations import Reduce, activation_rows
+from actors.vision.sweep.compiled import CompileError
 from actors.vision.sweep.exemplars import activations_path
+from actors.vision.sweep.pass_choice import PassChoice
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +50,8 @@ _PREFETCHED_STEPS = 3
 _LOADED_AT_ONCE = 4
 """Images that a thread loads between two messages to the event loop."""
 _MAX_SWEEPS = 4
+_TOLERANCE, _HALF_TOLERANCE = 1e-3, 5e-2
+"""Of a layer's largest value: what a compiled pass may differ by, in single and in half precision."""
 _PROBED_IMAGES = 8
 """Images that distinguish a unit that is never finite from an image on which units are not finite."""
 
@@ -153,7 +158,7 @@ class SweepDevice:
                 "Replicas on other machines need the cache folder on a shared file system.",
             )
         if step.start in sweep.done and not step.flush:
-            return SweepAck(0)
+            return SweepAck(0, sweep.choice.take_notices())
         loading = self._loading.pop((step.folder, step.start, step.stop), None)
         if loading is None:
             loading = self._load(sweep.plan, step.start, step.stop)
@@ -162,7 +167,7 @@ class SweepDevice:
         parts = await asyncio.gather(*(asyncio.wrap_future(future) for future in loading))
         loaded = [image for part in parts for image in part]
         skipped = await self._backend.on_device(self._add, sweep, step, loaded)
-        return SweepAck(skipped)
+        return SweepAck(skipped, sweep.choice.take_notices())
 
     async def _open(self, folder: str) -> _Sweep:
         """Return the sweep in `folder`, a new one if its plan was written anew; raises OSError."""
@@ -172,10 +177,26 @@ class SweepDevice:
             plan = await asyncio.to_thread(SweepPlan.load, Path(folder))
             sweep = self._sweeps.get(folder)  # another step may have opened it meanwhile
         if sweep is None or sweep.sweep_id != sweep_id:
-            sweep = self._sweeps[folder] = _Sweep(plan, Path(folder), sweep_id, self._clock())
+            choice = await asyncio.to_thread(self._choice, Path(folder))
+            sweep = self._sweeps[folder] = _Sweep(plan, Path(folder), sweep_id, self._clock(), choice)
             while len(self._sweeps) > _MAX_SWEEPS:
                 del self._sweeps[next(iter(self._sweeps))]
         return sweep
+
+    def _choice(self, folder: Path) -> PassChoice:
+        """Return the choice of passes for the sweep in `folder`. The record is kept beside the folders of the
+        network's data sets.
+        """
+        import torch
+
+        device = self._backend.device
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()}"
+        facts = f"{device.type} {kind} {torch.__version__}"
+        name = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
+        sized = self._backend.network.preprocess.size is not None
+        return PassChoice(
+            self._settings.compile if sized else "never", folder.parent.parent / f"compiled-{name}.json"
+        )
 
     def _prefetch(self, step: tuple[str, int, int], plan: SweepPlan) -> None:
         """Start to load a step's images, and drop the oldest prefetched steps beyond a few."""
@@ -217,6 +238,7 @@ class SweepDevice:
                 sweep.flush(self._clock())
             return 0
         plan = sweep.plan
+        sweep.choice.decide((len(plan.indices) - step.stop) // step.replicas)
         pixels = [image for image in loaded if not isinstance(image, str)]
         good = np.array([not isinstance(image, str) for image in loaded])
         for index, image in zip(plan.indices[step.start : step.stop], loaded, strict=True):
@@ -268,12 +290,11 @@ class SweepDevice:
         """Return the images' batch of each readout, and on which images all units are finite, bool (n,) in
         the host's memory. Nothing is accumulated yet.
         """
-        plan = sweep.plan
-        run = self._eager
-        if self._settings.compile and self._backend.network.preprocess.size is not None:
-            run = self._compiled
-        batches = run(sweep, positions, images)
-        finite = _finite(batches)
+        plan, started = sweep.plan, self._clock()
+        batches = self._pass(sweep, positions, images)
+        finite = _finite(batches)  # waits for the device
+        if len(images) == plan.step:
+            sweep.choice.took(self._clock() - started, len(images))
         if not finite.all():
             if sweep.never_finite is None:
                 sweep.never_finite = self._find_never_finite(plan)
@@ -334,6 +355,34 @@ class SweepDevice:
         if not any(bool(fine.any()) for fine in finite.values()):
             return {}
         return {readout: ~fine for readout, fine in finite.items()}
+
+    def _pass(
+        self, sweep: _Sweep, positions: np.ndarray, images: Sequence[torch.Tensor]
+    ) -> list[ReadoutBatch]:
+        """Run images in a compiled pass, if that was chosen and works, else uncompiled."""
+        if not sweep.choice.compiled:
+            return self._eager(sweep, positions, images)
+        try:
+            batches = self._compiled(sweep, positions, images)
+            if not sweep.choice.checked:
+                self._check_values(batches, self._eager(sweep, positions, images))
+                sweep.choice.checked = True
+        except CompileError as error:
+            sweep.choice.failed(error)
+            return self._eager(sweep, positions, images)
+        return batches
+
+    def _check_values(self, compiled: Sequence[ReadoutBatch], eager: Sequence[ReadoutBatch]) -> None:
+        """Raise CompileError if a compiled pass gives other maxima than one that is not."""
+        import torch
+
+        tolerance = _TOLERANCE if self._settings.dtype == "float32" else _HALF_TOLERANCE
+        expected = {batch.readout: batch.maxima for batch in eager}
+        for batch in compiled:
+            values = expected[batch.readout]
+            allowed = tolerance * float(values.nan_to_num(0, 0, 0).abs().max()) + 1e-6
+            if not torch.allclose(batch.maxima, values, rtol=0, atol=allowed, equal_nan=True):
+                raise CompileError(f"the compiled network gives other values at {batch.readout.layer!r}.")
 
     def _eager(
         self, sweep: _Sweep, positions: np.ndarray, images: Sequence[torch.Tensor]
@@ -406,8 +455,8 @@ def _finite(batches: Sequence[ReadoutBatch]) -> torch.Tensor:
 class _Sweep:
     """One sweep on this replica: the part in progress, and the steps accumulated since the start."""
 
-    def __init__(self, plan: SweepPlan, folder: Path, sweep_id: str, now: float) -> None:
-        self.plan, self.sweep_id = plan, sweep_id
+    def __init__(self, plan: SweepPlan, folder: Path, sweep_id: str, now: float, choice: PassChoice) -> None:
+        self.plan, self.sweep_id, self.choice = plan, sweep_id, choice
         self.done: set[int] = set()
         self.never_finite: dict[Readout, torch.Tensor] | None = None
         """Units that are never finite, bool (U,); None until a first image is not finite."""

@@ -11,7 +11,7 @@ import fcntl
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from actors.grouping import task_group
 from actors.serving.backend import Priority
 from actors.serving.pool import Pool
 from actors.vision.readout.base import SweepProgress
-from actors.vision.readout.requests import SweepAck, SweepStep
+from actors.vision.readout.requests import NoticeKind, PassNotice, SweepAck, SweepStep
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.accumulators import SweepPlan, disjoint_parts
 from actors.vision.sweep.exemplars import ExemplarStore
@@ -32,14 +32,20 @@ _MAX_ROUNDS = 5
 """Times that steps are sent again because the replica that took them in died before it wrote its part."""
 
 ReportProgress = Callable[[SweepProgress], None]
+Notify = Callable[[str], None]
 
 
 async def run_sweep(
-    pool: Pool[Any, Any], store: ExemplarStore, plan: SweepPlan, progress: ReportProgress | None = None
+    pool: Pool[Any, Any],
+    store: ExemplarStore,
+    plan: SweepPlan,
+    progress: ReportProgress | None = None,
+    notify: Notify | None = None,
 ) -> None:
     """Run the sweep that `plan` describes and put the exemplars of its readouts into the store.
 
-    One process at a time runs a sweep; others wait for it. An interrupted one is resumed.
+    One process at a time runs a sweep; others wait for it. An interrupted one is resumed. `notify` gets one
+    line on each decision about compiling.
 
     Raises:
         UsageError: If the store cannot be written, or no image is left or could be used.
@@ -61,7 +67,7 @@ async def run_sweep(
             return
         folder.mkdir(exist_ok=True)
         await asyncio.to_thread(plan.save, folder)
-        await _SweepDriver(pool, plan, folder, progress).run_all_steps()
+        await _SweepDriver(pool, plan, folder, progress, notify).run_all_steps()
         try:
             await pool.call("finish_sweep", str(folder), str(store.folder))
         except UsageError:
@@ -85,6 +91,8 @@ class _SweepDriver:
     plan: SweepPlan
     folder: Path
     progress: ReportProgress | None
+    notify: Notify | None
+    notified: set[NoticeKind] = field(default_factory=set)
 
     async def run_all_steps(self) -> None:
         """Send steps until each is in a stored part; raises BackendError if replicas keep dying."""
@@ -115,7 +123,7 @@ class _SweepDriver:
             prefetch = steps[place + n_replicas] if place + n_replicas < len(steps) else None
             try:
                 ack: SweepAck = await self.pool.submit(
-                    SweepStep(str(self.folder), start, stop, prefetch, flush=place >= first_flushed),
+                    SweepStep(str(self.folder), start, stop, prefetch, place >= first_flushed, n_replicas),
                     agent="sweep",
                     priority=Priority.SWEEP,
                 )
@@ -123,6 +131,7 @@ class _SweepDriver:
                 window.release()
             n_done += stop - start
             n_skipped += ack.skipped
+            self._pass_on(ack.notices)
             if self.progress is not None:
                 self.progress(SweepProgress(n_done, len(self.plan.indices), n_skipped))
 
@@ -130,6 +139,13 @@ class _SweepDriver:
             for place in range(len(steps)):
                 await window.acquire()
                 group.create_task(send(place))
+
+    def _pass_on(self, notices: Sequence[PassNotice]) -> None:
+        """Hand on what replicas decided, the same of several once."""
+        for notice in notices:
+            if self.notify is not None and notice.kind not in self.notified:
+                self.notified.add(notice.kind)
+                self.notify(notice.text)
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from actors.errors import BackendError
 from actors.images import Image
 from actors.vision.backend import VisionBackend
 from actors.vision.networks.network import Network
-from actors.vision.readout.requests import SweepStep
+from actors.vision.readout.requests import PassNotice, SweepAck, SweepStep
 from actors.vision.readout.units import OUTPUT, Readout
+from actors.vision.settings import Compile
 from actors.vision.sweep.accumulators import SweepPart, SweepPlan
-from actors.vision.sweep.compiled import CompiledPass
+from actors.vision.sweep.compiled import CompiledPass, ReducedReadout
 from actors.vision.sweep.device import SweepDevice
+from actors.vision.sweep.pass_choice import CompileRecord, PassChoice
 from tests.actors.vision.sweep.test_accumulators import Numbered
 from tests.actors.vision.test_backend import is_white, network, settings
 from tests.actors.vision.tiny_networks import tiny_conv, tiny_vit
@@ -34,24 +35,35 @@ def with_vector_instructions() -> None:
         pytest.skip("torch.compile writes no code that compiles for ATEN_CPU_CAPABILITY=default")
 
 
-async def swept(studied: Network, plan: SweepPlan, folder: Path, compile: bool) -> SweepPart:
+async def swept(
+    studied: Network,
+    plan: SweepPlan,
+    folder: Path,
+    compile: Compile,
+    backend: type[VisionBackend] = VisionBackend,
+    notices: list[PassNotice] | None = None,
+) -> SweepPart:
     """Run a whole sweep on one device, in `folder`; return its only part."""
     plan.save(folder)
     chosen = settings(compile=compile)
-    backend = VisionBackend(studied, chosen)
-    device = SweepDevice(backend, chosen, clock=lambda: 0.0)  # compiling may outlast the time between parts
+    model = backend(studied, chosen)
+    device = SweepDevice(model, chosen, clock=lambda: 0.0)  # compiling may outlast the time between parts
     try:
         for start, stop in plan.steps():
-            await device.step(SweepStep(str(folder), start, stop, flush=stop == len(plan.indices)))
+            ack = await device.step(SweepStep(str(folder), start, stop, flush=stop == len(plan.indices)))
+            assert isinstance(ack, SweepAck)
+            if notices is not None:
+                notices += ack.notices
     finally:
         device.close()
-        await backend.close()
+        await model.close()
     return the_part(folder)
 
 
 def folder(parent: Path, name: str) -> Path:
-    (parent / name).mkdir()
-    return parent / name
+    """Make the folder of a sweep, below that of a data set in that of a network."""
+    (parent / "dataset" / name).mkdir(parents=True)
+    return parent / "dataset" / name
 
 
 def the_part(folder: Path) -> SweepPart:
@@ -70,8 +82,8 @@ async def test_a_compiled_sweep_finds_what_the_plain_one_finds(
     readouts = tuple(Readout(name) for name in (layers[0], layers[len(layers) // 2], layers[-1]))
     # 21 images in steps of 8 leave a short step, a corrupt one a gap, and few rows an image without samples.
     plan = SweepPlan(Numbered(21, frozenset({9})), np.arange(21), readouts, k=5, step=8, rows=48)
-    plain = await swept(studied, plan, folder(tmp_path, "plain"), compile=False)
-    graph = await swept(studied, plan, folder(tmp_path, "graph"), compile=True)
+    plain = await swept(studied, plan, folder(tmp_path, "plain"), compile="never")
+    graph = await swept(studied, plan, folder(tmp_path, "graph"), compile="always")
     assert graph.skipped.keys() == plain.skipped.keys() == {9}
     for readout in readouts:
         ours, theirs = graph.accumulators[readout], plain.accumulators[readout]
@@ -106,8 +118,8 @@ async def test_an_image_that_changes_the_outputs_shape_is_skipped_and_gives_no_o
     studied = network(nn.Sequential(WithoutWhite(), nn.ReLU()), size=(6, 6))
     readouts = Readout("0"), Readout(OUTPUT, "logit")
     plan = SweepPlan(WhiteFifth(11), np.arange(11), readouts, k=10, step=4, rows=48)
-    plain = await swept(studied, plan, folder(tmp_path, "plain"), compile=False)
-    graph = await swept(studied, plan, folder(tmp_path, "graph"), compile=True)
+    plain = await swept(studied, plan, folder(tmp_path, "plain"), compile="never")
+    graph = await swept(studied, plan, folder(tmp_path, "graph"), compile="always")
     assert graph.skipped.keys() == plain.skipped.keys() == {5}
     for part in (graph, plain):
         assert part.skipped[5].startswith("the network fails on it: OutputChangedError: ")
@@ -134,22 +146,82 @@ async def test_a_module_that_is_called_several_times_counts_at_its_last_call(tmp
     torch.manual_seed(0)
     studied = network(CalledTwice(), size=(6, 6))
     plan = SweepPlan(Numbered(8), np.arange(8), (Readout("seen"),), k=8, step=4, rows=48)
-    plain = await swept(studied, plan, folder(tmp_path, "plain"), compile=False)
-    graph = await swept(studied, plan, folder(tmp_path, "graph"), compile=True)
+    plain = await swept(studied, plan, folder(tmp_path, "plain"), compile="never")
+    graph = await swept(studied, plan, folder(tmp_path, "graph"), compile="always")
     ours, theirs = graph.accumulators[Readout("seen")], plain.accumulators[Readout("seen")]
     assert ours.n_images == theirs.n_images == 8
     assert np.allclose(ours.top()[0], theirs.top()[0], atol=1e-5)
     assert np.array_equal(ours.top()[1], theirs.top()[1])
 
 
-async def test_a_failed_compilation_says_what_to_do() -> None:
-    backend = VisionBackend(network(), settings())
+class Unwilling(CompiledPass):
+    def _trace(self, batch: object, flat: object) -> list[object]:  # type: ignore[override]
+        raise RuntimeError("no compiler was found")
 
-    class Unwilling(CompiledPass):
-        def _trace(self, batch: object, flat: object) -> list[object]:  # type: ignore[override]
-            raise RuntimeError("no compiler was found")
 
-    compiled = Unwilling(backend._tapped, [])
-    with pytest.raises(BackendError, match=r"no compiler was found"):
-        await backend.on_device(compiled, backend.batch([np.zeros((32, 32, 3), np.uint8)] * 2), {})
-    await backend.close()
+class Wrong(CompiledPass):
+    """Gives the values of other images."""
+
+    def __call__(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[ReducedReadout]:
+        return self._trace(batch + 1, flat)
+
+
+@pytest.mark.parametrize(("broken", "why"), [(Unwilling, "no compiler was found"), (Wrong, "other values")])
+async def test_a_sweep_that_cannot_be_compiled_goes_on_and_says_so_once(
+    broken: type[CompiledPass], why: str, tmp_path: Path
+) -> None:
+    class Failing(VisionBackend):
+        def compiled(self, readouts: Sequence[Readout]) -> CompiledPass:
+            return broken(self._tapped, [(each.layer, self._reader(each)) for each in readouts])
+
+    torch.manual_seed(0)
+    studied = network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), size=(6, 6))
+    plan = SweepPlan(Numbered(9), np.arange(9), (Readout("0"),), k=3, step=4, rows=48)
+    plain = await swept(studied, plan, folder(tmp_path, "plain"), compile="never")
+    notices: list[PassNotice] = []
+    tried = await swept(
+        studied, plan, folder(tmp_path, "tried"), compile="always", backend=Failing, notices=notices
+    )
+    assert [notice.kind for notice in notices] == ["failed"]
+    assert why in notices[0].text
+    ours, theirs = tried.accumulators[Readout("0")], plain.accumulators[Readout("0")]
+    assert np.array_equal(ours.top()[0], theirs.top()[0])
+    assert_recorded(tmp_path, why)
+
+
+def assert_recorded(network: Path, why: str) -> None:
+    (path,) = network.glob("compiled-*.json")
+    record = CompileRecord.read(path)
+    assert record is not None
+    assert why in record.failure
+
+
+def after_passes(choice: PassChoice, seconds: float, n_left: int) -> PassChoice:
+    """Let a choice see four passes of ten images, and decide."""
+    for _ in range(4):
+        choice.took(seconds, 10)
+    choice.decide(n_left)
+    return choice
+
+
+def test_passes_are_compiled_where_that_saves_more_than_it_takes(tmp_path: Path) -> None:
+    """By an assumption at first, then by what was measured; and undone where it saves nothing."""
+    path = tmp_path / "compiled.json"
+    assert not after_passes(PassChoice("auto", path), 0.1, 1_000).compiled
+    assert not after_passes(PassChoice("never", path), 0.1, 10**9).compiled
+    choice = after_passes(PassChoice("auto", path), 0.1, 1_000_000)
+    assert choice.compiled
+    (notice,) = choice.take_notices()
+    assert "1,000,000 images" in notice.text
+    choice.took(20.0, 10)  # the first compiles
+    after_passes(choice, 0.05, 0)
+    assert CompileRecord.read(path) == CompileRecord(compile_s=20.0, ratio=0.5)
+    assert after_passes(PassChoice("auto", path), 0.1, 10_000).compiled
+    assert not after_passes(PassChoice("auto", path), 0.1, 1_000).compiled
+    slower = after_passes(PassChoice("auto", path), 0.1, 10_000)
+    after_passes(slower, 0.11, 0)
+    assert not slower.compiled
+    assert [each.kind for each in slower.take_notices()] == ["compiled", "not worth it"]
+    assert not after_passes(PassChoice("auto", path), 0.1, 10**9).compiled
+    path.write_text("damaged")
+    assert after_passes(PassChoice("auto", path), 0.1, 1_000_000).compiled
