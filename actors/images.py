@@ -63,6 +63,8 @@ _TURNS = {
 """The transposition that brings a picture upright, by its EXIF orientation (Exif 2.32, tag 274)."""
 _MAY_BE_TURNED = (b"Exif\0", b"tiff:Orientation")
 """What a file contains that has an orientation, in EXIF or XMP."""
+_FIRST_SCAN = b"\xff\xda\x00\x0c\x03"
+"""The marker, length and number of components at which the header of a JPEG in color ends."""
 
 
 class ImageDecodeError(UsageError):
@@ -176,7 +178,10 @@ def _plain_jpeg(data: bytes, longest: int) -> np.ndarray | None:
 
     They are those that Pillow gives, whose libjpeg-turbo is simplejpeg's, too; without Pillow's copies.
     """
-    if data[:3] != b"\xff\xd8\xff" or any(name in data for name in _MAY_BE_TURNED):
+    if data[:3] != b"\xff\xd8\xff":
+        return None
+    header = data[: data.find(_FIRST_SCAN)]  # everything, if a scan begins in another way
+    if any(name in header for name in _MAY_BE_TURNED):
         return None
     if (simplejpeg := _simplejpeg()) is None:
         return None

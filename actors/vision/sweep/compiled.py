@@ -7,7 +7,8 @@ for long sweeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from actors.errors import BackendError
@@ -30,6 +31,22 @@ ReducedReadout = tuple["torch.Tensor", "torch.Tensor", "torch.Tensor", int]
 """
 
 
+@contextlib.contextmanager
+def _compile_errors() -> Iterator[None]:
+    """Raise errors of the compiler as CompileError."""
+    try:
+        yield
+    except OutputChangedError:
+        raise  # caused by an image, and handled as without a graph
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise  # not the compiler's fault
+        raise CompileError(
+            f"the network cannot be compiled: {type(error).__name__}: {str(error)[:300]}",
+            "Set `vision.compile` to never; a C++ compiler is needed on a CPU.",
+        ) from error
+
+
 class CompiledPass:
     """One pass over batches of one shape. Call it in the device's thread, in inference mode."""
 
@@ -42,8 +59,9 @@ class CompiledPass:
         import torch
 
         self._tapped, self._readers = tapped, list(readers)
-        torch._dynamo.reset()  # a class that was compiled with other hooks would be taken for this one
-        self._graph = torch.compile(self._trace, dynamic=False, fullgraph=False)
+        with _compile_errors():
+            torch._dynamo.reset()  # a class that was compiled with other hooks would be taken for this one
+            self._graph = torch.compile(self._trace, dynamic=False, fullgraph=False)
 
     def __call__(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[ReducedReadout]:
         """Run `batch` (n, 3, h, w). `flat` holds, by number of positions, int64 indices into all images'
@@ -53,17 +71,8 @@ class CompiledPass:
             CompileError: If the network cannot be compiled.
             OutputChangedError: If it gives less or more than a row for each image.
         """
-        try:
+        with _compile_errors():
             return self._graph(batch, flat)
-        except OutputChangedError:
-            raise  # caused by an image, and handled as without a graph
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise  # not the compiler's fault
-            raise CompileError(
-                f"the network cannot be compiled: {type(error).__name__}: {str(error)[:300]}",
-                "Set `vision.compile` to never; a C++ compiler is needed on a CPU.",
-            ) from error
 
     def _trace(self, batch: torch.Tensor, flat: dict[int, torch.Tensor]) -> list[ReducedReadout]:
         results: dict[int, ReducedReadout] = {}
