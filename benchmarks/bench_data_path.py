@@ -6,7 +6,7 @@
 
 `loaders`: images per processor second, from files of 500 x 375 pixels to what the network sees, against other
 loaders; those that are not installed, nor in a FOLDER, are left out. `sweep`: the time of a sweep, divided by
-that of its slower half, on a simulated device that takes no processor time. `large`: photographs of 4000 x
+that of its slower half, on a simulated device: only copying and normalizing take processor time. `large`: photographs of 4000 x
 3000 pixels, reduced while they are decoded.
 
 Images are crops of the two photographs of scikit-learn, quality 90; with `--photographs`, of a folder's.
@@ -256,7 +256,7 @@ def compare_loaders(paths: Sequence[Path]) -> None:
 
 
 class SimulatedDevice(nn.Module):
-    """A network whose pass takes time and no processor: as on a GPU, the host only waits."""
+    """A network whose pass takes time and hardly any processor: as on a GPU, the host waits."""
 
     def __init__(self, ms_per_image: float) -> None:
         super().__init__()
