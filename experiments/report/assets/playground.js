@@ -122,7 +122,7 @@
     title, element("p", "quiet", "Try something on this unit. The models start with the first trial. Open any image to crop, edit or ablate it."),
     prompt, drop, note, said,
   );
-  document.querySelector(".exemplars")?.before(section);
+  document.querySelector(".exemplars")?.after(section); // the first screen stays the unit's
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("button.send-trial");
