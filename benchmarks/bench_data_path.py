@@ -6,8 +6,8 @@
 
 `loaders`: images per processor second, from files of 500 x 375 pixels to what the network sees, against other
 loaders; those that are not installed, nor in a FOLDER, are left out. `sweep`: the time of a sweep, divided by
-that of its slower half, on a simulated device: only copying and normalizing take processor time. `large`: photographs of 4000 x
-3000 pixels, reduced while they are decoded.
+that of its slower half, on a simulated device: only copying and normalizing take processor time. `large`:
+photographs of 4000 x 3000 pixels, reduced while they are decoded.
 
 Images are crops of the two photographs of scikit-learn, quality 90; with `--photographs`, of a folder's.
 """
