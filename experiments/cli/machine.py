@@ -98,7 +98,7 @@ def layers(shared: Shared, model: Model) -> None:
     """List the layers of a network whose units can be studied."""
     from experiments.studies.layers import list_layers, table
 
-    with shared.console.waiting(f"starting Ray and loading {model}"):
+    with shared.console.waiting(f"looking for the layers of {model}"):
         infos = run(list_layers(shared.selection, model, shared.console.say))
     if shared.json:
         shared.console.result({"model": model, "layers": [asdict(info) for info in infos]})

@@ -14,9 +14,9 @@ from experiments.report.records import RunDirectory
 __all__ = ["write_site", "write_unit_page"]
 
 
-def write_unit_page(run_dir: Path, slug: str) -> Path:
+def write_unit_page(run_dir: Path, slug: str, *, anew: bool = True) -> Path:
     """Write the page of the unit in the folder `units/<slug>`, and the pages that it links to; return its
-    path.
+    path. Without `anew` one that its records still agree with stays.
 
     Raises:
         UsageError: If there is no such run or unit.
@@ -25,7 +25,7 @@ def write_unit_page(run_dir: Path, slug: str) -> Path:
     unit = run.unit(slug)
     if run.store.has(site.OVERVIEW):  # the atlas is the front page: it is written with the whole report
         return unit_page.write_page(run, unit)
-    site.write(run_dir, anew=slug)
+    site.write(run_dir, anew=slug if anew else "")
     return run_dir / "report" / "units" / f"{slug}.html"
 
 

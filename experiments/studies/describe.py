@@ -41,12 +41,12 @@ async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any
         "describe", model=request.model, layer=request.layer, unit=request.unit, seed=request.seed, **repeat
     )
     store = open_run(selected.profile.dataset, run, manifest)
-    record = _finished(store)
+    finished = record = _finished(store)
     if record is None:
         record = await _study(console, selected, store, manifest)
     else:
         console.say(f"{run} holds this study's result already")
-    return record | {"paths": _paths(run, record)}
+    return record | {"paths": _paths(run, record, anew=finished is None)}
 
 
 def _round_line(number: int, finished: Round, repeats: int) -> str:
@@ -129,11 +129,11 @@ def _finished(store: Store) -> dict[str, Any] | None:
     return next((result.to_json() for result in results if result is not None), None)
 
 
-def _paths(run: Path, record: dict[str, Any]) -> dict[str, str]:
+def _paths(run: Path, record: dict[str, Any], *, anew: bool) -> dict[str, str]:
     from experiments.report import write_unit_page
 
     folder = slug(record["unit"])
-    page = write_unit_page(run, folder)
+    page = write_unit_page(run, folder, anew=anew)
     return {"run": str(run), "unit": str(run / "units" / folder), "report": str(page)}
 
 

@@ -14,12 +14,17 @@ async def list_layers(
 ) -> list[LayerInfo]:
     """Return every layer of a network, in the order of the forward pass.
 
+    A network that an earlier command loaded is not loaded again, unless a file of weights may change it.
     Layers need no weights, so that none are fetched; `notify` gets what was taken from a file of weights.
     """
-    from experiments.setup.workbench import network_alone
-
     selected = selection.load()
     profile = selected.profile
+    from_file = "@" in model or profile.vision.checkpoint is not None
+    if not from_file and (known := selected.known_network(model)) is not None:
+        return list(known.layers.values())
+    from experiments.setup.workbench import network_alone
+
+    notify(f"starting Ray and loading {model}")
     bare = profile.vision.model_copy(update={"pretrained": False})
     profile = profile.model_copy(update={"vision": bare})
     async with network_alone(profile, selected.cache, model, notify) as vision:
