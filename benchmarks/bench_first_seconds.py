@@ -1,6 +1,6 @@
 """The first seconds of commands: what a person waits for before anything of their own is done.
 
-    python -m benchmarks.bench_first_seconds RUN [--repeats 5] [--beside PYTHON]
+    python -m benchmarks.bench_first_seconds RUN [--repeats 5] [--beside PYTHON] [--without-ray]
 
 RUN is the folder of the demo's finished study; its cache is used, so everything is warm. Commands take turns,
 and the medians are printed as Markdown: seconds on the clock, processor seconds of the command and what it
@@ -45,13 +45,19 @@ class Taken:
     processor_s: float
 
 
-def commands(run: str, out: str) -> list[Command]:
-    return [
+def commands(run: str, out: str, with_ray: bool) -> list[Command]:
+    """Return the commands: `run` is a finished study, and at `out` one is begun."""
+    listed = [
         Command("import torch", ("-c", "import torch"), python=True),
         Command("maia --help", ("--help",)),
         Command("maia status", ("status", run)),
         Command("maia describe, finished", ("describe", *UNIT, "--out", run)),
         Command("maia layers, listed before", ("layers", UNIT[0], "--profile", "embedded")),
+    ]
+    if not with_ray:
+        return listed
+    return [
+        *listed,
         Command("Ray's start", ("-c", RAY), python=True),
         Command("maia describe, first round", ("describe", *UNIT, "--out", out), until=FIRST_ROUND),
     ]
@@ -100,12 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--beside", type=Path)
+    parser.add_argument("--without-ray", action="store_true")
     given = parser.parse_args(arguments)
     pythons = [Path(sys.executable), *([given.beside] if given.beside else [])]
+    run = str(Path(given.run).resolve())
     taken: dict[tuple[str, Path], list[Taken]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(given.repeats):
-            for command in commands(str(Path(given.run).resolve()), f"{folder}/run"):
+            for command in commands(run, f"{folder}/run", not given.without_ray):
                 for python in pythons:
                     shutil.rmtree(f"{folder}/run", ignore_errors=True)
                     taken.setdefault((command.name, python), []).append(take(python, command))

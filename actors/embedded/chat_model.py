@@ -29,7 +29,8 @@ class BuiltinBackend(BlockingBackend[ChatRequest, ChatReply]):
         """`classifier` sees photographs; without one all images are taken for drawn."""
         facts = {"photographs": classifier.name if classifier else ""}
         lacking = settings.withheld.concepts()
-        words, eyes = embedded_words(lacking), NetEyes(classifier=classifier, lacking=lacking)
+        words = embedded_words(lacking)
+        self._eyes = eyes = NetEyes(classifier=classifier, lacking=lacking)
         self.sees_images = True
         if settings.model == "observer":
             super().__init__(
@@ -46,6 +47,9 @@ class BuiltinBackend(BlockingBackend[ChatRequest, ChatReply]):
             return [scientist.reply(request) for request in batch]
 
         super().__init__("builtin:scientist", run_batch, key=_same_work)
+
+    def prepare(self) -> None:
+        self._eyes.prepare()
 
 
 def _same_work(request: ChatRequest) -> Hashable:

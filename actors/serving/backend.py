@@ -102,5 +102,10 @@ class Backend(ABC, Generic[RequestT, ResultT]):
         """Return plain facts about the model for `maia doctor`, logs and cache keys."""
         return {"name": self.name}
 
+    def prepare(self) -> None:
+        """Load what requests will need, beside other models that are loaded. A replica calls it once, in a
+        thread of its own; requests that come meanwhile load it themselves.
+        """
+
     async def close(self) -> None:
         """Free the device, threads and connections."""

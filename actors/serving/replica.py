@@ -18,6 +18,7 @@ import inspect
 import logging
 import os
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -445,3 +446,5 @@ class ReplicaActor(ReplicaService):
         super().__init__(lambda: build(factory, unpack(kwargs, {})))
         if "torch" in sys.modules:
             set_threads(threads)
+        if self._failure is None:
+            threading.Thread(target=self._replica.backend.prepare, name="prepare", daemon=True).start()

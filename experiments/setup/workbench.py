@@ -146,7 +146,8 @@ class Workbench:
         in the facts.
         """
         roles = self.profile.chat
-        if self.network is None or not isinstance(roles.observers or roles.interpreter, BuiltinChat):
+        drawn = self.dataset.fingerprint.startswith("scenes:")
+        if self.network is None or drawn or not isinstance(roles.observers or roles.interpreter, BuiltinChat):
             return self
         notice = await photographs.of_dataset(self.context.observers, self.dataset)
         if not notice:

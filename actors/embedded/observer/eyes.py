@@ -7,6 +7,7 @@ without weights.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -98,6 +99,7 @@ class NetEyes:
     ) -> None:
         self._net, self._classifier, self._lacking = net, classifier, lacking
         self._kept: LruCache[Seen] = LruCache(_REMEMBERED)
+        self._loading = threading.Lock()
 
     def look(self, images: Sequence[Image], whole: bool = False) -> list[Seen]:
         kept = {image.id: self._kept.get((image.id, whole)) for image in images}
@@ -127,12 +129,17 @@ class NetEyes:
             seen[place] = Seen(photograph=photograph)
         return seen
 
-    def _loaded(self) -> ConceptNet:
-        if self._net is None:
-            from actors.embedded.concept_net.concept_net import shared_net
+    def prepare(self) -> None:
+        """Load the concept net, which every look needs."""
+        self._loaded()
 
-            self._net = shared_net()
-        return self._net
+    def _loaded(self) -> ConceptNet:
+        with self._loading:
+            if self._net is None:
+                from actors.embedded.concept_net.concept_net import shared_net
+
+                self._net = shared_net()
+            return self._net
 
 
 def is_photograph(sighting: Sighting) -> bool:
