@@ -177,16 +177,20 @@ class Album:
             image_id = origin.parent
         return ""
 
+    def find(self, image_id: str) -> Image | None:
+        """Return the image of that id, None where it is not known."""
+        if image_id in self.held:
+            return self.held[image_id]
+        if self._keeper is not None and image_id in self._keeper:
+            return self._keeper[image_id]
+        return None
+
     def under_mask(self, image: Image) -> Image:
         """Return the image under a mask: an edit of a darkened image would test the darkening."""
         provenance = self.provenance.get(image.id)
         if provenance is None or provenance.source != "masked":
             return image
-        if provenance.parent in self.held:
-            return self.held[provenance.parent]
-        if self._keeper is not None and provenance.parent in self._keeper:
-            return self._keeper[provenance.parent]
-        return image
+        return self.find(provenance.parent) or image
 
 
 class Screen:

@@ -230,6 +230,32 @@ def report(
         console.show(f"report: {page}")
 
 
+@commands.command(
+    epilog=examples("maia gallery runs/b6 runs/audit --out docs/gallery", "maia gallery runs/b6 --units 20")
+)
+def gallery(
+    run_directories: Annotated[
+        list[Path],
+        typer.Argument(help="The --out folders of runs: studies, audits.", parser=here, metavar="DIR..."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the page.", parser=here, metavar="DIR")] = Path(
+        "gallery"
+    ),
+    units: Annotated[int, typer.Option(min=1, max=200, help="Units of each run, the best first.")] = 12,
+    json: Json = False,
+) -> None:
+    """Write one page of what runs have found. For readers who have installed nothing."""
+    from experiments.runs.gallery import write_gallery
+
+    console = Console(quiet=json)
+    written = write_gallery(run_directories, out, units)
+    if json:
+        console.result(asdict(written))
+        return
+    shown = f"{counted(written.units, 'unit')}, {counted(written.findings, 'finding')}"
+    console.show(f"{shown}, {written.bytes / 1e6:.1f} MB\npage: {written.page}", markup=False)
+
+
 @commands.command(epilog=examples("maia atlas runs/lite0", "maia atlas runs/lite0 --out ~/public/lite0"))
 def atlas(
     run_directory: OpenRun,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,33 +20,44 @@ _LARGEST = 16 << 20
 _RAW_LIMIT = 200_000
 
 
-def write_all(run: RunDirectory) -> list[tuple[str, str]]:
-    """Write a page for each experiment; return (title, address) in order of the files' names."""
+@dataclass(frozen=True, slots=True)
+class ExperimentLink:
+    """A page of an experiment, as an overview names it."""
+
+    title: str
+    summary: str
+    href: str
+
+
+def write_all(run: RunDirectory) -> list[ExperimentLink]:
+    """Write a page for each experiment; return links to them in order of the files' names."""
     written = []
-    for key in _keys(run):
+    for key in keys(run):
         name = Path(key).stem
         try:
-            title, content = _page(run, key)
+            page, title, content = _page(run, key)
             pages.write(run.store, f"report/experiments/{name}.html", content)
         except RecordError as error:
             run.problems.append(error.message.replace(f"{run.root}/", ""))
             continue
-        written.append((title, f"experiments/{quote(name, safe='')}.html"))
+        href = f"experiments/{quote(name, safe='')}.html"
+        written.append(ExperimentLink(title, page.summary if page else "", href))
     return written
 
 
-def _keys(run: RunDirectory) -> list[str]:
+def keys(run: RunDirectory) -> list[str]:
+    """Return the files of a run's experiments."""
     paths = (Path(key) for key in run.store.keys("experiments"))
     return [path.as_posix() for path in paths if path.suffix == ".json" and len(path.parts) == 2]
 
 
 def newest(run: RunDirectory) -> list[tuple[str, int]]:
     """Return each experiment's file with its date, in nanoseconds."""
-    states = ((key, run.store.status(key)) for key in _keys(run))
+    states = ((key, run.store.status(key)) for key in keys(run))
     return [(Path(key).name, status.st_mtime_ns) for key, status in states if status is not None]
 
 
-def _page(run: RunDirectory, key: str) -> tuple[str, str]:
+def _page(run: RunDirectory, key: str) -> tuple[Page | None, str, str]:
     path = Path(key)
     raw = run.store.get(key) or b""
     if len(raw) > _LARGEST:
@@ -90,7 +102,7 @@ def _page(run: RunDirectory, key: str) -> tuple[str, str]:
         raw="" if page else without_home(raw[:_RAW_LIMIT].decode("utf-8", "replace")),
         file_name=path.name,
     )
-    return title, content
+    return page, title, content
 
 
 def read(raw: bytes) -> tuple[Page | None, str]:

@@ -102,7 +102,7 @@ def write(run_dir: Path, front: FrontPage | None = None, *, anew: str = "") -> P
         in_front = front.write(run) if front is not None else []
         overview = "overview.html" if in_front else "index.html"
         pages.write(store, f"report/{overview}", _index(run, summaries, layers, experiments))
-        site = [overview, "units.js", *layers.values(), *(unquote(href) for _, href in experiments)]
+        site = [overview, "units.js", *layers.values(), *(unquote(each.href) for each in experiments)]
         known.keep_site([*in_front, *(f"report/{page}" for page in site)])
         known.save()
     _remove_others(store, {*kept, *known.site, _Summaries.KEY})
@@ -145,7 +145,7 @@ def _index(
     run: RunDirectory,
     summaries: Sequence[Summary],
     layers: dict[str, str],
-    experiments: list[tuple[str, str]],
+    experiments: list[experiment_page.ExperimentLink],
 ) -> str:
     verdicts = Counter(summary.verdict for summary in summaries)
     scores = [summary.auroc for summary in summaries if summary.auroc is not None]

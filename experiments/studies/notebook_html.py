@@ -1,4 +1,4 @@
-"""What a notebook shows: images with their activations, units, answers and label cards as HTML.
+"""What a notebook shows: images with their activations and prompts, units, answers and label cards as HTML.
 
 All text is escaped, and images are small JPEGs inside the page: a notebook can be sent as it is.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
 
 import PIL.Image
 from markupsafe import Markup
@@ -20,6 +21,7 @@ from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, reason_of, ve
 from experiments.report.figures import figures_of
 from tools.sandbox.child.effects import Effects
 from tools.sandbox.child.image_handle import ImageHandle
+from tools.toolbox import Album
 
 SHOWN = 60
 """Images of one list that are shown; the rest is counted."""
@@ -30,42 +32,118 @@ _COLORS: dict[str, str] = {
     "failed": "#b42318",
 }
 _PLAIN = "#57606a"
+_FIGURES = 3
+"""Figures of a result that a terminal shows."""
+_NEXT = "Experiment further, and answer again."
 
 
-class Pictures(list[ImageHandle]):
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An image with its activation, what was asked for, and, of an edited one, the image before."""
+
+    image: PIL.Image.Image
+    value: str = ""
+    words: str = ""
+    before: Shown | None = None
+
+
+class Origins:
+    """How the images of a study came about, by their content ids."""
+
+    def __init__(self, album: Callable[[], Album]) -> None:
+        self._album = album
+
+    def shown(self, images: Sequence[Any], values: Sequence[str] = ()) -> list[Shown]:
+        """Return images with their prompts; an edited one has the image before beside it, and its value where
+        that is among them.
+        """
+        values = values or [""] * len(images)
+        own = [self._unmasked(image) for image in images]
+        known = {name: place for place, name in enumerate(own) if name}
+        found = []
+        for image, value, name in zip(images, values, own, strict=True):
+            origin = self._album().provenance.get(name)
+            words = "" if origin is None else origin.edits[-1] if origin.edits else origin.prompt
+            before = None
+            if origin is not None and origin.source == "edited":
+                if (place := known.get(origin.parent)) is not None:
+                    before = Shown(images[place], values[place])
+                elif (parent := self._album().find(origin.parent)) is not None:
+                    before = Shown(parent.to_pil())
+            found.append(Shown(image, value, words, before))
+        return found
+
+    def _unmasked(self, image: Any) -> str:
+        name = getattr(image, "id", None) or ""
+        origin = self._album().provenance.get(name)
+        return origin.parent if origin is not None and origin.source == "masked" else name
+
+
+class _Viewed:
+    """What a tool returned, with a way to look at it. `pictures` are the images that are shown."""
+
+    origins: Origins | None = None
+
+    def seen_by(self, origins: Origins | None) -> Self:
+        """Let the images be shown with how they came about."""
+        self.origins = origins
+        return self
+
+    def pictures(self) -> list[Shown]:
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return gallery(self.pictures())
+
+    def _shown(self, images: Sequence[Any], values: Sequence[str] = ()) -> list[Shown]:
+        if self.origins is not None:
+            return self.origins.shown(images, values)
+        return [
+            Shown(image, value) for image, value in zip(images, values or [""] * len(images), strict=True)
+        ]
+
+
+class Pictures(_Viewed, list[ImageHandle]):
     """Images in a list."""
 
-    def _repr_html_(self) -> str:
-        return gallery((image, "") for image in self)
+    def pictures(self) -> list[Shown]:
+        return self._shown(self)
 
 
-class MeasuredImages(tuple[list[float], list[ImageHandle]]):
+class MeasuredImages(_Viewed, tuple[list[float], list[ImageHandle]]):
     """Activations and masked images, two lists as the tools return them."""
 
-    def _repr_html_(self) -> str:
+    def pictures(self) -> list[Shown]:
         activations, images = self
-        return gallery(
-            (image, f"{activation:.2f}") for activation, image in zip(activations, images, strict=True)
-        )
+        return self._shown(images, [f"{activation:.2f}" for activation in activations])
 
 
-class ShownExemplars(list[tuple[float, ImageHandle]]):
+class ShownExemplars(_Viewed, list[tuple[float, ImageHandle]]):
     """The data set's strongest images."""
 
-    def _repr_html_(self) -> str:
-        return gallery((image, f"{activation:.2f}") for activation, image in self)
+    def pictures(self) -> list[Shown]:
+        return [Shown(image, f"{activation:.2f}") for activation, image in self]
 
 
-class ShownEffects(Effects):
+class ChosenExemplars(_Viewed, list[tuple[float, ImageHandle, str]]):
+    """Images of the data set, each with why it was chosen."""
+
+    def pictures(self) -> list[Shown]:
+        return [Shown(image, f"{activation:.2f}", why) for activation, image, why in self]
+
+
+class ShownEffects(_Viewed, Effects):
     """What an intervention did: the means, and each image with its figures."""
 
     @classmethod
     def of(cls, effects: Effects) -> ShownEffects:
         return cls(**{each.name: getattr(effects, each.name) for each in fields(effects)})
 
+    def pictures(self) -> list[Shown]:
+        return [Shown(effect.image, "", repr(effect)) for effect in self.images]
+
     def _repr_html_(self) -> str:
-        shown = gallery((effect.image, repr(effect)) for effect in self.images)
-        return Markup("<p>{}</p>{}").format(self.summary, Markup(shown))
+        return Markup("<p>{}</p>{}").format(self.summary, Markup(gallery(self.pictures())))
 
 
 class ObserverText(str):
@@ -82,7 +160,11 @@ class LabelCard(dict[str, Any]):
         super().__init__(record)
 
     def __repr__(self) -> str:
-        return f"<label card: {self.get('label') or self.get('status')}>"
+        lines = [f"{self.get('label') or 'no label'}: {verdict_of(self)}. {MEANINGS[verdict_of(self)]}"]
+        if reason := reason_of(self.get("evidence") or {}):
+            lines.append(reason)
+        figures = figures_of(self.get("evidence"))[:_FIGURES]
+        return "\n".join([*lines, *(f"  {each.name}: {each.value} - {each.meaning}" for each in figures)])
 
     def _repr_html_(self) -> str:
         evidence, card = self.get("evidence") or {}, self.get("card") or {}
@@ -109,27 +191,42 @@ class LabelCard(dict[str, Any]):
 class Examined:
     """What came of an answer: `accepted`, or the objection, after which a person may continue."""
 
-    def __init__(self, label: str, verdict: Any, record: LabelCard | None) -> None:
-        self.label, self.verdict, self.record = label, verdict, record
+    def __init__(
+        self, label: str, verdict: Any, record: LabelCard | None, images: Sequence[PIL.Image.Image] = ()
+    ) -> None:
+        self.label, self.verdict, self.record, self.images = label, verdict, record, images
         self.accepted = verdict is None or verdict.accepted
 
+    def pictures(self) -> list[Shown]:
+        """Return the images that the objection speaks of."""
+        return [] if self.record is not None else [Shown(image) for image in self.images]
+
+    def _finding(self) -> str:
+        return finding_of(self.verdict.evidence) or "not confirmed"
+
     def __repr__(self) -> str:
-        settled = "the answer stands" if self.record is not None else "not yet"
-        return f"<{self.label!r}: {'accepted' if self.accepted else 'sent back'}, {settled}>"
+        if self.record is not None:
+            return repr(self.record)
+        return f"{self.label}: sent back, {self._finding()} so far.\n{self.verdict.objection}\n{_NEXT}"
 
     def _repr_html_(self) -> str:
         if self.record is not None:
             return self.record._repr_html_()
-        finding = finding_of(self.verdict.evidence) or "not confirmed"
-        return _card(
-            self.label, finding, self.verdict.objection, [("next", "experiment further and answer again")]
-        )
+        card = _card(self.label, self._finding(), self.verdict.objection, [("sent back", _NEXT)])
+        return card + gallery(self.pictures())
 
 
-def gallery(items: Iterable[tuple[Any, str]]) -> str:
-    """Return images with a line under each; those after the first `SHOWN` are counted."""
+class ReportPage(type(Path())):  # type: ignore[misc]
+    """The path of a page; a notebook shows it as a link."""
+
+    def _repr_html_(self) -> str:
+        return Markup('<a href="{}" target="_blank">{}</a>').format(self.as_posix(), self.name)
+
+
+def gallery(items: Iterable[Shown]) -> str:
+    """Return images with their words under each; those after the first `SHOWN` are counted."""
     listed = list(items)
-    figures = [_figure(image, caption) for image, caption in listed[:SHOWN]]
+    figures = [_figure(shown) for shown in listed[:SHOWN]]
     if len(listed) > SHOWN:
         figures.append(Markup("<p>and {} more</p>").format(len(listed) - SHOWN))
     return Markup('<div style="display:flex;flex-wrap:wrap;gap:8px">{}</div>').format(
@@ -137,26 +234,27 @@ def gallery(items: Iterable[tuple[Any, str]]) -> str:
     )
 
 
-def mixed(items: Iterable[Any]) -> str:
+def mixed(items: Iterable[Any], origins: Origins) -> str:
     """Return texts and images in their order, as `tools.display` was given them."""
     parts: list[Markup] = []
-    for pictures, run in itertools.groupby(_flat(items), lambda item: isinstance(item, PIL.Image.Image)):
+    for pictures, run in itertools.groupby(flat(items), lambda item: isinstance(item, PIL.Image.Image)):
         if pictures:
-            parts.append(Markup(gallery((image, "") for image in run)))
+            parts.append(Markup(gallery(origins.shown(list(run)))))
         else:
             words = "\n".join(str(item) for item in run)
             parts.append(Markup('<div style="white-space:pre-wrap">{}</div>').format(words))
     return Markup("").join(parts)
 
 
-def _flat(items: Iterable[Any]) -> Iterator[Any]:
+def flat(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield what lists and dicts hold, item by item, in order."""
     for item in items:
         if isinstance(item, list | tuple):
-            yield from _flat(item)
+            yield from flat(item)
         elif isinstance(item, dict):
             for key, value in item.items():
                 yield f"{key}:"
-                yield from _flat([value])
+                yield from flat([value])
         else:
             yield item
 
@@ -175,12 +273,26 @@ def thumbnail(image: PIL.Image.Image) -> str:
     return data_url(buffer.getvalue(), "image/jpeg")
 
 
-def _figure(image: PIL.Image.Image, caption: str) -> Markup:
-    alt_text = f"image, activation {caption}" if caption else "image"
+def _figure(shown: Shown) -> Markup:
+    if shown.before is None:
+        return _one(shown)
+    row = Markup('<div style="display:flex;align-items:center;gap:4px">{}→{}</div>').format(
+        _one(shown.before), _one(replace(shown, words=""))
+    )
+    return Markup('<figure style="margin:0;text-align:center">{}{}</figure>').format(row, _words(shown))
+
+
+def _one(shown: Shown) -> Markup:
+    alt_text = f"image, activation {shown.value}" if shown.value else "image"
     return Markup(
-        '<figure style="margin:0;text-align:center"><img src="{}" alt="{}" style="max-width:{}px">'
-        '<figcaption style="font-variant-numeric:tabular-nums">{}</figcaption></figure>'
-    ).format(thumbnail(image), alt_text, _SIDE, caption)
+        '<figure style="margin:0;text-align:center;max-width:{0}px"><img src="{1}" alt="{2}" '
+        'style="max-width:{0}px"><figcaption><b style="font-variant-numeric:tabular-nums">{3}</b>{4}'
+        "</figcaption></figure>"
+    ).format(_SIDE, thumbnail(shown.image), alt_text, shown.value, _words(shown))
+
+
+def _words(shown: Shown) -> Markup:
+    return Markup('<div style="font-size:85%">{}</div>').format(shown.words) if shown.words else Markup("")
 
 
 def _card(title: str, verdict: str, text: str, rows: Sequence[tuple[str, str]]) -> str:

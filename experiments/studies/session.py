@@ -16,14 +16,17 @@ import atexit
 import code
 import contextlib
 import functools
+import inspect
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+import PIL.Image
 
 from agents.records.journal import slug
 from agents.records.store import Store
@@ -33,14 +36,19 @@ from agents.study.study import StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup.run_folder import claim_run, open_run, remove_if_created
 from experiments.setup.selection import Selected, Selection
+from experiments.studies.contact_sheet import ContactSheets, terminal_images
 from experiments.studies.notebook_html import (
+    ChosenExemplars,
     Examined,
     LabelCard,
     MeasuredImages,
     ObserverText,
+    Origins,
     Pictures,
+    ReportPage,
     ShownEffects,
     ShownExemplars,
+    flat,
     mixed,
     unit_card,
 )
@@ -49,6 +57,7 @@ from tools.sandbox import ProgramOutcome, SandboxSettings
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
 from tools.sandbox.child.dialects import DIALECTS, values_of
+from tools.sandbox.child.values import Values
 from tools.sandbox.direct import DirectLink
 from tools.subject import ActivationStatistics
 
@@ -58,6 +67,9 @@ if TYPE_CHECKING:
     from experiments.setup.workbench import Workbench
 
 T = TypeVar("T")
+
+_INTERNAL = ("begin", "end", "cell", "follow", "show_images", "load_model", "save_experiment_log")
+"""Calls that are not for people."""
 
 _UNRECORDED = "# The program of these calls was not recorded: it ran outside of a cell."
 
@@ -74,9 +86,17 @@ def _documented_as(function: Any) -> Callable[[Any], Any]:
 class NotebookSystem(AgentSystem):
     """The unit under study, as an agent has it; a notebook shows what it returns."""
 
+    def __init__(self, values: Values, view: ImageView) -> None:
+        super().__init__(values)
+        self._view = view
+
     @_documented_as(AgentSystem.call_neuron)
     def call_neuron(self, *args: Any, **kwargs: Any) -> MeasuredImages:
-        return MeasuredImages(super().call_neuron(*args, **kwargs))
+        return MeasuredImages(super().call_neuron(*args, **kwargs)).seen_by(self._view.origins)
+
+    @_documented_as(AgentSystem.exemplars)
+    def exemplars(self, *args: Any, **kwargs: Any) -> ChosenExemplars:
+        return ChosenExemplars(super().exemplars(*args, **kwargs))
 
     @_documented_as(AgentSystem.intervene)
     def intervene(self, *args: Any, **kwargs: Any) -> ShownEffects:
@@ -86,17 +106,21 @@ class NotebookSystem(AgentSystem):
 class NotebookTools(AgentTools):
     """An agent's instruments; a notebook shows what they return."""
 
+    def __init__(self, values: Values, view: ImageView) -> None:
+        super().__init__(values)
+        self._view = view
+
     @_documented_as(AgentTools.dataset_exemplars)
     def dataset_exemplars(self, *args: Any, **kwargs: Any) -> ShownExemplars:
         return ShownExemplars(super().dataset_exemplars(*args, **kwargs))
 
     @_documented_as(AgentTools.text2image)
     def text2image(self, *args: Any, **kwargs: Any) -> Pictures:
-        return Pictures(super().text2image(*args, **kwargs))
+        return Pictures(super().text2image(*args, **kwargs)).seen_by(self._view.origins)
 
     @_documented_as(AgentTools.edit_images)
     def edit_images(self, *args: Any, **kwargs: Any) -> Pictures:
-        return Pictures(super().edit_images(*args, **kwargs))
+        return Pictures(super().edit_images(*args, **kwargs)).seen_by(self._view.origins)
 
     @_documented_as(AgentTools.describe_images)
     def describe_images(self, *args: Any, **kwargs: Any) -> ObserverText:
@@ -109,17 +133,40 @@ class NotebookTools(AgentTools):
     @_documented_as(AgentTools.display)
     def display(self, *items: Any) -> None:
         super().display(*items)
-        _show(items)
+        self._view.show(items)
 
 
-def _show(items: Any) -> None:
-    """Show what was displayed in a notebook; elsewhere the text was printed."""
-    shell = _shell()
-    if shell is None or not hasattr(shell, "kernel"):
-        return
-    from IPython.display import HTML, display
+class ImageView:
+    """Where a person sees the images of a study: a notebook, or an IPython terminal by contact sheets."""
 
-    display(HTML(mixed(items)))
+    def __init__(self, origins: Origins) -> None:
+        self.origins = origins
+        self.sheets: ContactSheets | None = None
+
+    def show(self, items: Sequence[Any]) -> None:
+        """Show what was displayed; a terminal has printed the text of it."""
+        shell = _shell()
+        if shell is not None and hasattr(shell, "kernel"):
+            from IPython.display import HTML, display
+
+            display(HTML(mixed(items, self.origins)))
+        elif self.sheets is not None:
+            images = [item for item in flat(items) if isinstance(item, PIL.Image.Image)]
+            print(self.sheets.show(self.origins.shown(images)), end="\n" if images else "")
+
+    def follow(self, shell: Any, sheets: ContactSheets) -> None:
+        """Let a terminal show the images of what cells return."""
+        self.sheets = sheets
+
+        def pretty(value: Any, printer: Any, cycle: bool) -> None:
+            lines = [repr(value)] if isinstance(value, Examined | ShownEffects) else []
+            if not lines:
+                lines = ["  ".join(filter(None, (shown.value, shown.words))) for shown in value.pictures()]
+            printer.text("\n".join(filter(None, [*lines, sheets.show(value.pictures())])))
+
+        formatter = shell.display_formatter.formatters["text/plain"]
+        for kind in (Pictures, MeasuredImages, ShownExemplars, ChosenExemplars, ShownEffects, Examined):
+            formatter.for_type(kind, pretty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +258,14 @@ class StudySession:
         self._study, self._wait, self._closing = study, wait, closing
         self._background = background
         self._link = DirectLink(study.context.toolbox, limits, wait)
-        kinds = (NotebookSystem, NotebookTools) if limits.dialect == "maia2" else DIALECTS[limits.dialect]
+        self._view = ImageView(Origins(lambda: study.context.toolbox.album))
         values = values_of(limits.dialect, self._link)
-        self.system, self.tools = kinds[0](values), kinds[1](values)
+        self.system: AgentSystem
+        self.tools: AgentTools
+        if limits.dialect == "maia2":
+            self.system, self.tools = NotebookSystem(values, self._view), NotebookTools(values, self._view)
+        else:
+            self.system, self.tools = (kind(values) for kind in DIALECTS[limits.dialect])  # type: ignore[assignment]
         self._hypotheses: tuple[str, ...] = ()
         self._source: list[str] = []
         self._output: _Tee | None = None
@@ -284,7 +336,13 @@ class StudySession:
         """
         self._commit()
         verdict = self._wait(self._study.answer(labels, description))
-        return Examined(" OR ".join(labels), verdict, self.result)
+        images = self._study.context.critic.images
+        left = [images[name].to_pil() for name in (verdict.shown if verdict else ()) if name in images]
+        return Examined(" OR ".join(labels), verdict, self.result, left)
+
+    def help(self) -> ObserverText:
+        """Return what one can do here: the calls of `system`, `tools` and `study`, each with a line."""
+        return ObserverText(_guide(self))
 
     @property
     def result(self) -> LabelCard | None:
@@ -296,10 +354,10 @@ class StudySession:
         return self._study.rounds
 
     def report(self) -> Path:
-        """Write the study's page and return its path."""
+        """Write the study's page and return its path, which a notebook shows as a link."""
         from experiments.report import write_unit_page
 
-        return write_unit_page(self.run, slug(self._study.context.subject.id))
+        return ReportPage(write_unit_page(self.run, slug(self._study.context.subject.id)))
 
     def close(self) -> None:
         """End the models and the sandbox; what was recorded stays."""
@@ -325,12 +383,13 @@ class StudySession:
         rows = [
             (
                 "data set",
-                f"{known.n_images} images searched (the share `vision.reserve` is held back for "
-                f"confirmation), activation {known.mean:.2f} ± {known.std:.2f}",
+                f"{known.n_images:,} images searched (others are held back, for the test of answers), "
+                f"activation {known.mean:.2f} ± {known.std:.2f}",
             ),
             ("strongest", f"{known.maximum:.2f}"),
             ("rounds", str(self.rounds)),
             ("recorded in", str(self.run)),
+            ("more", "study.help() lists what you can do; maia view DIR shows the pages of a study"),
         ]
         return unit_card(self._study.context.subject.id, rows)
 
@@ -391,6 +450,10 @@ class StudySession:
         hypotheses, self._hypotheses = self._hypotheses, ()
         self._wait(self._study.experiment(program, outcome, desk.answers, hypotheses))
 
+    def show_images(self, shell: Any) -> None:
+        """Let a terminal show images: inside it if it can, else as files whose paths it prints."""
+        self._view.follow(shell, ContactSheets(self.run / "sheets", terminal_images()))
+
     def follow(self, shell: Any) -> None:
         """Record each cell of an IPython shell, from the one that runs now."""
 
@@ -428,6 +491,27 @@ class _Tee:
         return getattr(self.stream, name)
 
 
+def _guide(session: StudySession) -> str:
+    """Return the public calls of a session, each with its arguments and the first line of its docstring."""
+    lines = []
+    for name, thing in (("system", session.system), ("tools", session.tools), ("study", session)):
+        lines.append(f"{name}: {(type(thing).__doc__ or '').strip().splitlines()[0]}")
+        for method, function in inspect.getmembers(type(thing), inspect.isfunction):
+            if method.startswith("_") or method in _INTERNAL:
+                continue
+            words = [each for each in inspect.signature(function).parameters.values() if each.name != "self"]
+            first = (function.__doc__ or "").strip().splitlines()[0]
+            lines.append(f"  {name}.{method}({', '.join(map(_argument, words))})\n      {first}")
+    return "\n".join([*lines, "help(tools.text2image) and the like show examples."])
+
+
+def _argument(parameter: inspect.Parameter) -> str:
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        return f"*{parameter.name}"
+    optional = parameter.default is not inspect.Parameter.empty
+    return f"{parameter.name}={parameter.default!r}" if optional else parameter.name
+
+
 def _shell() -> Any:
     """Return the IPython that this code runs in, None elsewhere."""
     if "IPython" not in sys.modules:
@@ -461,7 +545,10 @@ def talk(session: StudySession, programs: TextIO) -> bool:
             traceback.print_exc()
             return False
         return True
-    banner = "system, tools, study; study.answer(...) answers, Ctrl-D leaves"
+    banner = (
+        "system, tools, study: study.help() lists their calls, study.answer(...) answers, Ctrl-D leaves\n"
+        f"in another terminal, maia view {session.run} shows the study as a page"
+    )
     try:
         from IPython.terminal.embed import InteractiveShellEmbed
     except ImportError:
@@ -469,6 +556,7 @@ def talk(session: StudySession, programs: TextIO) -> bool:
     else:
         shell = InteractiveShellEmbed.instance(user_ns=names, banner1=banner + "\n")
         session.follow(shell)
+        session.show_images(shell)
         shell()
     return True
 

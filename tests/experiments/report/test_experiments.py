@@ -118,7 +118,7 @@ def test_every_block_is_on_the_page(run):
     for words in (
         "First.",
         "0.841 0.800 to 0.880",
-        "1 200",
+        "1,200",
         "Means over units.",
         "0.01 a wolf",
         "image not in the store",

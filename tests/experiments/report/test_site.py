@@ -15,8 +15,9 @@ from experiments.report import pages, write_site
 from experiments.report.layer_page import group_labels, similarity
 from experiments.report.records import RunDirectory
 from experiments.report.summary import summarize
+from tests.command_line import maia
 from tests.experiments.report import markup
-from tests.experiments.report.run_directories import LAYER, FakeRun, many_units
+from tests.experiments.report.run_directories import LAYER, FakeRun, many_units, picture
 
 
 @pytest.fixture
@@ -288,3 +289,34 @@ def test_repeated_studies_have_pages_and_the_layer_shows_their_agreement(run):
     before = written(run)
     write_site(run.root)
     assert written(run) == before, "pages of studies stay with those of their units"
+
+
+def test_a_gallery_is_a_folder_of_its_own_with_the_best_units_and_findings(run, tmp_path, capsys):
+    other = picture(9)
+    run.store(other)
+    for index, label in enumerate(["<b>wheels", "wheels", "sky"]):
+        run.write_unit(index, label, done=run.done(index, label, confirmed=label != "sky"))
+    sides = [
+        {"name": name, "mean": {"value": mean}, "images": [{"image": other.id, "caption": name}]}
+        for name, mean in (("snow", 0.7), ("grass", 0.2))
+    ]
+    finding = {"kind": "contrast", "title": "umbrella", "difference": {"value": 0.5}, "sides": sides}
+    run.put("experiments/audit.json", {"title": "Audit of net", "blocks": [finding]})
+    assert maia("gallery", run.root, "--out", tmp_path / "shown", "--units", 2) == 0
+    assert "2 units, 1 finding" in capsys.readouterr().out
+    page = markup.check(tmp_path / "shown" / "index.html")
+    words = " ".join(page.text.split())
+    assert [" ".join(each.text.split()) for each in page.find("h3")] == [
+        "<b>wheels confirmed", "wheels confirmed", "umbrella",
+    ]  # fmt: skip
+    assert "3 units: 2 confirmed, 1 not confirmed." in words
+    assert "Audit of net" in words
+    kept = set(written_to(tmp_path / "shown" / "images"))
+    assert maia("gallery", run.root, "--out", tmp_path / "shown", "--units", 1) == 0
+    assert set(written_to(tmp_path / "shown" / "images")) < kept, "images of the earlier page are removed"
+    assert maia("gallery", FakeRun(tmp_path / "empty").root, "--out", tmp_path / "none") == 2
+    assert "nothing was found" in capsys.readouterr().err
+
+
+def written_to(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import PIL.Image
 import pytest
 from anyio.from_thread import start_blocking_portal
 
@@ -26,6 +27,7 @@ from agents.study.person import PersonsStudy
 from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.report import write_unit_page
+from experiments.studies.contact_sheet import ContactSheets
 from experiments.studies.session import StudySession, talk
 from tests.tools.fakes import FakeStudio, IntervenableSubject, darken
 from tools.sandbox import SandboxSettings
@@ -347,6 +349,42 @@ def test_html_in_a_notebook_escapes_all_text(open_session):
     assert "<img src=x>" not in page
 
 
+def test_images_stand_over_their_prompts_and_edits_beside_what_they_were(open_session):
+    study = open_session()
+    images = study.tools.text2image(["a banana", "a <b>car"])
+    assert "&lt;b&gt;car" in images._repr_html_()
+    edited = study.tools.edit_images(images[:1], ["make it blue"])
+    page = study.system.call_neuron([images[0], *edited])._repr_html_()
+    assert page.count("<img src=") == 3, "the image before stands beside the edited one"
+    assert page.index("→") < page.index("make it blue")
+    assert edited._repr_html_().count("<img src=") == 2
+
+
+def test_an_answer_that_is_sent_back_says_why_and_help_lists_the_calls(open_session):
+    study = open_session()
+    shown = repr(study.answer("car"))
+    assert shown.startswith("car: sent back, ")
+    assert "was not confirmed" in shown
+    guide = str(study.help())
+    for call in ("tools.text2image(prompts, n=1)", "system.call_neuron(images)", "study.answer(*labels, "):
+        assert call in guide
+    assert "study.begin" not in guide
+    assert repr(study.answer("banana")).startswith("banana: holds for generated images. ")
+
+
+def test_a_terminal_that_shows_no_images_names_a_sheet_of_them(open_session, capsys):
+    study = open_session()
+    shown: list[PIL.Image.Image] = []
+    pictures = study.system.call_neuron(study.tools.text2image(["a banana", "a car"])).pictures()
+    assert ContactSheets(study.run / "sheets", shown.append).show(pictures) == ""
+    assert shown[0].width > 2 * 168
+    study._view.sheets = ContactSheets(study.run / "sheets", None)
+    study.tools.display("a banana", pictures[0].image)
+    assert "sheet-1.png" in capsys.readouterr().out
+    with PIL.Image.open(study.run / "sheets" / "sheet-1.png") as sheet:
+        assert sheet.width < shown[0].width
+
+
 def test_the_report_shows_a_persons_study(open_session):
     study = open_session()
     with study.cell("study.tools.text2image('a banana')"):
@@ -391,6 +429,7 @@ def test_a_study_on_another_network_or_data_set_is_not_resumed(changed, config_f
 
 UNCLOSED = """
 import sys
+from experiments.studies.contact_sheet import ContactSheets
 from experiments.studies.session import StudySession
 study = StudySession.open("concept-net", "concepts", 116, out=sys.argv[1], config=sys.argv[2])
 study.tools.dataset_exemplars(study.system)
