@@ -133,7 +133,7 @@ class _Selection:
             return []
         ranked = sorted(self._finished(), key=self._rank)
         seen: Counter[str] = Counter()
-        times = []
+        times: list[tuple[int, int, str]] = []
         for slug, done in ranked:
             label = text(done.get("label"))
             times.append((seen[label], len(times), slug))

@@ -336,7 +336,8 @@ class StudySession:
         """
         self._commit()
         verdict = self._wait(self._study.answer(labels, description))
-        images = self._study.context.critic.images
+        critic = self._study.context.critic
+        images = {} if critic is None else critic.images
         left = [images[name].to_pil() for name in (verdict.shown if verdict else ()) if name in images]
         return Examined(" OR ".join(labels), verdict, self.result, left)
 
