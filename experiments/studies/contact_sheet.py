@@ -10,7 +10,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from experiments.studies.notebook_html import Shown
+from experiments.studies.notebook_html import CaptionedPicture
 
 _SIDE, _GAP, _LINE = 168, 8, 15
 """Pixels of an image's side, between images, and of a line of words."""
@@ -53,7 +53,7 @@ class ContactSheets:
         """`folder` is where sheets are written that the terminal cannot show."""
         self._folder, self._in_terminal = folder, in_terminal
 
-    def show(self, pictures: Sequence[Shown]) -> str:
+    def show(self, pictures: Sequence[CaptionedPicture]) -> str:
         """Show images; return the line that says where they are, "" where the terminal shows them."""
         if not pictures:
             return ""
@@ -68,9 +68,9 @@ class ContactSheets:
         return f"images: {path}"
 
 
-def draw(pictures: Sequence[Shown]) -> PIL.Image.Image:
+def draw(pictures: Sequence[CaptionedPicture]) -> PIL.Image.Image:
     """Return images in rows, each with its value and words below, an edited one beside the one before."""
-    cells: list[Shown] = []
+    cells: list[CaptionedPicture] = []
     for shown in pictures:
         cells += [shown] if shown.before is None else [shown.before, shown]
     across = min(_ACROSS, len(cells))

@@ -38,13 +38,13 @@ _NEXT = "Experiment further, and answer again."
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class CaptionedPicture:
     """An image with its activation, what was asked for, and, of an edited one, the image before."""
 
     image: PIL.Image.Image
     value: str = ""
     words: str = ""
-    before: Shown | None = None
+    before: CaptionedPicture | None = None
 
 
 class Origins:
@@ -53,7 +53,7 @@ class Origins:
     def __init__(self, album: Callable[[], Album]) -> None:
         self._album = album
 
-    def shown(self, images: Sequence[Any], values: Sequence[str] = ()) -> list[Shown]:
+    def shown(self, images: Sequence[Any], values: Sequence[str] = ()) -> list[CaptionedPicture]:
         """Return images with their prompts; an edited one has the image before beside it, and its value where
         that is among them.
         """
@@ -67,10 +67,10 @@ class Origins:
             before = None
             if origin is not None and origin.source == "edited":
                 if (place := known.get(origin.parent)) is not None:
-                    before = Shown(images[place], values[place])
+                    before = CaptionedPicture(images[place], values[place])
                 elif (parent := self._album().find(origin.parent)) is not None:
-                    before = Shown(parent.to_pil())
-            found.append(Shown(image, value, words, before))
+                    before = CaptionedPicture(parent.to_pil())
+            found.append(CaptionedPicture(image, value, words, before))
         return found
 
     def _unmasked(self, image: Any) -> str:
@@ -89,31 +89,32 @@ class _Viewed:
         self.origins = origins
         return self
 
-    def pictures(self) -> list[Shown]:
+    def pictures(self) -> list[CaptionedPicture]:
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
         return gallery(self.pictures())
 
-    def _shown(self, images: Sequence[Any], values: Sequence[str] = ()) -> list[Shown]:
+    def _shown(self, images: Sequence[Any], values: Sequence[str] = ()) -> list[CaptionedPicture]:
         if self.origins is not None:
             return self.origins.shown(images, values)
         return [
-            Shown(image, value) for image, value in zip(images, values or [""] * len(images), strict=True)
+            CaptionedPicture(image, value)
+            for image, value in zip(images, values or [""] * len(images), strict=True)
         ]
 
 
 class Pictures(_Viewed, list[ImageHandle]):
     """Images in a list."""
 
-    def pictures(self) -> list[Shown]:
+    def pictures(self) -> list[CaptionedPicture]:
         return self._shown(self)
 
 
 class MeasuredImages(_Viewed, tuple[list[float], list[ImageHandle]]):
     """Activations and masked images, two lists as the tools return them."""
 
-    def pictures(self) -> list[Shown]:
+    def pictures(self) -> list[CaptionedPicture]:
         activations, images = self
         return self._shown(images, [f"{activation:.2f}" for activation in activations])
 
@@ -121,15 +122,15 @@ class MeasuredImages(_Viewed, tuple[list[float], list[ImageHandle]]):
 class ShownExemplars(_Viewed, list[tuple[float, ImageHandle]]):
     """The data set's strongest images."""
 
-    def pictures(self) -> list[Shown]:
-        return [Shown(image, f"{activation:.2f}") for activation, image in self]
+    def pictures(self) -> list[CaptionedPicture]:
+        return [CaptionedPicture(image, f"{activation:.2f}") for activation, image in self]
 
 
 class ChosenExemplars(_Viewed, list[tuple[float, ImageHandle, str]]):
     """Images of the data set, each with why it was chosen."""
 
-    def pictures(self) -> list[Shown]:
-        return [Shown(image, f"{activation:.2f}", why) for activation, image, why in self]
+    def pictures(self) -> list[CaptionedPicture]:
+        return [CaptionedPicture(image, f"{activation:.2f}", why) for activation, image, why in self]
 
 
 class ShownEffects(_Viewed, Effects):
@@ -139,8 +140,8 @@ class ShownEffects(_Viewed, Effects):
     def of(cls, effects: Effects) -> ShownEffects:
         return cls(**{each.name: getattr(effects, each.name) for each in fields(effects)})
 
-    def pictures(self) -> list[Shown]:
-        return [Shown(effect.image, "", repr(effect)) for effect in self.images]
+    def pictures(self) -> list[CaptionedPicture]:
+        return [CaptionedPicture(effect.image, "", repr(effect)) for effect in self.images]
 
     def _repr_html_(self) -> str:
         return Markup("<p>{}</p>{}").format(self.summary, Markup(gallery(self.pictures())))
@@ -197,9 +198,9 @@ class Examined:
         self.label, self.verdict, self.record, self.images = label, verdict, record, images
         self.accepted = verdict is None or verdict.accepted
 
-    def pictures(self) -> list[Shown]:
+    def pictures(self) -> list[CaptionedPicture]:
         """Return the images that the objection speaks of."""
-        return [] if self.record is not None else [Shown(image) for image in self.images]
+        return [] if self.record is not None else [CaptionedPicture(image) for image in self.images]
 
     def _finding(self) -> str:
         return finding_of(self.verdict.evidence) or "not confirmed"
@@ -223,7 +224,7 @@ class ReportPage(type(Path())):  # type: ignore[misc]
         return Markup('<a href="{}" target="_blank">{}</a>').format(self.as_posix(), self.name)
 
 
-def gallery(items: Iterable[Shown]) -> str:
+def gallery(items: Iterable[CaptionedPicture]) -> str:
     """Return images with their words under each; those after the first `SHOWN` are counted."""
     listed = list(items)
     figures = [_figure(shown) for shown in listed[:SHOWN]]
@@ -273,7 +274,7 @@ def thumbnail(image: PIL.Image.Image) -> str:
     return data_url(buffer.getvalue(), "image/jpeg")
 
 
-def _figure(shown: Shown) -> Markup:
+def _figure(shown: CaptionedPicture) -> Markup:
     if shown.before is None:
         return _one(shown)
     row = Markup('<div style="display:flex;align-items:center;gap:4px">{}→{}</div>').format(
@@ -282,7 +283,7 @@ def _figure(shown: Shown) -> Markup:
     return Markup('<figure style="margin:0;text-align:center">{}{}</figure>').format(row, _words(shown))
 
 
-def _one(shown: Shown) -> Markup:
+def _one(shown: CaptionedPicture) -> Markup:
     alt_text = f"image, activation {shown.value}" if shown.value else "image"
     return Markup(
         '<figure style="margin:0;text-align:center;max-width:{0}px"><img src="{1}" alt="{2}" '
@@ -291,7 +292,7 @@ def _one(shown: Shown) -> Markup:
     ).format(_SIDE, thumbnail(shown.image), alt_text, shown.value, _words(shown))
 
 
-def _words(shown: Shown) -> Markup:
+def _words(shown: CaptionedPicture) -> Markup:
     return Markup('<div style="font-size:85%">{}</div>').format(shown.words) if shown.words else Markup("")
 
 
