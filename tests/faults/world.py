@@ -106,9 +106,8 @@ class CommandLine:
 
     def __call__(self, command: str, *arguments: str) -> tuple[int, Any]:
         """Run a command; return its exit code and its JSON, or what it said on stderr."""
-        works = command in ("sweep", "audit")
-        named = (f"python:{self._config.parent / 'tiny.py'}:build",) if works else ()
-        configured = ("--config", str(self._config)) if works else ()
+        named = (f"python:{self._config.parent / 'tiny.py'}:build",) if command in ("sweep", "audit") else ()
+        configured = ("--config", str(self._config)) if command in ("sweep", "audit", "branch") else ()
         code = maia(command, *named, *arguments, *configured, "--json")
         printed = self._capture.readouterr()
         return code, json.loads(printed.out) if printed.out else printed.err
