@@ -11,7 +11,9 @@ class RaySettings(Settings):
     """The `ray` section of `ray_config.yaml`."""
 
     address: str = Field(default="local", min_length=1)
-    """"local" starts a private cluster on this machine; "auto" joins the one running here; else host:port."""
+    """"local" starts a private cluster on this machine; "auto" joins the one running here; else host:port.
+    "none" does without Ray: the models run in the command's own process, for small runs.
+    """
     namespace: str = Field(default="maia", min_length=1)
     """Ray namespace: runs in the same one can find each other's actors."""
     num_cpus: int | None = Field(default=None, ge=1)
@@ -36,3 +38,13 @@ class RaySettings(Settings):
     """How long to wait for a node that can carry a replica, in a joined cluster without autoscaler."""
     worker_logs: bool = False
     """Repeat in this process's log what workers print; else it is only in Ray's log folder."""
+
+    @property
+    def in_process(self) -> bool:
+        """Whether models run in the process that uses them."""
+        return self.address == "none"
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether models see this machine's packages, keys and files."""
+        return self.address in ("local", "none")

@@ -9,7 +9,6 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,14 +18,16 @@ from actors.cluster.connection import connect, disconnect
 from actors.cluster.placement import Demand, PlacementMonitor
 from actors.cluster.settings import RaySettings
 from actors.errors import MaiaError, ReplicaLostError, UsageError
+from actors.serving.in_process import ONE_REPLICA, InProcessLauncher
 from actors.serving.replica import (
+    BackendSource,
     ExchangeRequest,
     ExchangeResponse,
     ReplicaActor,
     ReplicaFacts,
     ReplicaStatistics,
 )
-from actors.serving.replica_pool import PoolOptions, ReplicaPool
+from actors.serving.replica_pool import Launcher, PoolOptions, ReplicaPool
 from actors.serving.transport import Payload, pack
 from actors.settings import Placement
 
@@ -115,18 +116,6 @@ class SharedReplica(RayReplica):
 
     async def stop(self) -> None:
         return None
-
-
-@dataclass(frozen=True)
-class BackendSource:
-    """How a replica builds its backend."""
-
-    factory: str
-    """The callable, as "package.module:callable"."""
-    kwargs: Mapping[str, Any]
-    """Its arguments, which must pickle and hold no images."""
-    env: Mapping[str, str]
-    """Environment variables, set before the factory is imported."""
 
 
 class RayLauncher:
@@ -229,13 +218,14 @@ class Cluster:
     async def start(
         cls, settings: RaySettings | None = None, monitor: PlacementMonitor | None = None
     ) -> AsyncIterator[Self]:
-        """Start or join Ray; at the end close the pools and leave. An existing connection is used and kept.
+        """Start or join Ray, if it is wanted; at the end close the pools and leave. An existing connection is
+        used and kept.
 
         Raises:
             UsageError: If Ray does not start or the cluster cannot be joined.
         """
         settings = settings or RaySettings()
-        ours = connect(settings)
+        ours = not settings.in_process and connect(settings)
         cluster = cls(settings, monitor)
         try:
             yield cluster
@@ -261,17 +251,20 @@ class Cluster:
         is imported: the only way for a secret to reach them.
         """
         placement = placement or Placement()
+        source = BackendSource(factory, kwargs or {}, env or {})
         address = f"{name}-{uuid.uuid4().hex[:12]}"
-        demand = Demand(
-            f"a replica of {name}",
-            _resources(placement),
-            self._requested_together,
-            # Nothing adds nodes to a private cluster.
-            0.0 if self.settings.address == "local" else self.settings.placement_timeout_s,
-        )
-        launcher = RayLauncher(
-            address, BackendSource(factory, kwargs or {}, env or {}), placement, demand, self._monitor
-        )
+        launcher: Launcher
+        if self.settings.in_process:
+            launcher, placement = InProcessLauncher(source, placement), ONE_REPLICA
+        else:
+            demand = Demand(
+                f"a replica of {name}",
+                _resources(placement),
+                self._requested_together,
+                # Nothing adds nodes to a private cluster.
+                0.0 if self.settings.address == "local" else self.settings.placement_timeout_s,
+            )
+            launcher = RayLauncher(address, source, placement, demand, self._monitor)
         pool: ReplicaPool[Any, Any] = ReplicaPool(name, launcher, placement, address=address, options=options)
         self._placements.append((pool, placement))
         return self._started(pool)

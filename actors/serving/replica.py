@@ -366,6 +366,18 @@ def build(factory: str, kwargs: Mapping[str, Any]) -> Backend[Any, Any]:
     return backend
 
 
+@dataclass(frozen=True)
+class BackendSource:
+    """How a replica builds its backend."""
+
+    factory: str
+    """The callable, as "package.module:callable"."""
+    kwargs: Mapping[str, Any]
+    """Its arguments, which must pickle and hold no images."""
+    env: Mapping[str, str]
+    """Environment variables, set before the factory is imported."""
+
+
 class ReplicaService:
     """A replica that reports its own failures, typed, in every call.
 
@@ -386,6 +398,11 @@ class ReplicaService:
             self._replica = Replica(make_backend())
         except MaiaError as error:
             self._failure = error
+
+    @property
+    def failed(self) -> bool:
+        """Whether its backend could not be built, or its device is lost."""
+        return self._failure is not None
 
     def _ready(self) -> Replica:
         if self._failure is not None:

@@ -119,16 +119,20 @@ class Campaign:
             claim_studied(store, bench.context.facts)
             todo = self._open(plan)
             live = await asyncio.to_thread(self._live, todo)
-            metrics, counts = RunMetrics(store.root.name), RequestCounter()
+            # Ray's agents hand them out; without Ray there is nobody who would.
+            metrics = None if profile.ray.in_process else RunMetrics(store.root.name)
+            counts = RequestCounter()
 
             async def observe() -> None:
-                metrics.run(live.values())
+                if metrics is not None:
+                    metrics.run(live.values())
                 # A replica that dies or hangs, and a full disk, are reported elsewhere.
                 with contextlib.suppress(MaiaError, TimeoutError):
                     async with asyncio.timeout(_STATISTICS_TIMEOUT_S):
                         for role, pool in bench.pools.items():
                             replicas = await pool.replica_statistics()
-                            metrics.pool(role, replicas)
+                            if metrics is not None:
+                                metrics.pool(role, replicas)
                             counts.read(role, replicas)
                         await asyncio.to_thread(counts.write, store, lease.generation)
 

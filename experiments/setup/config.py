@@ -83,6 +83,14 @@ class Profile(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_hosts(self) -> Profile:
+        if self.ray.in_process and self.sweep.hosts:
+            raise ValueError(
+                "sweep.hosts are processes of Ray, which ray.address: none does without: leave sweep.hosts out"
+            )
+        return self
+
     def given(
         self,
         data: str | None,

@@ -132,6 +132,8 @@ def _gpu() -> CheckResult:
 
 
 def _ray(address: str) -> CheckResult:
+    if address == "none":
+        return CheckResult("Ray", True, "not used: models run in the process of the command")
     if address == "local":
         return CheckResult("Ray", True, "a cluster of its own is started on this machine for each run")
     return CheckResult(

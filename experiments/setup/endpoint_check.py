@@ -93,7 +93,7 @@ async def require_endpoints(
     if not endpoints(profile):
         return
     for report in await check_endpoints(profile, within_s, environ):
-        if isinstance(report.error, MissingKeyError) and profile.ray.address != "local":
+        if isinstance(report.error, MissingKeyError) and not profile.ray.on_this_machine:
             continue  # the key is where the replica runs
         if isinstance(report.error, UsageError | EndpointDownError):
             raise UsageError(f"{report.key}: {report.error.message}", report.error.fix)

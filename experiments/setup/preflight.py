@@ -57,7 +57,7 @@ def check(profile: Profile, model: str | None) -> None:
     if model is not None:
         check_name(model)
     check_budget(profile)
-    if profile.ray.address != "local":
+    if not profile.ray.on_this_machine:
         return
     if model is not None:
         check_weights(model, profile.vision)

@@ -119,7 +119,8 @@ class Workbench:
         await require_endpoints(profile, notify)
         dataset = await preflight.open_images(profile, cache, notify)
         async with AsyncExitStack() as stack:
-            notify("starting Ray")
+            if not profile.ray.in_process:
+                notify("starting Ray")
             cluster = await stack.enter_async_context(Cluster.start(profile.ray))
             # All pools load their models at the same time: starting costs as much as the slowest.
             notify(f"loading {model or 'the concept detector'} and the models of the profile")
@@ -243,7 +244,7 @@ async def network_alone(
         UsageError: If there is no such network, or it cannot be loaded.
     """
     check_name(model)
-    if profile.ray.address == "local":
+    if profile.ray.on_this_machine:
         check_weights(model, profile.vision)
     preflight.check_cache(cache)
     async with Cluster.start(profile.ray) as cluster, _vision_pool(cluster, profile, cache, model) as pool:
@@ -262,7 +263,7 @@ async def network_and_embedder(
         UsageError: If one of them cannot be loaded.
     """
     check_name(model)
-    if profile.ray.address == "local":
+    if profile.ray.on_this_machine:
         check_weights(model, profile.vision)
         state, reason = embedding_available(profile.embedding)
         if state == "missing":

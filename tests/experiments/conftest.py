@@ -1,4 +1,4 @@
-"""A configuration for quick runs: few scenes, a cache that the whole session shares."""
+"""A configuration for quick runs: few scenes, a cache that the whole session shares, no Ray unless asked."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ default_profile: embedded
 profiles:
   embedded:
     dataset: scenes:300:1
+    ray: {address: RAY}
     vision: {batch: 16, placement: {threads: 1}}
     chat:
       interpreter: {backend: builtin, model: scientist}
@@ -45,9 +46,9 @@ def config_file(tmp_path, shared_cache, monkeypatch):
     """Return a function that writes the configuration and gives its path."""
     monkeypatch.setenv("MAIA_CACHE", str(shared_cache))
 
-    def write(base_url: str = "http://127.0.0.1:9/v1") -> Path:
+    def write(base_url: str = "http://127.0.0.1:9/v1", ray: str = "none") -> Path:
         path = tmp_path / "ray_config.yaml"
-        path.write_text(CONFIG.replace("BASE_URL", base_url))
+        path.write_text(CONFIG.replace("BASE_URL", base_url).replace("RAY", ray))
         return path
 
     return write

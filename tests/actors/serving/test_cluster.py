@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from actors.errors import RefusedError, UsageError
+from actors.cluster.settings import RaySettings
+from actors.errors import MaiaError, RefusedError, UsageError
 from actors.serving.cluster import Cluster
 from actors.serving.replica_pool import PoolOptions, ReplicaPool
 from actors.serving.transport import pack
@@ -107,6 +108,38 @@ class TestPools:
         counts = [replica.batch_items for replica in await pool.replica_statistics()]
         assert sorted(counts) == [5, 5]
         assert (await pool.call("environment"))["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.anyio
+class TestInThisProcess:
+    """Without Ray, by `ray: {address: none}`."""
+
+    @pytest.fixture
+    async def cluster(self) -> AsyncIterator[Cluster]:
+        async with Cluster.start(RaySettings(address="none")) as cluster:
+            yield cluster
+
+    async def test_a_pool_answers_as_one_of_actors_does(self, cluster: Cluster) -> None:
+        pool = cluster.pool("here", SCRIPTED, {"gated": False})
+        shows = [Show(i, image(i % 5, side=20)) for i in range(20)]
+        assert await pool.map(shows) == [(i, i % 5 * 20 * 21 * 3) for i in range(20)]
+        with pytest.raises(RefusedError, match="number -1 is negative"):
+            await pool.submit(Show(-1))
+        assert (await pool.describe()).pid == os.getpid()
+
+    async def test_what_cannot_be_built_or_placed_gives_the_typed_reason(self, cluster: Cluster) -> None:
+        pool = cluster.pool("broken", "tests.actors.scripted:build_badly", {"reason": "lost"})
+        with pytest.raises(UsageError, match="there are no weights: lost"):
+            await pool.submit(Show(1))
+        with pytest.raises(UsageError, match="asks for 2 replicas"):
+            cluster.pool("two", SCRIPTED, {}, Placement(min_replicas=2, max_replicas=2))
+
+    async def test_a_lost_device_fails_what_is_asked_and_not_the_process(self, cluster: Cluster) -> None:
+        pool = cluster.pool("lost", SCRIPTED, {"gated": False, "max_batch": 1})
+        shows = [Show(i, unit="on a device that lasts for two batches") for i in range(4)]
+        outcomes = await asyncio.gather(*map(pool.submit, shows), return_exceptions=True)
+        assert outcomes[:2] == [(0, None), (1, None)]
+        assert all(isinstance(outcome, MaiaError) for outcome in outcomes[2:]), outcomes
 
 
 class Host:

@@ -287,10 +287,9 @@ def assert_the_place_carries(biases: list[dict[str, Any]]) -> None:
         assert abs(carrying[0]["difference"]) < abs(bias["difference"]) / 2
 
 
-@pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
-    ray_cluster, config_file, tmp_path, capsys
+    config_file, tmp_path, capsys
 ):
     write_birds(tmp_path / "birds", 900, share=0.9)
     out = tmp_path / "run"

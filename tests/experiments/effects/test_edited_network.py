@@ -10,8 +10,6 @@ import pytest
 from tests.command_line import maia
 from tests.experiments.waterbirds import write_birds
 
-pytestmark = pytest.mark.ray
-
 NETWORK = """
 import torch
 
@@ -58,7 +56,7 @@ def arguments(birds: tuple[str, str], config: Path, *more: str) -> tuple[str, ..
 
 
 def test_ablating_the_place_saves_the_worst_group(  # type: ignore[no-untyped-def]
-    ray_cluster, birds, config_file, capsys, tmp_path: Path
+    birds, config_file, capsys, tmp_path: Path
 ) -> None:
     more = ("--ablate", "cues:1", "--to", "mean", "--out", str(tmp_path / "run"), "--json")
     code, out, err = run_command(capsys, "edit", *arguments(birds, config_file(), *more))
@@ -79,7 +77,7 @@ def test_ablating_the_place_saves_the_worst_group(  # type: ignore[no-untyped-de
 
 
 def test_a_unit_that_nothing_is_computed_from_changes_no_image(  # type: ignore[no-untyped-def]
-    ray_cluster, birds, config_file, capsys, tmp_path: Path
+    birds, config_file, capsys, tmp_path: Path
 ) -> None:
     more = ("--ablate", "cues:2", "--out", str(tmp_path / "run"), "--json")
     code, out, err = run_command(capsys, "edit", *arguments(birds, config_file(), *more))
@@ -101,7 +99,7 @@ def test_a_unit_that_nothing_is_computed_from_changes_no_image(  # type: ignore[
     ],
 )
 def test_what_cannot_be_edited_is_refused_in_a_sentence(  # type: ignore[no-untyped-def]
-    ray_cluster, birds, config_file, capsys, tmp_path: Path, more: tuple[str, ...], message: str
+    birds, config_file, capsys, tmp_path: Path, more: tuple[str, ...], message: str
 ) -> None:
     code, _, err = run_command(
         capsys, "edit", *arguments(birds, config_file(), *more, "--out", str(tmp_path / "run"))

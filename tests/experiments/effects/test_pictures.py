@@ -12,8 +12,6 @@ import pytest
 from experiments.effects.pictures import overlay
 from tests.command_line import maia
 
-pytestmark = pytest.mark.ray
-
 
 def test_an_overlay_is_red_where_contributions_raise_and_blue_where_they_lower() -> None:
     seen = np.full((8, 8, 3), 128, np.uint8)
@@ -68,7 +66,7 @@ def run_json(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, ob
 
 
 def test_visualizations_are_kept_and_stand_beside_the_strongest_images(
-    ray_cluster, colors, config_file, capsys, tmp_path: Path
+    colors, config_file, capsys, tmp_path: Path
 ) -> None:
     network, folder = colors
     words = ("visualize", network, "detect", 0, "--data", folder / "data", "--config", config_file())
@@ -84,7 +82,7 @@ def test_visualizations_are_kept_and_stand_beside_the_strongest_images(
     assert pixels[..., 0].mean() > pixels[..., 2].mean(), "a unit of red is driven by red"
 
 
-def test_maps_show_where_a_unit_acts_on_a_class(ray_cluster, colors, config_file, capsys, tmp_path) -> None:
+def test_maps_show_where_a_unit_acts_on_a_class(colors, config_file, capsys, tmp_path) -> None:
     network, folder = colors
     words = ("attribute", network, "detect", 0, "--config", config_file(), "--out", tmp_path / "run")
     result = run_json(capsys, *words, "--image", folder / "half.png", "--output", "red")
@@ -95,9 +93,7 @@ def test_maps_show_where_a_unit_acts_on_a_class(ray_cluster, colors, config_file
     assert np.allclose(found[0], found[0, 0], rtol=1e-5)
 
 
-def test_maps_of_the_units_own_value_are_of_its_exemplars(
-    ray_cluster, colors, config_file, capsys, tmp_path
-) -> None:
+def test_maps_of_the_units_own_value_are_of_its_exemplars(colors, config_file, capsys, tmp_path) -> None:
     network, folder = colors
     words = ("attribute", network, "detect", 0, "--data", folder / "data", "--config", config_file())
     result = run_json(capsys, *words, "--k", 2, "--out", tmp_path / "run")
@@ -114,7 +110,7 @@ def test_maps_of_the_units_own_value_are_of_its_exemplars(
     ],
 )
 def test_what_cannot_be_attributed_is_refused_in_a_sentence(
-    ray_cluster, colors, config_file, capsys, tmp_path, more, words
+    colors, config_file, capsys, tmp_path, more, words
 ) -> None:
     network, folder = colors
     shown = ("--image", folder / "half.png", "--config", config_file(), "--out", tmp_path / "run")

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.experiments.effects.test_edited_network import run_command
-
-pytestmark = pytest.mark.ray
 
 NETWORK = """
 import torch
@@ -37,7 +33,7 @@ class Planted(torch.nn.Module):
 
 
 def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
-    ray_cluster, config_file, capsys, tmp_path: Path
+    config_file, capsys, tmp_path: Path
 ) -> None:
     (tmp_path / "planted_net.py").write_text(NETWORK)
     run = tmp_path / "run"
@@ -72,7 +68,7 @@ def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
 
 
 def test_a_layer_behind_which_nothing_lies_is_refused_before_a_pass_over_the_data(  # type: ignore[no-untyped-def]
-    ray_cluster, config_file, capsys, tmp_path: Path
+    config_file, capsys, tmp_path: Path
 ) -> None:
     (tmp_path / "planted_net.py").write_text(NETWORK)
     name, run = f"python:{tmp_path / 'planted_net.py'}:Planted", tmp_path / "run"

@@ -274,9 +274,8 @@ def circuit():
 """
 
 
-@pytest.mark.ray
 def test_the_command_writes_what_it_found(  # type: ignore[no-untyped-def]
-    ray_cluster, config_file, capsys, tmp_path: Path
+    config_file, capsys, tmp_path: Path
 ) -> None:
     (tmp_path / "net.py").write_text(NETWORK)
     arguments = (f"python:{tmp_path / 'net.py'}:circuit", "middle", "0", "--config", str(config_file()))

@@ -55,9 +55,8 @@ def pictures(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.ray
 def test_planted_units_get_their_words_and_layers_that_are_done_are_read(  # type: ignore[no-untyped-def]
-    ray_cluster, config_file, capsys, tmp_path: Path, pictures: Path
+    config_file, capsys, tmp_path: Path, pictures: Path
 ) -> None:
     (tmp_path / "looking.py").write_text(NETWORK)
     run, words = tmp_path / "run", tmp_path / "words.txt"

