@@ -7,7 +7,6 @@ wrong id, an offline hub and too little memory read the same everywhere. Nothing
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import socket
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+import structlog
 
 from actors.errors import BackendError, MissingDependencyError, UsageError
 from actors.runtime import control_group_limits, pick_dtype
@@ -38,7 +39,7 @@ _CONNECT_S = 3.0
 _HEADROOM = 1.2
 """Memory wanted per byte of weights: activations and fragmentation come on top of the weights."""
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class ModelNotFoundError(UsageError):
@@ -98,7 +99,7 @@ def resolve(model: str, revision: str | None = None, fetch: Callable[[], str] | 
     folder = local_folder(model)
     if folder is not None:
         return folder
-    _log.info("looking for the model %s (revision %s)", model, revision)
+    log.info("finding_model", model=model, revision=revision)
     with translated_errors(model, revision), _without_progress_bars(), quick_when_offline():
         return Path(fetch() if fetch else _snapshot(model, revision))
 

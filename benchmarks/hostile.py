@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import structlog
 
 from actors.chat.base import ChatRequest
 from actors.chat.reply import ChatReply
@@ -186,6 +189,7 @@ def run(context: Context) -> Result:
 
 
 async def _run(context: Context) -> Result:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     n_rounds, repeats = (2, 1) if context.quick else (6, 3)
     ratios, rows, stalls = [], [], []
     async with await start(SandboxSettings()) as server:

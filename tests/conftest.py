@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 # Ray reads these when it is imported, so they are set before any test module can import it.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -60,6 +61,7 @@ def ray_cluster() -> Iterator[None]:
 def logging_as_it_was():
     """A command that ran in this process has bound the log to a stream that ends with its test."""
     yield
+    structlog.reset_defaults()
     for name in ("actors", "tools", "agents", "experiments"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

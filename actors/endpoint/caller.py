@@ -7,7 +7,6 @@ without knowing of the other agents. Here every attempt is counted, and all agen
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 import uuid
@@ -16,6 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Generic, TypeVar
+
+import structlog
 
 from actors.endpoint.faults import TRANSIENT, EndpointDownError, EndpointStopError, Fault, to_error, try_once
 from actors.endpoint.gate import Clock, Gate, GateStatistics, Permit, Sleep
@@ -35,7 +36,7 @@ MAX_ADAPTATIONS = 12
 PERMIT_LIFETIME_S = 15.0
 """How long a permit to send lasts: its holder only records that it will send, and may be gone."""
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +203,13 @@ class EndpointCaller:
             await self._sleep(wait)
 
     def _log_retry(self, fault: Fault, attempts: int, wait: float) -> None:
-        _log.warning(
-            "%s: attempt %d failed (%s: %s); the next comes in %.2f s",
-            self._settings.host,
-            attempts,
-            fault.kind,
-            fault.detail,
-            wait,
+        log.warning(
+            "endpoint_retry",
+            host=self._settings.host,
+            fault=fault.kind,
+            detail=fault.detail,
+            attempt=attempts,
+            wait_s=round(wait, 2),
         )
 
     def _error(self, fault: Fault, attempts: int, in_doubt: int) -> MaiaError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import os
 import secrets
 from collections.abc import Hashable
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import PIL.Image
 import PIL.PngImagePlugin
+import structlog
 
 from actors.errors import UsageError
 from actors.generation.base import MadeImage
@@ -26,7 +26,7 @@ from actors.images import Image, Provenance
 
 _CHUNK = "maia-provenance"
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class ImageStore:
@@ -56,7 +56,7 @@ class ImageStore:
         try:
             return _read(data)
         except (OSError, ValueError, KeyError, TypeError, SyntaxError) as error:
-            _log.warning("the stored image %s is damaged and is made again: %s", path, error)
+            log.warning("stored_image_damaged", path=str(path), error=str(error))
             path.unlink(missing_ok=True)
             return None
 
@@ -71,7 +71,7 @@ class ImageStore:
             if _put_if_absent(path, _written(made)):
                 return made
         except OSError as error:
-            _log.warning("an image could not be stored in %s: %s", path, error)
+            log.warning("image_not_stored", path=str(path), error=str(error))
             return made
         first = self.get(key)
         # Both were paid for; the one that is kept was not charged to this request.

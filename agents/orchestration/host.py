@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
+
 from actors.errors import MaiaError
 from agents.evidence.verdict import HOLDING
-from agents.orchestration.log_context import logged_study
 from agents.records.journal import Journal
 from agents.records.record_types import StudyResult
 from agents.records.store import Store
@@ -131,7 +132,7 @@ class LocalHost:
     async def study(self, item: WorkItem) -> StudyResult:
         try:
             # All log entries from here on name the run and the unit; rounds name themselves.
-            with logged_study(self._store.root.name, item.unit):
+            with structlog.contextvars.bound_contextvars(run=self._store.root.name, unit=item.unit):
                 return await self._study(item)
         except MaiaError:
             raise

@@ -7,10 +7,11 @@ journal. The loop ends for certain: after the last round a final answer is deman
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
+
+import structlog
 
 from actors.chat.base import ChatModel, ChatRequest, Message, Part
 from actors.chat.history import drop_images_in_blocks
@@ -37,8 +38,6 @@ from tools.toolbox import Screen, Toolbox
 _MAX_REFUSALS = 3
 _NO_REPLY = "No reply came through (it was declined or filtered). Go on with the study of this unit."
 _FILTERED = "(What this observation showed was left out: the model's provider filtered it. Go on without it.)"
-
-_log = logging.getLogger(__name__)
 
 
 class Examiner(Protocol):
@@ -120,6 +119,9 @@ class Interpreter:
         self._toolbox.screen = Screen(self._settings.max_images_shown, self._settings.max_text_shown)
         self._steering = steering or NoSteering()
         self._seed, self._on_round = seed, on_round
+        self._log = structlog.get_logger(__name__).bind(
+            unit=self._toolbox.system.subject.id, task=self._task.name
+        )
         self._messages: list[Message] = []
         self._records: list[RoundRecord] = []
         self._examinations = 0
@@ -233,9 +235,7 @@ class Interpreter:
                 return await self._model.complete(request)
             except (ContextLengthError, ImagesError) as error:
                 self._too_long = True
-                _log.warning(
-                    "%s: old images are left out: %s", self._toolbox.system.subject.id, error.message
-                )
+                self._log.warning("old images are left out", why=error.message)
         messages = drop_images_in_blocks(self._messages, 0, 1)
         return await self._model.complete(replace(request, messages=messages))
 
@@ -306,13 +306,12 @@ class Interpreter:
         self._recorded += len(record.sandbox or ())
         self._demanded = finished.demanded
         self._records.append(record)
-        outcome = finished.outcome.status if finished.outcome else "no program"
-        _log.info(
-            "%s: round %d, %s, %d images made",
-            self._toolbox.system.subject.id,
-            finished.number,
-            outcome,
-            self._toolbox.images_made,
+        self._log.info(
+            "round",
+            round=finished.number,
+            program=finished.program is not None,
+            outcome=finished.outcome.status if finished.outcome else None,
+            images_made=self._toolbox.images_made,
         )
         self._on_round(finished)
 
@@ -365,7 +364,7 @@ class Interpreter:
         if programs:
             self._sandbox.restore(programs, blobs)
         self._records = list(records)
-        _log.info("%s: resumed after %d rounds", self._toolbox.system.subject.id, len(records))
+        self._log.info("resumed", rounds=len(records))
 
 
 def _holds(review: Review) -> bool:

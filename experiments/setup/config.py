@@ -87,7 +87,7 @@ class Profile(Settings):
     def _check_hosts(self) -> Profile:
         if self.ray.in_process and self.sweep.hosts:
             raise ValueError(
-                "sweep.hosts are processes of Ray, which ray.address: none does without: leave sweep.hosts out"
+                "sweep.hosts are processes of Ray, which `ray.address: none` is without: leave them out"
             )
         return self
 

@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
-from agents.orchestration.log_context import name_study
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -28,23 +27,42 @@ if TYPE_CHECKING:
 _LOGGED = ("actors", "tools", "agents", "experiments")
 
 
-class _LogLine(logging.Formatter):
-    """Servers and models may have written what is logged."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
-
-
 def configure_logging(verbosity: int) -> None:
     """Send this program's logs to stderr: warnings, with -v what happens, with -vv everything."""
+    import structlog
+
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    said: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S"),
+        structlog.processors.format_exc_info,
+    ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LogLine("%(asctime)s %(levelname)-7s %(study)s%(message)s", "%H:%M:%S"))
-    handler.addFilter(name_study)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=said,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _make_printable,
+                structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            ],
+        )
+    )
     for name in _LOGGED:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(level)
+    structlog.configure(
+        processors=[*said, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+def _make_printable(_logger: Any, _method: str, event: Any) -> Any:
+    """Servers and models may have written what is logged."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 _LINE_EVERY_S = 10.0

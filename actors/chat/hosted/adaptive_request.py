@@ -7,11 +7,12 @@ follow.
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+
+import structlog
 
 from actors.chat.base import ChatRequest, Message
 from actors.chat.encoding import MessageEncoder
@@ -60,7 +61,7 @@ _MAX_ALONE = 40
 Alone = Callable[[Sequence[Message]], Awaitable[tuple[Fault | None, Usage]]]
 """Asks a small question of its own; returns how that failed, None if it was answered, and what it cost."""
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class AdaptiveRequest:
@@ -206,13 +207,13 @@ class AdaptiveRequest:
     def _changed(self, what: str, fault: Fault, setting: str) -> bool:
         self._limits.version += 1
         self.notes.append(f"{what} ({fault.detail})")
-        _log.warning(
-            "%s (%s) said %r: %s; the setting for that is %s",
-            self._settings.host,
-            self._settings.model,
-            fault.detail,
-            what,
-            setting,
+        log.warning(
+            "endpoint_adapted",
+            host=self._settings.host,
+            model=self._settings.model,
+            change=what,
+            said=fault.detail,
+            setting=setting,
         )
         return True
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
+
+import structlog
 
 from actors.chat.settings import BatchSettings
 from actors.endpoint.faults import Fault, FaultyAnswerError, from_status
@@ -28,7 +29,7 @@ _MAX_FAILED_READS = 60
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 BatchLine = tuple[dict[str, Any], "asyncio.Future[bytes]"]
 
@@ -121,7 +122,7 @@ class Batches:
             completion_window=self._settings.window,  # type: ignore[arg-type]
             extra_headers=headers,
         )
-        _log.info("the batch %s was sent with %d requests", batch.id, len(bodies))
+        log.info("batch_sent", batch=batch.id, requests=len(bodies))
         while batch.status not in _ENDED:
             await self._sleep(self._settings.poll_s)
             batch = await self._read_again(
@@ -135,7 +136,7 @@ class Batches:
                     functools.partial(self._client.files.content, name, extra_headers=headers)
                 )
                 self._read(content.content, results)
-        _log.info("the batch %s ended as %s", batch.id, batch.status)
+        log.info("batch_ended", batch=batch.id, status=batch.status)
         return results
 
     async def _read_again(self, read: Callable[[], Awaitable[T]]) -> T:
@@ -147,11 +148,7 @@ class Batches:
                 fault = classify(error)
                 if fault is None or not fault.transient:
                     raise
-                _log.warning(
-                    "a batch could not be read (%s); it is tried again in %g s",
-                    fault.kind,
-                    self._settings.poll_s,
-                )
+                log.warning("batch_not_read", fault=fault.kind, wait_s=self._settings.poll_s)
             await self._sleep(self._settings.poll_s)
         return await read()
 

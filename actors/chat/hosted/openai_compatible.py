@@ -7,11 +7,12 @@ without choices and proxies' pages. A cut-off, filtered, refused or empty answer
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
+
+import structlog
 
 from actors.chat.answers import Completion, read_completion
 from actors.chat.base import ChatRequest, Message, PermitRequest, PermittedRequest
@@ -37,7 +38,7 @@ _MIN_ROOM = 4096
 """Tokens of room that a second attempt gets for thoughts: at least these, or `_MORE_ROOM` times the first
 limit."""
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class OpenAIBackend(Backend[Any, Any]):
@@ -181,7 +182,7 @@ class OpenAIBackend(Backend[Any, Any]):
             "OLLAMA_CONTEXT_LENGTH or `num_ctx`), or shorten conversations with `max_rounds` or "
             "`history.max_images`."
         )
-        _log.warning("%s (%s): %s", self._settings.host, self._settings.model, message)
+        log.warning("conversation_cut", host=self._settings.host, model=self._settings.model, why=message)
         return [message]
 
     async def _send(self, body: dict[str, Any]) -> Completion:

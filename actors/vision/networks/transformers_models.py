@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import structlog
 
 from actors import hub, runtime
 from actors.errors import UsageError
@@ -23,7 +23,7 @@ from actors.vision.networks.transforms import INTERPOLATIONS, NotAnImageError, i
 if TYPE_CHECKING:
     import torch
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 def from_transformers(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
@@ -255,7 +255,7 @@ def _preprocess(processor: Any | None, size: tuple[int, int] | None, name: str) 
     try:
         return infer_preprocess(show, f"hf:{name}", interpolation, size)
     except (NotAnImageError, KeyError) as error:
-        _log.warning("%s: images are squashed to its input, because %s", name, error)
+        log.warning("images_are_squashed", network=name, because=str(error))
         return _stated(processor, size or (224, 224), interpolation or "bilinear")
 
 

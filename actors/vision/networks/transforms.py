@@ -7,12 +7,12 @@ image decides between sizes one pixel apart, and measures the remaining differen
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
+import structlog
 
 from actors.errors import UsageError
 from actors.vision.networks.preprocess import Fit, Place, Preprocess
@@ -35,7 +35,7 @@ class NotAnImageError(Exception):
     """A transform gives something else than the image, such as patches, or turns it by what it shows."""
 
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 def infer_preprocess(
@@ -67,7 +67,7 @@ def infer_preprocess(
     size = wide.size if wide.size == tall.size else usual or (min(wide.size),) * 2
     rough = replace(colors, size=size, fit=fit, resize=(round(box[0]), round(box[1])))
     if wide.size != tall.size:
-        _log.warning("%s: inputs are made of one size, %s", name, size)
+        log.warning("inputs_are_made_of_one_size", network=name, size=size)
         return replace(rough, fit="cover", resize=size, interpolation=interpolation or "bilinear")
     image = _textured(rough)
     theirs = transform(image)
@@ -81,7 +81,7 @@ def infer_preprocess(
         ((_difference(candidate, image, theirs), candidate) for candidate in tried), key=lambda pair: pair[0]
     )
     if difference > _NEAR:
-        _log.warning("%s: the preprocessing differs by %.1f gray levels on average", name, difference)
+        log.warning("preprocessing_differs", network=name, mean_gray_levels=round(difference, 1))
     return best
 
 

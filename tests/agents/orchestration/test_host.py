@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from actors.errors import RefusedError
 from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
@@ -20,7 +20,6 @@ from agents.records.work import WorkItem
 from agents.study import survey
 from agents.study.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, MeteredStudio, spent_so_far
 from experiments.records.results import write_results
-from experiments.setup.console import configure_logging
 from tests.tools.fakes import FakeStudio, FakeSubject
 from tools.subject import Subject
 from tools.toolbox import Studio
@@ -67,7 +66,7 @@ class World:
         )
 
     async def _subject(self, item: WorkItem) -> Subject:
-        logging.getLogger("agents").warning("looked up")
+        structlog.get_logger().warning("looked up")
         return FakeSubject(self.studio, len, item.unit)
 
     def item(self, words: str) -> WorkItem:
@@ -97,13 +96,14 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     assert not again.studio.made, "what is on record is not measured again"
 
 
-async def test_what_is_logged_during_a_study_names_run_and_unit(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    configure_logging(0)
-    await World(tmp_path / "night-run").run("dog", "kite")
-    logged = {line.split(maxsplit=1)[1] for line in capsys.readouterr().err.splitlines()}
-    assert logged == {f"WARNING [night-run fake/{word}] looked up" for word in ("dog", "kite")}
+async def test_what_is_logged_during_a_study_names_run_and_unit(tmp_path: Path) -> None:
+    world = World(tmp_path / "night-run")
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logged:
+        await world.run("dog", "kite")
+    assert {(each["run"], each["unit"]) for each in logged} == {
+        ("night-run", "fake/dog"),
+        ("night-run", "fake/kite"),
+    }
 
 
 async def test_no_agent_is_asked_about_a_unit_that_its_survey_finds_out_of_reach(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -517,7 +518,7 @@ async def test_the_key_is_never_shown(
     """Not in errors, logs, text forms, stored requests or replies, even if the endpoint repeats it."""
     echo = f"you sent Bearer {KEY}"
     shown: list[str] = []
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG"), structlog.testing.capture_logs() as logs:
         async with opened(endpoint, max_attempts=2) as backend:
             for answer in (Fault.error(500, echo), Fault.error(400, echo), Fault("raw", body=echo.encode())):
                 endpoint.script = lambda seen, answer=answer: answer
@@ -535,7 +536,7 @@ async def test_the_key_is_never_shown(
             shown += [str(stopped.value), repr(backend), repr(backend.__dict__), repr(backend.describe())]
             shown.append(repr(backend.body(ask())))
             shown.append(backend._settings.model_dump_json())
-    text = "\n".join([*shown, caplog.text, *(repr(r.__dict__) for r in caplog.records)])
+    text = "\n".join([*shown, caplog.text, repr(logs), *(repr(r.__dict__) for r in caplog.records)])
     assert "[redacted]" in text
     assert KEY not in text
 
