@@ -15,7 +15,7 @@ from actors.errors import UsageError
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import LayerInfo
 from agents.orchestration.host import LocalHost
-from agents.orchestration.orchestrator import SweepSettings
+from agents.orchestration.settings import SweepSettings
 from agents.records.manifest import claim
 from agents.records.remote import is_working_copy, working_copy
 from agents.records.store import Store

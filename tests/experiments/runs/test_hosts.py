@@ -19,7 +19,7 @@ import pytest
 from actors.cluster.placement import worker_nodes
 from actors.errors import UsageError
 from agents.orchestration.host import HostCounts
-from agents.orchestration.orchestrator import SweepSettings
+from agents.orchestration.settings import SweepSettings
 from agents.records.fence import fence
 from agents.records.store import Store
 from agents.records.work import WorkItem

@@ -62,7 +62,7 @@ def here(tmp_path, monkeypatch):
         ("session resnet5O layer3 1", "no network 'resnet5O'"),
         ("layers resnet5O", "no network 'resnet5O'"),
         ("exemplars resnet5O --layers layer3", "no network 'resnet5O'"),
-        ("find forest resnet5O layer3", "no network 'resnet5O'"),
+        ("find resnet5O layer3 forest", "no network 'resnet5O'"),
         ("ablate resnet5O layer3", "no network 'resnet5O'"),
     ],
 )
