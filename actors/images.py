@@ -63,8 +63,8 @@ _TURNS = {
 """The transposition that brings a picture upright, by its EXIF orientation (Exif 2.32, tag 274)."""
 _MAY_BE_TURNED = (b"Exif\0", b"tiff:Orientation")
 """What a file contains that has an orientation, in EXIF or XMP."""
-_FIRST_SCAN = b"\xff\xda\x00\x0c\x03"
-"""The marker, length and number of components at which the header of a JPEG in color ends."""
+_START_OF_SCAN = 0xDA
+"""The marker at which the header of a JPEG ends (ITU-T T.81, table B.1)."""
 
 
 class ImageDecodeError(UsageError):
@@ -141,7 +141,13 @@ class Painted:
     mask: np.ndarray
 
 
-def decode(data: bytes, longest: int = MAX_SIDE, *, formats: Sequence[str] | None = None) -> Image:
+def decode(
+    data: bytes,
+    longest: int = MAX_SIDE,
+    *,
+    formats: Sequence[str] | None = None,
+    most_pixels: int = MAX_PIXELS,
+) -> Image:
     """Return the image in encoded bytes, upright, in RGB; of several frames the first.
 
     Formats (all, or those named): PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM, AVIF, JPEG 2000, and HEIF where
@@ -149,8 +155,14 @@ def decode(data: bytes, longest: int = MAX_SIDE, *, formats: Sequence[str] | Non
     factor, a JPEG while it is decoded.
 
     Raises:
-        ImageDecodeError: If the bytes are damaged, of another format, or hold more than MAX_PIXELS pixels.
+        ImageDecodeError: If the bytes are damaged, of another format, or hold more than `most_pixels`.
     """
+    if most_pixels < MAX_PIXELS:
+        with _opened(data, formats) as image:
+            if image.width * image.height > most_pixels:
+                raise ImageDecodeError(
+                    f"it has {image.width} x {image.height} pixels; at most {most_pixels:,} are taken."
+                )
     pixels = decode_pixels(data, longest, formats)
     pixels.flags.writeable = False  # they are nobody else's: no copy is needed
     return Image.from_pixels(pixels)
@@ -180,7 +192,7 @@ def _plain_jpeg(data: bytes, longest: int) -> np.ndarray | None:
     """
     if data[:3] != b"\xff\xd8\xff":
         return None
-    header = data[: data.find(_FIRST_SCAN)]  # everything, if a scan begins in another way
+    header = _jpeg_header(data)
     if any(name in header for name in _MAY_BE_TURNED):
         return None
     if (simplejpeg := _simplejpeg()) is None:
@@ -193,6 +205,16 @@ def _plain_jpeg(data: bytes, longest: int) -> np.ndarray | None:
     except ValueError:  # damaged, if only by a byte too many
         return None
     return pixels
+
+
+def _jpeg_header(data: bytes) -> bytes:
+    """Return a JPEG's segments before its first scan; everything where they do not follow one another."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and len(data) >= at + 4:
+        if data[at + 1] == _START_OF_SCAN:
+            return data[:at]
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return data
 
 
 @cache

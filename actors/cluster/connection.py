@@ -105,12 +105,12 @@ def prepare_authentication() -> None:
 
 
 def connect(settings: RaySettings) -> bool:
-    """Start or join Ray in this process; return False if it was connected already.
+    """Start or join Ray in this process; return False if it was connected already, or models need no Ray.
 
     Raises:
         UsageError: If Ray does not start, or the cluster cannot be joined or asks for no token.
     """
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+    if settings.in_process or ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
         return False
     if settings.address == "local":
         _start(settings)

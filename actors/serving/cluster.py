@@ -225,7 +225,7 @@ class Cluster:
             UsageError: If Ray does not start or the cluster cannot be joined.
         """
         settings = settings or RaySettings()
-        ours = not settings.in_process and connect(settings)
+        ours = connect(settings)
         cluster = cls(settings, monitor)
         try:
             yield cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -24,6 +25,8 @@ from actors.serving.transport import Payload
 from actors.settings import Placement
 
 _T = TypeVar("_T")
+_one_at_a_time = threading.Lock()
+"""Loaders change what belongs to the whole process, such as whether the hub is asked: one at a time."""
 ONE_REPLICA = Placement(min_replicas=1, max_replicas=1)
 
 
@@ -39,9 +42,10 @@ class InProcessReplica:
 
     def _build(self) -> ReplicaService:
         os.environ.update(self._source.env)
-        service = ReplicaService(
-            lambda: build(self._source.factory, self._source.kwargs), end_process=lambda _: None
-        )
+        with _one_at_a_time:
+            service = ReplicaService(
+                lambda: build(self._source.factory, self._source.kwargs), end_process=lambda _: None
+            )
         if self._threads is not None and "torch" in sys.modules:
             from actors.runtime import set_threads
 

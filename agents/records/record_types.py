@@ -440,8 +440,9 @@ class NoteRecord(Record):
 
     number: Annotated[int, Field(ge=1, le=9999)]
     """Notes of a unit are numbered from 1."""
-    text: str
-    person: str = "person"
+    text: Annotated[str, Field(min_length=1, max_length=4_000)]
+    person: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f\u2028\u2029]{1,60}$")] = "person"
+    """It stands unquoted before the note: one line."""
 
 
 class PersonTrialRecord(Record):

@@ -309,7 +309,12 @@ def view(
     from experiments.web.view import view as serve
 
     def copied() -> bool:
-        return run_directory.resolve().is_relative_to(load(shared.selection.config).cache.resolve())
+        try:
+            cache = load(shared.selection.config).cache
+        except UsageError as error:
+            shared.console.warn(f"no playground: {error}")
+            return True
+        return run_directory.resolve().is_relative_to(cache.resolve())
 
     playground = None if read_only or copied() else shared.selection
     request = ViewRequest(run_directory, port, open_browser, playground)

@@ -72,7 +72,8 @@ def bench_opener(profile: Profile, cache: Path, model: str) -> OpenBench:
         notify("loading libraries")
         module = await asyncio.to_thread(importlib.import_module, "experiments.setup.workbench")
         await asyncio.to_thread(preflight.check, profile, model)
-        notify("starting Ray")
+        if not profile.ray.in_process:
+            notify("starting Ray")
         ours = await asyncio.to_thread(connect, profile.ray)
         retake_signals()
         try:

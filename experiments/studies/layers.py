@@ -24,7 +24,7 @@ async def list_layers(
         return list(known.layers.values())
     from experiments.setup.workbench import network_alone
 
-    notify(f"starting Ray and loading {model}")
+    notify(f"loading {model}" if profile.ray.in_process else f"starting Ray and loading {model}")
     bare = profile.vision.model_copy(update={"pretrained": False})
     profile = profile.model_copy(update={"vision": bare})
     async with network_alone(profile, selected.cache, model, notify) as vision:

@@ -7,7 +7,6 @@ beside the unit's studies: another process may be studying the unit meanwhile.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -17,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from actors.chat.reply import Usage
-from actors.errors import UsageError
+from actors.errors import MaiaError, UsageError
 from actors.images import Image, Provenance
-from actors.vision.readout.base import SampleError
 from agents.records.journal import Journal
 from agents.records.manifest import check_studied
 from agents.records.record_types import PersonTrialRecord, UsageRecord
@@ -44,7 +42,6 @@ from tools.subject import Explored, Subject
 from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
 
-_log = logging.getLogger(__name__)
 MOST_TRIALS = 1_000
 """Trials of one unit."""
 
@@ -185,7 +182,8 @@ class _Desk:
                     f"activation {measured:.2f}; ranking it needs the data set once: {done} of {total} images"
                 )
 
-            with suppress(SampleError):
+            # What was measured, and perhaps paid for, is kept without its rank.
+            with suppress(MaiaError):
                 self.known = np.sort(await subject.explored(sweeping))
         return np.empty(0) if self.known is None else self.known
 

@@ -269,7 +269,10 @@ class _RunHandler(LoopbackHandler):
         journal = Journal(unit.store, unit.item.unit)
         text = asked.text
         if asked.trial is not None:
-            text = next((account(t) for t in journal.trials() if t.number == asked.trial), "")
+            found = next((trial for trial in journal.trials() if trial.number == asked.trial), None)
+            if found is None:
+                raise UsageError(f"{unit.item.unit} has no trial {asked.trial}.", "Load the page again.")
+            text = account(found)
         return TrialEvent(number=leave_note(journal, text, "person").number)
 
     def _send(self, file: IO[bytes], size: int, suffix: str, live: bytes) -> None:

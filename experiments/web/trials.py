@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import io
 import logging
 import queue
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
-import PIL.Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from actors.errors import MaiaError, UsageError
@@ -64,16 +61,7 @@ class PhotoTrial(_PageRequest):
             data = base64.b64decode(self.data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise UsageError("the photo is not in base64.") from error
-        width = height = 0
-        # Whatever is wrong with the file, `decode` says it.
-        with suppress(Exception), PIL.Image.open(io.BytesIO(data)) as picture:
-            width, height = picture.size
-        if width * height > _MOST_PIXELS:
-            raise UsageError(
-                f"the photo has {width} x {height} pixels; at most {_MOST_PIXELS:,} are taken.",
-                "Reduce it first.",
-            )
-        return decode(data, _MOST_SIDE)
+        return decode(data, _MOST_SIDE, most_pixels=_MOST_PIXELS)
 
 
 class CropTrial(_PageRequest):

@@ -166,3 +166,16 @@ def test_phones_pictures_are_read_where_the_library_is() -> None:
     pillow_heif.from_pillow(noise(64, 64)).save(buffer)
     assert decode(buffer.getvalue()).size == (64, 64)
     assert looks_like_image(buffer.getvalue()[:32])
+
+
+def test_a_thumbnail_before_the_orientation_does_not_hide_it() -> None:
+    """Of a JPEG whose first segment holds a color JPEG, as Photoshop's do."""
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8))
+    small, whole = io.BytesIO(), io.BytesIO()
+    picture.save(small, "JPEG")
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    picture.save(whole, "JPEG", exif=exif)
+    thumbnail, data = small.getvalue(), whole.getvalue()
+    segment = b"\xff\xed" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    assert decode(data[:2] + segment + data[2:]).size == decode(data).size == (40, 24)

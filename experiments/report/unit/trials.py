@@ -89,8 +89,8 @@ def _measured(trial: PersonTrialRecord) -> str:
     if (before := number(trial.parent_activation)) is not None:
         sentence += f", against {pages.figure(before)} before"
     if (below := number(trial.below)) is not None:
-        share = math.floor(1000 * below) / 10  # 100 % is all of them, and not nearly all
-        sentence += f"; {share:.1f} % of the data set's {trial.compared:,} images are below it"
+        share = math.floor(1000 * below) / 10  # 100% is all of them, and not nearly all
+        sentence += f"; {share:.1f}% of the data set's {trial.compared:,} images are below it"
     return f"{sentence}."
 
 

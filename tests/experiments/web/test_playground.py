@@ -115,7 +115,7 @@ async def test_every_kind_of_trial_is_measured_kept_and_shown(place: Place) -> N
     assert kinds == ["prompt", "edit", "crop", "ablate", "photo"]
     page = write_unit_page(place.root, place.slug).read_text()
     assert "a &lt;b&gt;dog&lt;/b&gt;" in page
-    assert "75.0 % of the data set&#39;s 4 images are below it" in page
+    assert "75.0% of the data set&#39;s 4 images are below it" in page
     assert "&lt;script&gt;snow&lt;/script&gt;" in page
 
 

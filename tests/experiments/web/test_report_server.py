@@ -180,7 +180,7 @@ def test_steps_of_a_trial_are_sent_and_notes_reach_the_study(playground, run):
     assert post(playground, f"/TOKEN/notes/{slug}", '{"trial": 1}')[1][0]["number"] == 1
     assert post(playground, f"/TOKEN/notes/{slug}", '{"text": "try cats"}')[1][0]["number"] == 2
     first, second = Journal(Store(run.root), run.unit_id(2)).notes()
-    assert first.text.startswith('An image made of the prompt "<b>night</b>" gives activation 2.50; 75.0 %')
+    assert first.text.startswith('An image made of the prompt "<b>night</b>" gives activation 2.50; 75.0%')
     assert second.text == "try cats"
 
 
