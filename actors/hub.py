@@ -42,6 +42,11 @@ _HEADROOM = 1.2
 log = structlog.get_logger(__name__)
 
 
+OPEN_CLIP_FOLDERS = ("hf-hub:", "local-dir:")
+"""How open_clip writes that an architecture and its weights are stored together, on the hub or in a folder.
+"""
+
+
 class ModelNotFoundError(UsageError):
     """No folder and no hub repository of that name."""
 

@@ -14,10 +14,6 @@ from actors.embedding.image_text import USUAL_TEMPLATES, TrainedEmbedder
 from actors.embedding.settings import OpenClipEmbedding
 from actors.errors import UsageError
 
-STORED = ("hf-hub:", "local-dir:")
-"""How open_clip writes that an architecture and its weights are stored together, on the hub or in a folder.
-"""
-
 
 class OpenClipEmbedder(TrainedEmbedder):
     """An image-text model of open_clip on one device.
@@ -43,7 +39,7 @@ class OpenClipEmbedder(TrainedEmbedder):
     def _load(self, name: str) -> None:
         import open_clip
 
-        architecture, tag = (name, None) if name.startswith(STORED) else _known(name)
+        architecture, tag = (name, None) if name.startswith(hub.OPEN_CLIP_FOLDERS) else _known(name)
         # OpenAI's weights need another activation function than their architecture names, which open_clip
         # only warns of.
         quick = bool(tag) and open_clip.pretrained.get_pretrained_cfg(architecture, tag).get(

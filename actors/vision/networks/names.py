@@ -81,14 +81,9 @@ def check_timm_hub(name: str) -> None:
     hub.local_folder(name)
 
 
-OPEN_CLIP_FOLDERS = ("hf-hub:", "local-dir:")
-"""How open_clip writes that an architecture and its weights are stored together, on the hub or in a folder.
-"""
-
-
 def check_open_clip(name: str) -> None:
     hub.require("open_clip: networks", "open_clip", install="pip install open-clip-torch")
-    if name.startswith(OPEN_CLIP_FOLDERS):
+    if name.startswith(hub.OPEN_CLIP_FOLDERS):
         return
     spec = importlib.util.find_spec("open_clip")
     folders = (spec.submodule_search_locations if spec else None) or ()

@@ -13,7 +13,7 @@ from pathlib import Path
 from actors import hub
 from actors.errors import UsageError
 from actors.packaged import PACKAGED
-from actors.vision.networks.names import OPEN_CLIP_FOLDERS, model_and_module
+from actors.vision.networks.names import model_and_module
 from actors.vision.networks.sources import NO_WEIGHTS
 from actors.vision.networks.zoo import parse
 from actors.vision.settings import VisionSettings
@@ -44,7 +44,7 @@ def check_weights(
         return
     if address.source == "torchvision":
         _check(name, _torch_files(environ), _TORCHVISION_HOST, reachable)
-    elif address.source in ("timm", "open_clip") and not address.name.startswith(OPEN_CLIP_FOLDERS):
+    elif address.source in ("timm", "open_clip") and not address.name.startswith(hub.OPEN_CLIP_FOLDERS):
         _check(name, _hub_files("models--*") or _torch_files(environ), _hub_host(), reachable)
 
 

@@ -187,7 +187,7 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
     import open_clip
     import PIL.Image
 
-    stored = name.startswith(names.OPEN_CLIP_FOLDERS)
+    stored = name.startswith(hub.OPEN_CLIP_FOLDERS)
     architecture, _, tag = (name, "", "") if stored else name.partition(":")
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     # A tag may not be a path, which open_clip would load itself: files of weights are given as @FILE.
