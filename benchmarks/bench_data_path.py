@@ -292,11 +292,11 @@ async def sweep(paths: Sequence[Path], folder: Path, ms_per_image: float, thread
         for _ in steps:
             await backend.on_device(backend.forward_pixels, pixels, {Readout("seen"): lambda _maps: None})
         passes = time.perf_counter() - start
-        plan.save(folder)
+        digest = plan.save(folder)
         start = time.perf_counter()
         for place, (first, last) in enumerate(steps):
             following = steps[place + 1] if place + 1 < len(steps) else None
-            await device.step(SweepStep(str(folder), first, last, following, following is None))
+            await device.step(SweepStep(str(folder), digest, first, last, following, following is None))
         whole = time.perf_counter() - start
     finally:
         device.close()

@@ -35,7 +35,7 @@ class OurSweep:
 
     def __init__(self, backend: VisionBackend, plan: SweepPlan, folder: Path, compile: bool = False) -> None:
         self.plan, self.folder, self.preprocess = plan, folder, backend.network.preprocess
-        plan.save(folder)
+        self.digest = plan.save(folder)
         self.device = SweepDevice(backend, VisionSettings())
         choice = PassChoice("always" if compile else "never", folder / "compiled.json")
         self.sweep = _Sweep(plan, folder, "", time.monotonic() + 1e9, choice)
@@ -44,7 +44,7 @@ class OurSweep:
     def step(self, pixels: list[np.ndarray]) -> None:
         start, stop = next(self._steps)
         seen = [self.preprocess.pixels([image]) for image in pixels]
-        self.device._add(self.sweep, SweepStep(str(self.folder), start, stop), seen)
+        self.device._add(self.sweep, SweepStep(str(self.folder), self.digest, start, stop), seen)
 
 
 def run(context: Context) -> Result:

@@ -293,12 +293,12 @@ class VisionBackend(Backend[Any, Any]):
     def statistics(self) -> VisionStatistics:
         return VisionStatistics(self.forwards, self.bank.statistics())
 
-    async def finish_sweep(self, folder: str, store: str) -> int:
+    async def finish_sweep(self, folder: str, plan: str, store: str) -> int:
         """Merge the parts of a sweep that replicas wrote to `folder` into exemplars in the folder `store`.
 
-        Return how many images counted.
+        `plan` is the digest of the sweep's plan. Return how many images counted.
         """
-        return await asyncio.to_thread(finish_sweep, Path(folder), Path(store))
+        return await asyncio.to_thread(finish_sweep, Path(folder), plan, Path(store))
 
     async def visualize(self, readout: Readout, index: int, settings: VisualizationSettings) -> np.ndarray:
         """Return an image, uint8 (H, W, 3) of the input's size, optimized to drive a unit.

@@ -120,7 +120,6 @@ class Blobs:
             JournalError: If it is missing, or its pixels are not those of its id.
         """
         from actors import masks
-        from actors.images import decode
 
         laid: list[np.ndarray] = []
         wanted = image_id
@@ -134,7 +133,7 @@ class Blobs:
                 wanted = masks.beneath(mask)
                 if not _IMAGE_ID.fullmatch(wanted):
                     raise JournalError(f"the mask {image_id} in {self._store.root} names no image.")
-            image = decode(data, formats=("WEBP",))
+            image = stored_image(data)
             for layer in reversed(laid):
                 image = masks.lay(layer, image)
         except UsageError as error:
@@ -142,6 +141,17 @@ class Blobs:
         if image.id != image_id:
             raise JournalError(f"image {image_id} in {self._store.root} has changed.")
         return image
+
+
+def stored_image(data: bytes) -> Image:
+    """Return a picture that is kept whole.
+
+    Raises:
+        ImageDecodeError: If it is damaged, or larger than an image that could have been stored.
+    """
+    from actors.images import MAX_SIDE, decode
+
+    return decode(data, formats=("WEBP",), most_pixels=MAX_SIDE**2)
 
 
 def _n_masks(image: Image) -> int:

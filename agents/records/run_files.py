@@ -10,11 +10,14 @@ have bounds.
 from __future__ import annotations
 
 import errno
+import io
 import json
+import math
 import os
 import re
 import stat
 import uuid
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import MaiaError
 
 if TYPE_CHECKING:
+    import numpy as np
     from pydantic import ValidationError
 
 MAX_BYTES = 64 << 20
@@ -32,6 +36,8 @@ MAX_DEPTH = 64
 """Nesting of a record's values."""
 MAX_VALUES = 2_000_000
 """Values of one record; a plan of 100,000 units holds half of them."""
+MAX_UNPACKED = 1 << 30
+"""Bytes of all arrays of a file, which may be packed."""
 # Possessive, and one without an end runs to the end of the data: a search stays linear in a damaged file too.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -260,6 +266,38 @@ def parse_json(data: bytes, path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{path} is damaged: {error}.", fix) from error
     return value
+
+
+def parse_arrays(data: bytes, path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file with `data`, which were read from `path`; they cannot be written to.
+
+    Raises:
+        RecordError: If it is none, holds objects, or unpacks to more than `MAX_UNPACKED` bytes.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
+                raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
+            names = archive.namelist()
+            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+    except Exception as error:  # what reads archives and headers raises a dozen types on damaged data
+        raise RecordError(
+            f"{path} is damaged: {type(error).__name__}: {error}.", "Delete it: it is made again."
+        ) from error
+
+
+def _array(data: bytes) -> np.ndarray:
+    """Return the array of an .npy file: never more than its bytes, whatever shape its header names."""
+    import numpy as np
+
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("its arrays are in another version of the format")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    flat = np.frombuffer(data, dtype, math.prod(shape), offset=file.tell())
+    return flat.reshape(shape, order="F" if by_columns else "C")
 
 
 def damaged(path: Path, error: ValidationError) -> RecordError:

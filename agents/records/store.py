@@ -79,6 +79,19 @@ class Store:
             ) from error
         return cls(root)
 
+    def below(self, folder: str) -> Store:
+        """Return the store of a folder of this one, which is made where it is missing.
+
+        Raises:
+            StoreError: If it cannot be made.
+            RecordError: If it is a link or no directory.
+        """
+        with (
+            _translated_errors(self.root / folder),
+            run_files.opened_folder(self.root, run_files.split_key(folder), make=True),
+        ):
+            return Store(self.root / folder, spare_bytes=self._spare_bytes)
+
     def put(self, key: str, data: bytes) -> bool:
         """Write `data` under `key` unless the key exists; return whether this call wrote it.
 

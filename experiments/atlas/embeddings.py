@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -21,6 +20,7 @@ from actors.embedding.factory import available, build_embedder
 from actors.embedding.settings import BuiltinEmbedding, EmbeddingSettings
 from actors.errors import MaiaError, UsageError
 from actors.images import Image
+from agents.records.run_files import parse_arrays
 from agents.records.store import Store
 
 KEY = "search/embeddings.npz"
@@ -98,9 +98,9 @@ def _embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[np.ndarray, np.
 
 def _kept(store: Store, digest: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        with np.load(io.BytesIO(store.get(KEY) or b""), allow_pickle=False) as stored:
-            vectors, known = stored["vectors"].astype(np.float32), stored["known"].astype(bool)
-            whole = stored["digest"].tobytes() == digest.encode() and vectors.shape == shape
-            return (vectors, known) if whole and known.shape == shape[:1] else None
-    except (MaiaError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        stored = parse_arrays(store.get(KEY) or b"", store.root / KEY)
+        vectors, known = stored["vectors"].astype(np.float32), stored["known"].astype(bool)
+        whole = stored["digest"].tobytes() == digest.encode() and vectors.shape == shape
+    except (MaiaError, OSError, ValueError, KeyError, TypeError):
         return None
+    return (vectors, known) if whole and known.shape == shape[:1] else None

@@ -37,7 +37,7 @@ class AtlasFrontPage:
         if _extent(run) <= LARGE:
             return []
         files = page.make(run, catalog.read(run), Addresses(), _Places(run.store))
-        return page.write(run.store, "report", "index.html", files)
+        return page.write(run.store, "report/", "index.html", files)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -81,12 +81,13 @@ def write_atlas(run_dir: Path, out: Path | None = None) -> Atlas:
     folder = out or run_dir / "atlas"
     if (folder / "index.html").exists() and not (folder / "atlas" / "units.js").exists():
         raise UsageError(f"{folder} holds an index.html that is no atlas.", "Choose another --out.")
-    store = Store.open(folder)
+    # The folder in the run is the run's own: what lies in its place is not followed.
+    store, prefix = (run.store, "atlas/") if out is None else (Store.open(out), "")
     to_run = quote(Path(os.path.relpath(run_dir.resolve(), folder.resolve())).as_posix())
     overview = "overview.html" if (run_dir / "report" / "overview.html").exists() else "index.html"
     files = page.make(run, units, Addresses(f"{to_run}/report/", f"{to_run}/", overview), _Places(run.store))
-    pages.write_assets(store, "")
-    page.write(store, "", "index.html", files)
+    pages.write_assets(store, prefix)
+    page.write(store, prefix, "index.html", files)
     labels = {unit.label for unit in units if unit.label}
     return Atlas(
         str(run_dir),

@@ -196,10 +196,12 @@ def _page(run: RunDirectory, units: Sequence[CatalogUnit], at: Addresses) -> str
     )
 
 
-def write(store: Store, folder: str, name: str, files: AtlasFiles) -> list[str]:
-    """Write an atlas below a store, and return the keys of its files; details that are gone are removed."""
+def write(store: Store, prefix: str, name: str, files: AtlasFiles) -> list[str]:
+    """Write an atlas below a store, and return the keys of its files; details that are gone are removed.
+
+    `prefix` is "" or a folder with its slash.
+    """
     keys = []
-    prefix = f"{folder}/" if folder else ""
     for address, content in (*files.scripts.items(), (name, files.page)):
         keys.append(f"{prefix}{address}")
         pages.write(store, keys[-1], content)

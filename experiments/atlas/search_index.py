@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from actors.errors import MaiaError
-from agents.records.run_files import RecordError
+from agents.records.run_files import RecordError, parse_arrays
 from agents.records.store import Store
 from experiments.atlas import catalog
 from experiments.atlas.catalog import CatalogUnit
@@ -196,18 +196,18 @@ class SearchIndex:
     def from_bytes(cls, data: bytes, sources: object) -> SearchIndex | None:
         """Return the index in a file, None if it is damaged, of another form, or made of other sources."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-                said: dict[str, Any] = json.loads(stored["said"].tobytes())
-                if said["edition"] != EDITION or said["sources"] != sources:
-                    return None
-                columns = {name: place for place, name in enumerate(said["features"])}
-                vectors = WordVectors(
-                    columns, **{name: stored[name] for name in _VECTOR_ARRAYS}, count=len(said["texts"])
-                )
-                arrays = {name: stored[name] for name in _ARRAYS}
+            stored = parse_arrays(data, Path(KEY))
+            said: dict[str, Any] = json.loads(stored["said"].tobytes())
+            if said["edition"] != EDITION or said["sources"] != sources:
+                return None
+            columns = {name: place for place, name in enumerate(said["features"])}
+            vectors = WordVectors(
+                columns, **{name: stored[name] for name in _VECTOR_ARRAYS}, count=len(said["texts"])
+            )
+            arrays = {name: stored[name] for name in _ARRAYS}
             index = cls(vectors=vectors, **{name: said[name] for name in _LISTS}, **arrays)
             return index if index._is_whole() else None
-        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, RecursionError):
+        except (RecordError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _is_whole(self) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from actors.errors import UsageError
+from agents.records.run_files import RecordError
+from agents.records.store import Store
 
 FILE = "labels.jsonl"
 SUMMARY = "labels.json"
@@ -101,8 +103,8 @@ def read_summary(run: Path) -> LabelSummary:
         UsageError: If there are none, or they are damaged.
     """
     try:
-        return TypeAdapter(LabelSummary).validate_json((run / SUMMARY).read_bytes())
-    except (OSError, ValidationError) as error:
+        return TypeAdapter(LabelSummary).validate_json(Store(run).get(SUMMARY) or b"")
+    except (OSError, RecordError, ValidationError) as error:
         raise UsageError(f"{run} has no whole run of labels.", "Make it with `maia label`.") from error
 
 
@@ -112,11 +114,10 @@ def read_labels(run: Path) -> list[UnitLabel]:
     Raises:
         UsageError: If there are none, or they are damaged.
     """
+    text = Store(run).get(FILE) if run.is_dir() else None
+    if text is None:
+        raise UsageError(f"{run} has no labels.", "Make them with `maia label`.")
     try:
-        return parse_labels((run / FILE).read_bytes())
-    except OSError as error:
-        raise UsageError(
-            f"{run} has no labels ({error.strerror}).", "Make them with `maia label`."
-        ) from error
+        return parse_labels(text)
     except ValidationError as error:
         raise UsageError(f"{run / FILE} is damaged.", "Remove it, and run `maia label` again.") from error

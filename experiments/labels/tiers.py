@@ -7,7 +7,6 @@ not doubtful are put to the critic's test, and an agent follows only where one i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Literal
 
 from actors.errors import UsageError
 from actors.vision.networks.layer_cache import KnownNetwork
+from agents.records.run_files import RecordError, parse_json
 from agents.records.store import Store
 from experiments.atlas.catalog import CatalogUnit
 from experiments.atlas.search_index import SearchIndex
@@ -24,6 +24,7 @@ from experiments.labels.record import FILE, UnitLabel, lines, parse_labels, read
 from experiments.labels.run import LabelRequest, label_units
 from experiments.records.names import UnitName
 from experiments.records.tiers import UnitTier
+from experiments.report.records import mapping, number, text
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 
@@ -232,13 +233,13 @@ def effects_in(run: Path) -> dict[tuple[str, int], float]:
         UsageError: If it holds no roles.
     """
     try:
-        rows = [json.loads(line) for line in (run / "roles.jsonl").read_bytes().splitlines()]
-    except (OSError, ValueError) as error:
+        lines = (Store(run).get("roles.jsonl") or b"").splitlines()
+        rows = [mapping(parse_json(line, run / "roles.jsonl")) for line in lines]
+    except (OSError, RecordError) as error:
         raise UsageError(f"{run} has no roles that can be read.", "Make them with `maia roles`.") from error
     found = {}
-    for row in (row for row in rows if isinstance(row, dict)):
-        role, name = row.get("role"), UnitName.parse(str(row.get("unit", "")))
-        norm = role.get("norm") if isinstance(role, dict) else None
-        if isinstance(norm, int | float) and name.index is not None:
-            found[name.layer, name.index] = float(norm)
+    for row in rows:
+        norm, name = number(mapping(row.get("role")).get("norm")), UnitName.parse(text(row.get("unit")))
+        if norm is not None and name.index is not None:
+            found[name.layer, name.index] = norm
     return found

@@ -170,7 +170,7 @@ class AblationRun:
         records: dict[str, Records] = {}
         subjects = {name: unit.subject for name, unit in units.items()}
         for variant in variants:
-            own = Store.open(self.store.root / "variants" / variant.name.replace(" ", "-"))
+            own = self.store.below(f"variants/{variant.name.replace(' ', '-')}")
             model, seed = self.request.model, self.request.seed
             claim(own, {"command": "ablate", "model": model, "variant": variant.name, "seed": seed})
             records[variant.name] = await study_units(

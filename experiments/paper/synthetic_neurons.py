@@ -122,7 +122,7 @@ async def _study_and_score(
     baselines: Mapping[str, Mapping[str, Any]] = {}
     if run.baseline:
         meaningful = {unit.name: gym.subject(unit) for unit in units if unit.formula is not None}
-        folder = Store.open(store.root / "baselines" / ONE_SHOT.name)
+        folder = store.below(f"baselines/{ONE_SHOT.name}")
         baselines = await study_units(console, ONE_SHOT, context, meaningful, folder, seed)
     rows = []
     for unit in units:

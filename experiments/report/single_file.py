@@ -18,7 +18,9 @@ from pathlib import Path
 import PIL.Image
 
 from actors.errors import UsageError
-from agents.records.journal import slug
+from actors.images import ImageDecodeError
+from agents.records.journal import slug, stored_image
+from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.records.lookup import find_unit
 from experiments.report import pages, write_unit_page
@@ -122,11 +124,8 @@ def _embedded(data: bytes, kind: str) -> str:
     """
     if kind == "webp" and data:
         smaller = io.BytesIO()
-        with (
-            contextlib.suppress(OSError),
-            PIL.Image.open(io.BytesIO(data)) as picture,
-        ):  # a damaged one stays so
-            picture.save(smaller, "WEBP", quality=_QUALITY, method=2)
+        with contextlib.suppress(ImageDecodeError):  # a damaged one stays so
+            stored_image(data).to_pil().save(smaller, "WEBP", quality=_QUALITY, method=2)
         data = smaller.getvalue() or data
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
@@ -151,8 +150,10 @@ def _preview(run: RunDirectory, folder: str, path: Path) -> Path | None:
     side = min(width // min(4, len(shown)), height // (1 if len(shown) <= 4 else 2))
     sheet = PIL.Image.new("RGB", _PREVIEW, "white")
     for place, (beneath, *_) in enumerate(shown):
-        with PIL.Image.open(io.BytesIO(run.store.get(beneath) or b"")) as picture:
-            tile = picture.convert("RGB").resize((side, side))
+        try:
+            tile = stored_image(run.store.get(beneath) or b"").to_pil().resize((side, side))
+        except (ImageDecodeError, RecordError):
+            continue
         sheet.paste(tile, (place % 4 * side, place // 4 * side))
     sheet.save(path, "JPEG", quality=88)
     return path

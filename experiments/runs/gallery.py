@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-
 from actors.errors import UsageError
+from actors.images import ImageDecodeError
+from agents.records.journal import stored_image
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.report import experiment_page, pages
@@ -224,17 +224,17 @@ def _side(images: Sequence[Any], locate: Any) -> list[Picture]:
 
 
 def _write(runs: Sequence[RunDirectory], out: Path, page: str, units: int, findings: int) -> WrittenGallery:
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    (out / "assets").mkdir(exist_ok=True)
-    (out / "index.html").write_text(page, encoding="utf-8")
+    store = Store.open(out)
+    pages.write(store, "index.html", page)
     for name in _ASSETS:
-        (out / "assets" / name).write_bytes((pages.ASSETS / name).read_bytes())
+        store.replace(f"assets/{name}", (pages.ASSETS / name).read_bytes())
     named = dict.fromkeys(_IMAGE.findall(page))
     for name in named:
-        (out / "images" / name).write_bytes(_smaller(_blob([run.store for run in runs], name), name))
-    for path in (out / "images").iterdir():
-        if path.name not in named and _IMAGE.fullmatch(f'src="images/{path.name}"'):
-            path.unlink()  # of an earlier gallery
+        store.replace(f"images/{name}", _smaller(_blob([run.store for run in runs], name), name))
+    for key in store.keys("images"):
+        name = key.removeprefix("images/")
+        if name not in named and _IMAGE.fullmatch(f'src="{key}"'):
+            store.remove(key)  # of an earlier gallery
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return WrittenGallery(str(out / "index.html"), units, findings, len(named), size)
 
@@ -248,6 +248,6 @@ def _smaller(data: bytes, name: str) -> bytes:
     if name.endswith(".png"):
         return data
     smaller = io.BytesIO()
-    with contextlib.suppress(OSError), PIL.Image.open(io.BytesIO(data)) as picture:
-        picture.save(smaller, "WEBP", quality=_QUALITY, method=6)
+    with contextlib.suppress(ImageDecodeError):
+        stored_image(data).to_pil().save(smaller, "WEBP", quality=_QUALITY, method=6)
     return smaller.getvalue() or data

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from actors.images import ImageDecodeError
+from agents.records.journal import stored_image
+from agents.records.run_files import RecordError, parse_arrays
 from tests.command_line import maia
 from tests.experiments.report.run_directories import FakeRun
 
@@ -26,6 +33,12 @@ READING = (
     ("diff", "{run}", "{run}", "--json"),
 )
 """Commands that read a run and start no model."""
+MAKING = (
+    ("atlas", "{run}"),
+    ("gallery", "{run}", "--out", "{run}/gallery"),
+    ("report", "{run}/blocks.4.1:3", "--single-file", "--out", "{out}/page.html"),
+)
+"""Commands that write pages beside the report."""
 SECRET = "the-text-of-a-file-outside"
 
 
@@ -39,10 +52,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.root
 
 
-def commands(run: Path, out: Path) -> Iterator[tuple[str, int]]:
-    """Run each reading command in this process; yield its words and its exit code. Other exceptions pass."""
+def commands(
+    run: Path, out: Path, chosen: tuple[tuple[str, ...], ...] = READING
+) -> Iterator[tuple[str, int]]:
+    """Run each command in this process; yield its words and its exit code. Other exceptions pass."""
     out.mkdir(exist_ok=True)
-    for words in READING:
+    for words in chosen:
         filled = [word.format(run=run, out=out) for word in words]
         yield " ".join(filled), maia(*filled)
 
@@ -111,7 +126,11 @@ def test_a_file_of_any_kind_in_a_records_place_costs_that_record(
     assert not any(SECRET in page.read_text() for page in pages)
 
 
-@pytest.mark.parametrize("name", ["report", "report/units", "report/assets", "report/index.html"])
+PLACES = ("report", "report/units", "report/assets", "report/index.html", "atlas", "atlas/index.html",
+          "gallery/images", "gallery/index.html")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACES)
 def test_a_link_in_the_place_of_a_page_is_never_written_through(
     name: str, kept: Path, tmp_path: Path
 ) -> None:
@@ -125,9 +144,49 @@ def test_a_link_in_the_place_of_a_page_is_never_written_through(
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(victim / "index.html" if place.suffix else victim)
     before = outside(victim)
-    for words, code in commands(run, tmp_path / "out"):
+    chosen = READING if name.startswith("report") else MAKING
+    for words, code in commands(run, tmp_path / "out", chosen):
         assert code in (0, 1, 2), words
     assert outside(victim) == before
+
+
+def test_a_picture_of_too_many_pixels_is_left_out(kept: Path, tmp_path: Path) -> None:
+    """A file of a hundred bytes may hold 268 million pixels, and an archive a thousand times its bytes."""
+    run, small = tmp_path / "run", io.BytesIO()
+    shutil.copytree(kept, run)
+    PIL.Image.new("RGB", (16, 16)).save(small, "WEBP", lossless=True)
+    sides = (16_383 - 1) | (4_200 - 1) << 14  # as its header says them
+    bomb = re.sub(rb"(?<=VP8L....\x2f)....", sides.to_bytes(4, "little"), small.getvalue(), flags=re.DOTALL)
+    for picture in run.rglob("*.webp"):
+        picture.write_bytes(bomb)
+    for words, code in commands(run, tmp_path / "out", MAKING):
+        assert code in (0, 1, 2), words
+    with pytest.raises(ImageDecodeError, match="16383 x 4200"):
+        stored_image(bomb)
+
+
+HEADER = "{'descr': '%s', 'fortran_order': False, 'shape': (%d,)}\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "said", "why"),
+    [
+        (HEADER % ("<f4", 16), 2**31, "unpacks to more"),
+        (HEADER % ("<f4", 2**40), 0, "buffer"),
+        (HEADER % ("|O", 1), 0, "objects"),
+        ("(" * 5000, 0, "damaged"),
+    ],
+)
+def test_arrays_take_no_more_memory_than_their_bytes(header: str, said: int, why: str) -> None:
+    """`said` is the unpacked size that the archive's directory claims, where it is not the true one."""
+    target = io.BytesIO()
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64)
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("a.npy", array)
+    size = len(array).to_bytes(4, "little")
+    data = target.getvalue().replace(size, said.to_bytes(4, "little") if said else size)
+    with pytest.raises(RecordError, match=why):
+        parse_arrays(data, Path("search/units.npz"))
 
 
 def test_scripts_that_a_sender_left_are_replaced_by_the_reports_own(kept: Path, tmp_path: Path) -> None:

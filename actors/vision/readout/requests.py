@@ -77,7 +77,7 @@ class VisionResult:
 
 @dataclass(frozen=True, slots=True)
 class SweepStep:
-    """One batch of a sweep: positions `start` to `stop` of the plan kept in `folder`.
+    """One batch of a sweep: positions `start` to `stop` of the plan with digest `plan` kept in `folder`.
 
     `prefetch` is the step that will probably go to the same replica next; its images are loaded meanwhile.
     `flush` has the replica write its part of the result, with this step in it, and start another.
@@ -85,6 +85,7 @@ class SweepStep:
     """
 
     folder: str
+    plan: str
     start: int
     stop: int
     prefetch: tuple[int, int] | None = None

@@ -9,6 +9,7 @@ Shapes: U units; n images of a chunk; R rows of the reservoir; k exemplars a uni
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import uuid
@@ -99,11 +100,15 @@ class SweepPlan:
     keep: Reduce | None = None
     """What is kept of every image, if anything: each unit's spatial maximum, or its mean."""
 
-    def save(self, folder: Path) -> None:
-        """Write the plan, and the sweep's id unless the folder has one, so that a sweep is resumed."""
+    def save(self, folder: Path) -> str:
+        """Write the plan, and the sweep's id unless the folder has one, so that a sweep is resumed; return
+        the plan's digest.
+        """
         write_if_absent(folder / _SWEEP_ID_FILE, uuid.uuid4().hex.encode())
+        data = pickle.dumps(self)
         with replacing(folder / "plan.pickle") as file:
-            pickle.dump(self, file)
+            file.write(data)
+        return _digest(data)
 
     @staticmethod
     def sweep_id(folder: Path) -> str:
@@ -111,8 +116,16 @@ class SweepPlan:
         return (folder / _SWEEP_ID_FILE).read_text()
 
     @staticmethod
-    def load(folder: Path) -> SweepPlan:
-        plan = pickle.loads((folder / "plan.pickle").read_bytes())
+    def load(folder: Path, digest: str) -> SweepPlan:
+        """Return the plan that `save` wrote: a pickle can run code, and others may write to a shared cache.
+
+        Raises:
+            OSError: If it cannot be read, or is another one.
+        """
+        data = (folder / "plan.pickle").read_bytes()
+        if _digest(data) != digest:
+            raise OSError(f"{folder / 'plan.pickle'} is not what this sweep wrote there")
+        plan = pickle.loads(data)
         assert isinstance(plan, SweepPlan)
         return plan
 
@@ -166,6 +179,10 @@ class SweepPlan:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _splitmix(values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,10 @@ for long sweeps.
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.errors import BackendError
@@ -39,7 +42,7 @@ def _compile_errors() -> Iterator[None]:
     except OutputChangedError:
         raise  # caused by an image, and handled as without a graph
     except Exception as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, CompileError):
             raise  # not the compiler's fault
         raise CompileError(
             f"the network cannot be compiled: {type(error).__name__}: {str(error)[:300]}",
@@ -60,6 +63,7 @@ class CompiledPass:
 
         self._tapped, self._readers = tapped, list(readers)
         with _compile_errors():
+            _check_code_folder()
             torch._dynamo.reset()  # a class that was compiled with other hooks would be taken for this one
             self._graph = torch.compile(self._trace, dynamic=False, fullgraph=False)
 
@@ -90,6 +94,22 @@ class CompiledPass:
 
         self._tapped.run_through(batch, {layer: read(layer) for layer in by_layer})
         return [results[index] for index in range(len(self._readers))]
+
+
+def _check_code_folder() -> None:
+    """Raise CompileError if another user could have put code where torch keeps what it compiled, and runs it.
+
+    By default that is a folder of a known name in /tmp.
+    """
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    folder = Path(cache_dir())
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+        raise CompileError(
+            f"other users can write to {folder}, where torch keeps code.",
+            "Set TORCHINDUCTOR_CACHE_DIR to a folder of your own, or `vision.compile` to never.",
+        )
 
 
 def _reduce(units: torch.Tensor, flat: torch.Tensor) -> ReducedReadout:

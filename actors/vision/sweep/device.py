@@ -151,7 +151,7 @@ class SweepDevice:
     async def step(self, step: SweepStep) -> SweepAck | MaiaError:
         """Add one step's images to this replica's part; a step that is in it already costs nothing."""
         try:
-            sweep = await self._open(step.folder)
+            sweep = await self._open(step.folder, step.plan)
         except OSError as error:
             return BackendError(
                 f"the plan of the sweep in {step.folder} cannot be read: {error}",
@@ -169,12 +169,12 @@ class SweepDevice:
         skipped = await self._backend.on_device(self._add, sweep, step, loaded)
         return SweepAck(skipped, sweep.choice.take_notices())
 
-    async def _open(self, folder: str) -> _Sweep:
+    async def _open(self, folder: str, digest: str) -> _Sweep:
         """Return the sweep in `folder`, a new one if its plan was written anew; raises OSError."""
         sweep_id = await asyncio.to_thread(SweepPlan.sweep_id, Path(folder))
         sweep = self._sweeps.get(folder)
         if sweep is None or sweep.sweep_id != sweep_id:
-            plan = await asyncio.to_thread(SweepPlan.load, Path(folder))
+            plan = await asyncio.to_thread(SweepPlan.load, Path(folder), digest)
             sweep = self._sweeps.get(folder)  # another step may have opened it meanwhile
         if sweep is None or sweep.sweep_id != sweep_id:
             choice = await asyncio.to_thread(self._choice, Path(folder))

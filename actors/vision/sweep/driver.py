@@ -66,10 +66,10 @@ async def run_sweep(
         if all(_is_stored(store, plan, readout) for readout in plan.readouts):
             return
         folder.mkdir(exist_ok=True)
-        await asyncio.to_thread(plan.save, folder)
-        await _SweepDriver(pool, plan, folder, progress, notify).run_all_steps()
+        digest = await asyncio.to_thread(plan.save, folder)
+        await _SweepDriver(pool, plan, folder, digest, progress, notify).run_all_steps()
         try:
-            await pool.call("finish_sweep", str(folder), str(store.folder))
+            await pool.call("finish_sweep", str(folder), digest, str(store.folder))
         except UsageError:
             # No image counted: once that is mended, the next attempt has to read all of them again.
             await asyncio.to_thread(shutil.rmtree, folder)
@@ -90,6 +90,8 @@ class _SweepDriver:
     pool: Pool[Any, Any]
     plan: SweepPlan
     folder: Path
+    digest: str
+    """Of the plan in the folder."""
     progress: ReportProgress | None
     notify: Notify | None
     notified: set[NoticeKind] = field(default_factory=set)
@@ -123,7 +125,15 @@ class _SweepDriver:
             prefetch = steps[place + n_replicas] if place + n_replicas < len(steps) else None
             try:
                 ack: SweepAck = await self.pool.submit(
-                    SweepStep(str(self.folder), start, stop, prefetch, place >= first_flushed, n_replicas),
+                    SweepStep(
+                        str(self.folder),
+                        self.digest,
+                        start,
+                        stop,
+                        prefetch,
+                        place >= first_flushed,
+                        n_replicas,
+                    ),
                     agent="sweep",
                     priority=Priority.SWEEP,
                 )

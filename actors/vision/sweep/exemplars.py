@@ -191,15 +191,17 @@ def _state(source: str) -> list[str]:
     return [f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states]
 
 
-def finish_sweep(folder: Path, store: Path) -> int:
-    """Merge the parts of a sweep into the exemplars of its readouts; return how many images counted.
+def finish_sweep(folder: Path, digest: str, store: Path) -> int:
+    """Merge the parts of the sweep whose plan has that digest into the exemplars of its readouts; return how
+    many images counted.
 
     Raises:
+        OSError: If the folder has another plan.
         UsageError: If none did. Nothing is kept then: a table of no images would say that every unit is dead.
     """
     from actors.vision.sweep.accumulators import LEVELS, SweepPlan, merge_parts
 
-    plan = SweepPlan.load(folder)
+    plan = SweepPlan.load(folder, digest)
     whole = merge_parts(folder)
     n_images = max((accumulator.n_images for accumulator in whole.accumulators.values()), default=0)
     if n_images == 0:

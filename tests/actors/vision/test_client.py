@@ -209,7 +209,7 @@ async def test_an_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
         async def run(batch: Any) -> Any:
             # Every third step has its part written, as the clock would have it.
             return await original(
-                [SweepStep(s.folder, s.start, s.stop, s.prefetch, s.start % 12 == 8) for s in batch]
+                [SweepStep(s.folder, s.plan, s.start, s.stop, s.prefetch, s.start % 12 == 8) for s in batch]
             )
 
         backend.run = run

@@ -138,8 +138,11 @@ def plan(n: int, rows: int = 64) -> SweepPlan:
 
 def test_sampled_positions_differ_between_images_and_are_the_same_in_every_process(tmp_path: Path) -> None:
     first = plan(40)
-    first.save(tmp_path)
-    again = SweepPlan.load(tmp_path)
+    digest = first.save(tmp_path)
+    again = SweepPlan.load(tmp_path, digest)
+    (tmp_path / "plan.pickle").write_bytes(b"cos\nsystem\n.")
+    with pytest.raises(OSError, match="is not what this sweep wrote"):
+        SweepPlan.load(tmp_path, digest)
     drawn = first.positions(0, 40, 4, 49)
     assert (drawn == again.positions(0, 40, 4, 49)).all()
     assert (drawn[10:20] == first.positions(10, 20, 4, 49)).all()

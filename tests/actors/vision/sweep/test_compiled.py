@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from actors.vision.readout.requests import PassNotice, SweepAck, SweepStep
 from actors.vision.readout.units import OUTPUT, Readout
 from actors.vision.settings import Compile
 from actors.vision.sweep.accumulators import SweepPart, SweepPlan
-from actors.vision.sweep.compiled import CompiledPass, ReducedReadout
+from actors.vision.sweep.compiled import CompiledPass, CompileError, ReducedReadout
 from actors.vision.sweep.device import SweepDevice
 from actors.vision.sweep.pass_choice import CompileRecord, PassChoice
 from tests.actors.vision.sweep.test_accumulators import Numbered
@@ -44,13 +45,15 @@ async def swept(
     notices: list[PassNotice] | None = None,
 ) -> SweepPart:
     """Run a whole sweep on one device, in `folder`; return its only part."""
-    plan.save(folder)
+    digest = plan.save(folder)
     chosen = settings(compile=compile)
     model = backend(studied, chosen)
     device = SweepDevice(model, chosen, clock=lambda: 0.0)  # compiling may outlast the time between parts
     try:
         for start, stop in plan.steps():
-            ack = await device.step(SweepStep(str(folder), start, stop, flush=stop == len(plan.indices)))
+            ack = await device.step(
+                SweepStep(str(folder), digest, start, stop, flush=stop == len(plan.indices))
+            )
             assert isinstance(ack, SweepAck)
             if notices is not None:
                 notices += ack.notices
@@ -152,6 +155,15 @@ async def test_a_module_that_is_called_several_times_counts_at_its_last_call(tmp
     assert ours.n_images == theirs.n_images == 8
     assert np.allclose(ours.top()[0], theirs.top()[0], atol=1e-5)
     assert np.array_equal(ours.top()[1], theirs.top()[1])
+
+
+def test_torch_runs_no_code_from_a_folder_that_others_can_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with pytest.raises(CompileError, match="other users can write"):
+        CompiledPass(cast(Any, None), [])
 
 
 class Unwilling(CompiledPass):
