@@ -215,6 +215,10 @@ class Journal:
         """Write a trial down unless there is one of its number; return whether this call did."""
         return self._store.put(self._numbered_key("trials", trial.number), encode_record(trial))
 
+    def complete_trial(self, trial: PersonTrialRecord) -> None:
+        """Write down what has become known of a trial that this process keeps."""
+        self._store.replace(self._numbered_key("trials", trial.number), encode_record(trial), synced=True)
+
     def _numbered(self, folder: str, kind: type[R], after: int = 0) -> list[R]:
         found: list[R] = []
         key = self._numbered_key(folder, after + 1)

@@ -458,7 +458,8 @@ class PersonTrialRecord(Record):
     image: ImageId
     masked: ImageId | None = None
     """The image, darkened where the unit is not active."""
-    activation: Number
+    activation: Number | None = None
+    """Unknown until it was measured: the image is on record first, for it may have been paid for."""
     below: Number | None = None
     """Share of the data set's images, without those held out, whose activation is lower."""
     compared: Count = 0

@@ -99,16 +99,14 @@ def note(
     json: Json = False,
 ) -> None:
     """Leave a note for a study. Its agent reads it before its next round, also in another process."""
-    from agents.records.journal import Journal
-    from agents.study.notes import leave_note
+    from agents.study.notes import MOST_CHARACTERS
+    from experiments.records.leave_note import note_for
     from experiments.records.lookup import find_unit
 
     console = Console(quiet=json)
     found = find_unit(unit)
-    if found.manifest.get("command") == "session":
-        raise UsageError(f"a person studies {found.item.unit} in a session; no agent reads notes.")
-    words = sys.stdin.read() if text == "-" else text
-    kept = leave_note(Journal(found.store, found.item.unit), words, person)
+    words = sys.stdin.read(MOST_CHARACTERS + 1) if text == "-" else text
+    kept = note_for(found, words, person)
     if json:
         console.result({"unit": found.item.unit, **kept.to_json()})
     else:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from actors.vision.readout.places import split_place
 from agents.records.journal import slug
 from experiments.records import journal_scan
+from experiments.records.leave_note import WITHOUT_INTERPRETER
 from experiments.records.names import STAND_IN, UnitName
 from experiments.records.roles import RecordedRole
 from experiments.report import pages
@@ -27,7 +28,6 @@ from experiments.report.unit.rounds import rounds_of, rounds_plot, strongest_edi
 from experiments.report.unit.trials import trials_of
 from experiments.report.verdicts import STANDING, VERDICTS
 
-_NOT_ASKED = ("session", "mcp")
 """Commands whose runs do not ask the profile's interpreter."""
 _EDITS = 6
 """Edits that stand before the rounds."""
@@ -243,7 +243,7 @@ def stand_ins(run: RunDirectory, unit: UnitRecords | None = None) -> list[tuple[
     settings = mapping(run.manifest.get("settings"))
     chat = mapping(settings.get("chat"))
     configured: dict[str, Any] = {
-        "interpreter": {} if run.manifest.get("command") in _NOT_ASKED else chat.get("interpreter"),
+        "interpreter": {} if run.manifest.get("command") in WITHOUT_INTERPRETER else chat.get("interpreter"),
         "observers": chat.get("observers"),
         "generator": settings.get("generation"),
         "dataset": settings.get("dataset"),

@@ -14,6 +14,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict
 from functools import cache
 from http import HTTPStatus
@@ -25,8 +26,8 @@ from actors.errors import MaiaError, UsageError
 from agents.records import run_files
 from agents.records.journal import Journal
 from agents.records.run_files import RecordError
-from agents.study.notes import leave_note
 from experiments.atlas.front_page import write_report
+from experiments.records.leave_note import note_for
 from experiments.records.lookup import find_unit
 from experiments.report import experiment_page, pages
 from experiments.report.records import RunDirectory
@@ -34,6 +35,7 @@ from experiments.report.unit.trials import account
 from experiments.web.local_server import LoopbackHandler, LoopbackServer
 from experiments.web.trials import (
     MOST_BODY,
+    MOST_NOTE,
     AskedNote,
     TrialDesk,
     TrialEvent,
@@ -236,15 +238,20 @@ class _RunHandler(LoopbackHandler):
         unit = self._unit(asked, 2)
         if asked is None or not unit:
             return self.refuse(HTTPStatus.NOT_FOUND, "not here")
-        if (body := self.form(MOST_BODY)) is None:
+        if (body := self.form(MOST_BODY if asked[1] == "trials" else MOST_NOTE)) is None:
             return None
         self.close_connection = True
         try:
-            if asked[1] == "notes":
-                return self._steps([self._leave_note(unit, read_note(body))])
-            return self._steps(self.server.trials.begin(unit, read_trial(body)))
+            trial = read_trial(body) if asked[1] == "trials" else None
+            done = [] if trial else [self._leave_note(unit, read_note(body))]
         except MaiaError as error:
-            return self._steps([TrialEvent(error=f"{error.message} {error.fix}".strip())])
+            trial, done = None, [TrialEvent(error=f"{error.message} {error.fix}".strip())]
+        except OSError as error:
+            trial, done = None, [TrialEvent(error=f"the run cannot be read: {error.strerror}.")]
+        if trial is None:
+            return self._steps(done)
+        with closing(self.server.trials.begin(unit, trial)) as steps:
+            return self._steps(steps)
 
     def _unit(self, named: re.Match[str] | None, group: int = 1) -> str:
         """Return the unit that an address names by its folder, "" if there is none."""
@@ -266,14 +273,14 @@ class _RunHandler(LoopbackHandler):
 
     def _leave_note(self, slug: str, asked: AskedNote) -> TrialEvent:
         unit = find_unit(self.server.run_dir / "units" / slug)
-        journal = Journal(unit.store, unit.item.unit)
         text = asked.text
         if asked.trial is not None:
-            found = next((trial for trial in journal.trials() if trial.number == asked.trial), None)
+            trials = Journal(unit.store, unit.item.unit).trials()
+            found = next((trial for trial in trials if trial.number == asked.trial), None)
             if found is None:
                 raise UsageError(f"{unit.item.unit} has no trial {asked.trial}.", "Load the page again.")
             text = account(found)
-        return TrialEvent(number=leave_note(journal, text, "person").number)
+        return TrialEvent(number=note_for(unit, text, "person").number)
 
     def _send(self, file: IO[bytes], size: int, suffix: str, live: bytes) -> None:
         # A stored image's address is its content; everything else may change at any moment.

@@ -10,7 +10,8 @@ import base64
 import binascii
 import logging
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
@@ -24,9 +25,13 @@ from agents.records.run_files import first_fault
 _log = logging.getLogger(__name__)
 MOST_BODY = 32 << 20
 """Bytes of one request: a photo in base64 is a third larger than its file."""
+MOST_NOTE = 64 << 10
+"""Bytes of a request that leaves a note."""
 _MOST_PIXELS = 64_000_000
 """Of a photo: a small file may hold far more, and would fill the memory."""
 _MOST_SIDE = 2048
+_REPEAT_S = 5.0
+"""After so long without a new step the last one is sent again."""
 _LEAST_SIDE = 8
 """Of a crop, in pixels."""
 
@@ -144,8 +149,8 @@ class TrialEvent:
 class TrialDesk(Protocol):
     """Carries out trials for servers that answer in threads."""
 
-    def begin(self, slug: str, trial: AskedTrial) -> Iterator[TrialEvent]:
-        """Yield the steps of a trial, the last of which is its end."""
+    def begin(self, slug: str, trial: AskedTrial) -> Generator[TrialEvent]:
+        """Yield the steps of a trial, the last of which is its end; closed before, it is cancelled."""
 
 
 class Carrier(Protocol):
@@ -165,7 +170,7 @@ class TrialsOnLoop:
         self._carrier: Carrier | None = None
         self._making = asyncio.Lock()
 
-    def begin(self, slug: str, trial: AskedTrial) -> Iterator[TrialEvent]:
+    def begin(self, slug: str, trial: AskedTrial) -> Generator[TrialEvent]:
         steps: queue.SimpleQueue[TrialEvent] = queue.SimpleQueue()
         said = ""
 
@@ -174,12 +179,16 @@ class TrialsOnLoop:
             if sentence != said:
                 steps.put(TrialEvent(doing=(said := sentence)))
 
-        asyncio.run_coroutine_threadsafe(self._carry_out(slug, trial, note, steps.put), self._loop)
-        while True:
-            step = steps.get()
-            yield step
-            if not step.doing:
-                return
+        work = self._carry_out(slug, trial, note, steps.put)
+        working = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            step = TrialEvent(doing="sent")
+            while step.doing:
+                with suppress(queue.Empty):  # said again: whether anyone listens shows when it is sent
+                    step = steps.get(timeout=_REPEAT_S)
+                yield step
+        finally:
+            working.cancel()  # nothing, where it has ended
 
     async def close(self) -> None:
         """End what was started for trials."""

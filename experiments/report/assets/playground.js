@@ -40,9 +40,14 @@
     said.classList.toggle("bad", bad);
   };
 
-  const post = async (what, asked, step) => {
+  const stop = element("button", "stop", "Stop waiting");
+  stop.type = "button";
+  stop.hidden = true;
+  stop.title = "What is made or measured already stays on record";
+
+  const post = async (what, asked, step, signal) => {
     const answer = await fetch(`${base}/${what}/${encodeURIComponent(unit)}`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked),
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(asked), signal,
     });
     if (!answer.ok) throw new Error((await answer.text()).trim());
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -73,13 +78,18 @@
     if (dialog?.open) dialog.close();
     section.scrollIntoView({ block: "nearest" });
     say("Sent.");
+    const leaving = new AbortController();
+    stop.onclick = () => leaving.abort();
+    stop.hidden = false;
     try {
-      wanted = await post("trials", asked, (doing) => say(`${doing} …`));
+      wanted = await post("trials", asked, (doing) => say(`${doing} …`), leaving.signal);
       say(`Trial ${wanted} is on record.`);
       reveal();
     } catch (error) {
-      say(error.message, true);
+      if (error.name === "AbortError") say("No longer waited for: what is known already is on record.");
+      else say(error.message, true);
     }
+    stop.hidden = true;
     busy = false;
   };
 
@@ -120,7 +130,7 @@
   });
   section.append(
     title, element("p", "quiet", "Try something on this unit. The models start with the first trial. Open any image to crop, edit or ablate it."),
-    prompt, drop, note, said,
+    prompt, drop, note, said, stop,
   );
   document.querySelector(".exemplars")?.after(section); // the first screen stays the unit's
 

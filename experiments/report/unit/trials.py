@@ -85,6 +85,8 @@ def _measured(trial: PersonTrialRecord) -> str:
         "edit": f'An image after the edit "{trial.words}"',
         "ablate": "An image",
     }[trial.kind]
+    if number(trial.activation) is None:
+        return f"{what} was not measured."
     sentence = f"{what} gives activation {pages.figure(number(trial.activation))}"
     if (before := number(trial.parent_activation)) is not None:
         sentence += f", against {pages.figure(before)} before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import struct
@@ -23,7 +24,7 @@ from agents.records.work import WorkItem, write_plan
 from agents.study.interpreter import InterpreterSettings
 from agents.study.study import RunContext
 from experiments.report import write_unit_page
-from experiments.web.playground import Playground
+from experiments.web.playground import Playground, Ranking
 from experiments.web.trials import PhotoTrial, read_trial
 from tests.tools.fakes import FakeStudio, IntervenableSubject, darken
 from tools.toolbox import ToolFailedError
@@ -128,6 +129,48 @@ async def test_trials_have_an_agents_limits_also_after_a_restart(place: Place, t
         await again.attempt('{"kind": "prompt", "prompt": "a cat"}')
     assert len(place.journal.trials()) == 2
     await again.playground.close()
+
+
+async def test_a_paid_image_is_on_record_before_anything_else_can_fail(place: Place) -> None:
+    async def broken(images: Any) -> Any:
+        raise ToolFailedError("the network is gone")
+
+    await place.attempt('{"kind": "ablate", "image": "IMAGE"}')
+    (desk,) = place.playground._desks.values()
+    desk.toolbox.system.measure = broken
+    with pytest.raises(ToolFailedError, match="is gone"):
+        await place.attempt('{"kind": "prompt", "prompt": "a dog"}')
+    paid = place.journal.trials()[1]
+    assert (paid.kind, paid.activation, paid.image in place.journal.blobs) == ("prompt", None, True)
+    assert "was not measured" in write_unit_page(place.root, place.slug).read_text()
+
+
+async def test_a_ranking_holds_up_no_other_trial_and_ends_with_who_waits_for_it(place: Place) -> None:
+    await place.attempt('{"kind": "ablate", "image": "IMAGE"}')
+    (desk,) = place.playground._desks.values()
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    class Endless(FakeStudio):
+        async def explored(self, progress: Any) -> Any:
+            begun.set()
+            try:
+                progress(1, 4)
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+    desk.ranking = Ranking(cast(Any, Endless()))
+    first = asyncio.create_task(place.attempt('{"kind": "prompt", "prompt": "a dog"}'))
+    await begun.wait()
+    second = asyncio.create_task(place.attempt('{"kind": "ablate", "image": "IMAGE"}'))
+    while len(measured := place.journal.trials()) < 3 or measured[2].activation is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert [trial.compared for trial in measured] == [4, 0, 0]
+    first.cancel()
+    second.cancel()
+    await asyncio.wait([first, second])
+    await ended.wait()
+    assert any("trial 2 is on record, activation 2.00; ranking it" in said for said in place.said)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import http.client
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ class FakeTrials:
     def __init__(self, run: FakeRun) -> None:
         self.run, self.asked = run, list[AskedTrial]()
 
-    def begin(self, slug: str, trial: AskedTrial) -> Iterator[TrialEvent]:
+    def begin(self, slug: str, trial: AskedTrial) -> Generator[TrialEvent]:
         self.asked.append(trial)
         yield TrialEvent(doing="starting the models")
         image = picture(1001)  # which the first round of every study shows
@@ -182,6 +182,11 @@ def test_steps_of_a_trial_are_sent_and_notes_reach_the_study(playground, run):
     first, second = Journal(Store(run.root), run.unit_id(2)).notes()
     assert first.text.startswith('An image made of the prompt "<b>night</b>" gives activation 2.50; 75.0%')
     assert second.text == "try cats"
+    run.put("manifest.json", {"model": run.model, "command": "session"})
+    assert "no agent reads notes" in post(playground, f"/TOKEN/notes/{slug}", '{"text": "a"}')[1][0]["error"]
+    (run.root / "manifest.json").unlink()
+    (run.root / "manifest.json").symlink_to(run.root / "plan.json")
+    assert "error" in post(playground, f"/TOKEN/notes/{slug}", '{"text": "a"}')[1][0]
 
 
 def test_another_name_for_this_machine_is_refused(server):
