@@ -204,7 +204,7 @@ class SearchIndex:
             vectors = WordVectors(
                 columns, **{name: stored[name] for name in _VECTOR_ARRAYS}, count=len(said["texts"])
             )
-            arrays = {name: stored[name] for name in _ARRAYS}
+            arrays: dict[str, Any] = {name: stored[name] for name in _ARRAYS}
             index = cls(vectors=vectors, **{name: said[name] for name in _LISTS}, **arrays)
             return index if index._is_whole() else None
         except (RecordError, ValueError, KeyError, TypeError, RecursionError):

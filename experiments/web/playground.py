@@ -255,7 +255,7 @@ class _Desk:
             record = record.model_copy(update={"number": record.number + 1})
         return record
 
-    async def _complete(self, record: PersonTrialRecord, known: Mapping[str, Any]) -> PersonTrialRecord:
+    async def _complete(self, record: PersonTrialRecord, known: dict[str, Any]) -> PersonTrialRecord:
         whole = PersonTrialRecord(**(record.to_json() | known))
         await asyncio.to_thread(self.journal.complete_trial, whole)
         return whole
