@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,39 +12,23 @@ from actors.chat.encoding import as_utf8
 from actors.chat.reply import FinishReason
 from actors.chat.thoughts import separate_thoughts, split_thoughts
 from actors.endpoint.faults import Fault, FaultyAnswerError
-from actors.endpoint.openai_client import json_object, raise_error_in
+from actors.endpoint.openai_client import fault_in, json_object, raise_error_in
 from actors.endpoint.rules import FaultKind
 
-_FINISH: dict[str, FinishReason] = {
-    **dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "length"),
-    **dict.fromkeys(
-        [
-            "content_filter",
-            "content_filtered",
-            "safety",
-            "recitation",
-            "blocklist",
-            "prohibited_content",
-            "spii",
-            "image_safety",
-            "image_prohibited_content",
-            "image_recitation",
-            "sensitive",
-            "guardrail_intervened",
-            "guardrail",
-            "moderation",
-            "language",
-        ],
+_ENDS: tuple[tuple[str, FinishReason], ...] = (
+    ("refus", "refused"),
+    (
+        "filter|safety|recitation|blocklist|prohibited|spii|sensitive|guardrail|moderat|violation|language",
         "filtered",
     ),
-    "refusal": "refused",
-}
-"""How servers spell the end of an answer, in lower case. All others are "stop"."""
+    ("length|max_?tokens|max_?(output|completion)_?tokens|token_?limit", "length"),
+)
+"""How servers spell the end of an answer, in lower case with underscores. All others are "stop"."""
 
-_BROKEN = ("error", "network_error", "abort", "aborted", "insufficient_system_resource")
+_BROKEN = re.compile("error|abort|insufficient|cancel|timed?_?out|interrupt|disconnect")
 """Ends of an answer that broke off: as good as none."""
 _BROKEN_IF_EMPTY = ("other", "unknown", "malformed_function_call", "finish_reason_unspecified")
-_OVERFLOW = ("model_context_window_exceeded", "context_length_exceeded")
+_OVERFLOW = re.compile("context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,40 +56,48 @@ def read_completion(data: bytes) -> Completion:
     body = _joined(data) if streamed else json_object(data)
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
-        raise _faulty("garbled", f"choices is {choices!r}")
+        said = fault_in(body)
+        raise FaultyAnswerError(said) if said else _faulty("garbled", f"choices is {choices!r}")
     choice = choices[0]
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
         raise _faulty("garbled", "the first choice has no message")
     completion = _read(choice, body)
-    reason = str(choice.get("finish_reason") or "").lower()
+    reason = _reason(choice)
     empty = not completion.text.strip()
-    if reason in _BROKEN or (reason in _BROKEN_IF_EMPTY and empty):
+    if _BROKEN.search(reason) or (reason in _BROKEN_IF_EMPTY and empty):
         raise _faulty("overloaded", f"the answer ended with {reason!r} (sent with status 200)")
-    if reason in _OVERFLOW and empty:
+    if _OVERFLOW.search(reason) and empty:
         raise _faulty("too_long", f"the answer ended with {reason!r}")
     return completion
+
+
+def _reason(choice: Mapping[str, Any]) -> str:
+    """Return the finish reason in lower case, its words joined by underscores, however it is spelled."""
+    reason = re.sub(r"(?<=[a-z])(?=[A-Z])|\W+", "_", str(choice.get("finish_reason") or ""))
+    return reason.lower()
 
 
 def _read(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Completion:
     message = choice["message"]
     content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
     if isinstance(content, list):  # some endpoints answer in parts
-        parts = [part.get("text") for part in content if isinstance(part, dict)]
-        content = "".join(part for part in parts if isinstance(part, str))
+        content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     text, within = split_thoughts(as_utf8(content) if isinstance(content, str) else "")
     thoughts = "\n\n".join(part for part in (as_utf8(separate_thoughts(message)), within) if part)
-    reason = str(choice.get("finish_reason") or "").lower()
-    finish: FinishReason = "length" if reason in _OVERFLOW else _FINISH.get(reason, "stop")
-    if refusal := _refusal(message):
+    reason = _reason(choice)
+    finish = next((finish for words, finish in _ENDS if re.search(words, reason)), "stop")
+    finish = "length" if _OVERFLOW.search(reason) else finish
+    if refusal := _refusal(message, *parts):
         text, finish = text or as_utf8(refusal), "refused"
     model = body.get("model")
     name = as_utf8(model) if isinstance(model, str) else ""
     return Completion(text, finish, thoughts, name, body.get("usage"))
 
 
-def _refusal(message: Mapping[str, Any]) -> str:
+def _refusal(message: Mapping[str, Any], *parts: Mapping[str, Any]) -> str:
     own = message.get("provider_specific_fields")
-    for holder in (message, own if isinstance(own, dict) else {}):
+    for holder in (message, own if isinstance(own, dict) else {}, *parts):
         if isinstance(refusal := holder.get("refusal"), str) and refusal:
             return refusal
     return ""
@@ -129,6 +122,8 @@ def _joined(data: bytes) -> dict[str, Any]:
         if not isinstance(chunk, dict):
             continue
         raise_error_in(chunk)
+        if chunk.get("choices") is None and (said := fault_in(chunk)):
+            raise FaultyAnswerError(said)
         body |= {
             key: value
             for key, value in chunk.items()

@@ -14,26 +14,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_CODE_FIELDS = frozenset(
-    ["code", "type", "status", "reason", "error_type", "error_code", "errorcode", "__type", "innercode"]
+_CODE_FIELDS = ("code", "type", "status", "reason")
+_WORD_FIELDS = (
+    "message",
+    "msg",
+    "detail",
+    "details",
+    "title",
+    "error",
+    "errors",
+    "raw",
+    "description",
+    "text",
+    "reason",
 )
-_WORD_FIELDS = frozenset(
-    [
-        "message",
-        "msg",
-        "detail",
-        "title",
-        "error",
-        "errors",
-        "raw",
-        "description",
-        "error_description",
-        "error_msg",
-        "errormessage",
-        "text",
-        "reason",
-    ]
-)
+"""Names of fields, or their ends: `error_code`, `status_msg`."""
 _FIELD_NAMES = {"param", "loc", "field"}
 _ECHOES = {"input", "request", "messages", "prompt", "headers", "ctx", "traceback", "stack"}
 """Fields that repeat the request: what is in them was said by us."""
@@ -44,6 +39,8 @@ _MAX_CHARS = 1 << 16
 _PAGE = re.compile(r"^\s*(<!doctype html|<html|<head|<body|<title|<center)", re.I)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.I | re.S)
 _URL = re.compile(r"\bhttps?://\S+", re.I)
+_NAME = re.compile(r"(?<![\w./-])(?=[\w./-]*\d)[a-z][\w.]*[-/][\w./-]*\w", re.I)
+"""A name with digits, such as a model's: `gpt-image-1` says nothing about images."""
 _QUOTED = re.compile(r"[`'\"“‘\[]([A-Za-z_][\w.\-]*)[`'\"”’\]]")
 
 
@@ -55,6 +52,8 @@ class ErrorBody:
     codes: frozenset[str] = frozenset()
     words: str = ""
     fields: frozenset[str] = frozenset()
+    wordless: bool = False
+    """No field of it is for people: its words are the whole of it."""
     page: bool = False
     """The body is a web page: a proxy's or a load balancer's, not the API's."""
     values: Mapping[str, str] = field(default_factory=dict)
@@ -62,8 +61,8 @@ class ErrorBody:
 
     @property
     def plain(self) -> str:
-        """The words without addresses: a link to a billing page is no word about money."""
-        return _URL.sub(" ", self.words)
+        """The words without addresses and names: a link to a billing page is no word about money."""
+        return _NAME.sub("x", _URL.sub(" ", self.words))
 
 
 def read_body(body: object) -> ErrorBody:
@@ -77,10 +76,13 @@ def read_body(body: object) -> ErrorBody:
     walk = _Walk()
     walk.read(body, "error", 0)
     words = "; ".join(dict.fromkeys(walk.words))
-    if not words and body not in (None, "", {}, []):
+    wordless = not words
+    if wordless and body not in (None, "", {}, []):
         words = _as_text(body)
     names = walk.fields | {name.lower() for name in _QUOTED.findall(words)}
-    return ErrorBody(frozenset(walk.codes), words[:_MAX_CHARS], frozenset(names), values=walk.values)
+    return ErrorBody(
+        frozenset(walk.codes), words[:_MAX_CHARS], frozenset(names), wordless, values=walk.values
+    )
 
 
 class _Walk:
@@ -116,13 +118,13 @@ class _Walk:
 
     def _scalar(self, value: str | float, name: str, depth: int) -> None:
         self.values.setdefault(name, str(value)[:200])
-        if name in _CODE_FIELDS and not _is_status(value):
+        if name.endswith(_CODE_FIELDS) and not _is_status(value):
             self.codes.add(str(value).rpartition("#")[2].lower()[:200])
         if not isinstance(value, str):
             return
         if name in _FIELD_NAMES and value:
             self.fields.add(re.split(r"[.\]\[ ]|->", value.strip(".] "))[-1].lower() or value.lower())
-        if name in _WORD_FIELDS and value.strip():
+        if name.endswith(_WORD_FIELDS) and value.strip():
             inner = _json_in(value)
             if inner is not None:
                 lead = value[: _json_start(value)].strip(" -:")

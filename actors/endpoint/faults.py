@@ -160,7 +160,8 @@ _ADVICE: dict[str, tuple[type[MaiaError], str, str]] = {
     "bad_key": (
         EndpointStopError,
         "{where} does not accept the key ({detail}).",
-        "Check that the variable named in `api_key_env` holds a valid key for it, then resume.",
+        "Check that the variable named in `api_key_env` holds a valid key for it, and that its account may "
+        "do this, then resume.",
     ),
     "no_access": (
         EndpointStopError,

@@ -7,6 +7,7 @@ for one provider must not travel to another, nor to a local server that needs no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from actors.endpoint.error_body import read_body
 from actors.endpoint.faults import Fault, FaultyAnswerError, from_status
 from actors.endpoint.proxies import login_of, proxy_for, without_login
+from actors.endpoint.rules import OTHER
 from actors.endpoint.secrets import Secrets, read_secrets
 from actors.endpoint.settings import EndpointSettings
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import openai
 
 
+_STATUSES = ("code", "status", "status_code", "statusCode")
 MAX_BYTES = 256 << 20
 """Of an answer: more than the largest pictures in base64 take."""
 
@@ -172,16 +175,23 @@ def raise_error_in(body: dict[str, Any]) -> None:
     """
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    error = body.get("error") or first.get("error")
-    if not error:
-        return
-    code = error.get("code") or error.get("status") if isinstance(error, dict) else None
-    try:
-        status = int(str(code))
-    except ValueError:
-        status = 502
-    if not 400 <= status <= 599:
-        status = 502
-    fault = from_status(status, {"error": error}, {})
+    if error := body.get("error") or first.get("error"):
+        raise FaultyAnswerError(
+            fault_in({"error": error}) or _with_200(from_status(502, {"error": error}, {}))
+        )
+
+
+def fault_in(body: Mapping[str, Any]) -> Fault | None:
+    """Return the fault that a body of status 200 speaks of, by the status that it names or else by its words;
+    None if it speaks of none."""
+    inner = body.get("error")
+    named = (part.get(name) for part in (inner, body) if isinstance(part, dict) for name in _STATUSES)
+    status = next((int(str(code)) for code in named if re.fullmatch(r"[45]\d\d", str(code))), None)
+    fault = from_status(status or 400, body, {})
+    silent = status is None and (fault.why == OTHER or fault.body.wordless)
+    return None if silent else _with_200(fault)
+
+
+def _with_200(fault: Fault) -> Fault:
     # Billed or not: a server that began to answer may have done the work.
-    raise FaultyAnswerError(replace(fault, detail=f"{fault.detail} (sent with status 200)", in_doubt=True))
+    return replace(fault, detail=f"{fault.detail} (sent with status 200)", in_doubt=True)

@@ -67,12 +67,12 @@ class ImagePrice(Settings):
     def charged(self, quality: str | None, usage: object) -> float | None:
         """Return US dollars for an image that was made; `usage` is that field of the endpoint's answer."""
         if self.tokens is not None and isinstance(usage, Mapping):
-            output = _count(usage.get("output_tokens"))
+            output = count_of(usage.get("output_tokens"))
             if output is not None:
                 details = usage.get("input_tokens_details")
                 details = details if isinstance(details, Mapping) else {}
-                sent = _count(usage.get("input_tokens")) or 0
-                images = min(_count(details.get("image_tokens")) or 0, sent)
+                sent = count_of(usage.get("input_tokens")) or 0
+                images = min(count_of(details.get("image_tokens")) or 0, sent)
                 price = self.tokens
                 return (
                     (sent - images) * price.text + images * price.image + output * price.output
@@ -80,7 +80,11 @@ class ImagePrice(Settings):
         return self.expected(quality)
 
 
-def _count(value: Any) -> int | None:
-    """Return a reported number of tokens; None for what no answer can have cost."""
-    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**9
-    return value if valid else None
+def count_of(value: Any) -> int | None:
+    """Return a reported number of tokens, also one sent as a text or with a decimal point; None for what no
+    call can have cost."""
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value[:12])
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 10**9:
+        return None
+    return int(value)

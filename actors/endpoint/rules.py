@@ -50,15 +50,17 @@ IMAGE_COUNT = _words(
     rf"\d {_IMAGES}[^;]{{0,40}}{_LIMIT}",
     r"only( supports?)? (one|a single) image|multiple images? (is|are) not supported",
     r"limit-mm-per-prompt|found \d+ (image )?items in the same prompt",
+    r"图片(数量|张数)[^。]{0,12}(超|限|最多)|最多[^。]{0,6}\d+ ?张",
 )
 """Images, a number, and a word of limits, near each other."""
 IMAGE_LIMIT = re.compile(
-    r"(?:at most|max\w*|limit\w*|up to|allowed|supports?|only|more than|>)[^\d.;]{0,40}?(\d+|\bone\b|\ba "
-    r"single\b)",
+    r"(?:at most|max\w*|limit\w*|up to|allowed|supports?|only|more than|最多|>)[^\d.;]{0,40}?"
+    r"(\d+|\bone\b|\ba single\b)",
     re.I,
 )
 _SIDES = r"\d\s*[x×]\s*\d|\b(width|height|size|long|large|small|ratio|length)\b"
-_MEASURE = _words(r"\d\s*(bytes|[kmg]i?b\b|pixels|px\b|megapixels?)", r"dimension|aspect ratio|resolution")
+_SIZE = _words(r"\d\s*(bytes|[kmg]i?b\b|pixels|px\b|megapixels?)", r"dimension|resolution")
+_MEASURE = _words(_SIZE.pattern, r"aspect ratio")
 _NO_VISION = _words(
     r"(does(n't| not)|cannot|can't|not able to) (currently )?(support|accept|take|process|handle|read)s? "
     r"(any )?"
@@ -66,15 +68,17 @@ _NO_VISION = _words(
     r"(this|that)))",
     r"\b(image|vision|multi-?modal|image_url)s?( inputs?| content| messages?| understanding)? (is|are) "
     r"not supported",
-    r"\b(image|vision|multi-?modal)s? (inputs?|content|data) (is|are)( currently)? (not|un)\w*",
+    r"\b(image|vision|multi-?modal)s? (inputs?|content|data|processing|support) (is|are)( currently)? "
+    r"(not|un)\w*",
+    r"not (compiled|built|started) (for|with) (image|vision|multi-?modal)",
     r"support(s)? (image|vision|multi-?modal) inputs?\b(?<=no endpoints found that support image input)",
     r"unknown variant `?image_url",
     r"image_url[`'\"]? is only supported by",
-    r"not a (multi-?modal|vision)",
+    r"not a (multi-?modal|vision|vlm)",
     r"mmproj",
     r"no endpoints found that support[^.]{0,30}(image|vision)",
     r"vision (features?|capabilit\w+) (is|are) not",
-    r"text[- ]only model",
+    r"text[- ]only (model|prompt|input|mode)",
     r"only supports? text|only text[^.]{0,20}supported",
     r"content[^.]{0,20}must be a string",
     r"(unsupported|invalid) content (part )?type[^.]{0,20}image_url",
@@ -83,6 +87,7 @@ _NO_VISION = _words(
     r"at most 0 image",
     r"\b(image|vision)[^.;]{0,20} (is|are) not enabled",
     r"missing data required for image",
+    r"不支持(图片|图像|视觉|多模态)",
 )
 _BAD_IMAGE = _words(
     r"(unsupported|invalid|corrupt\w*|malformed|bad|undecodable|damaged|empty|broken)[^.;]{0,25}\bimage",
@@ -101,8 +106,13 @@ _MONEY_CODE = (
     r"spend_limit|arrear|overdue|"
     r"budget_exceeded|payment_required|organization_usage_limit|quota_not_enough|out_of_credits"
 )
+_EMPTY = _words(
+    r"insufficient[ _](\w+[ _]){0,4}(quota|balance|funds?|credits?)",
+    r"(余额|额度|余量)已?(不足|用完|用尽|耗尽)|欠费",
+)
+"""An account without money, whatever the status."""
 _MONEY = _words(
-    r"insufficient[ _](\w+ ){0,4}(quota|balance|funds?|credits?)",
+    _EMPTY.pattern,
     r"exceeded your current quota",
     r"\bbilling\b",
     r"\bno (prepaid |remaining )?credits?\b",
@@ -120,14 +130,23 @@ _MONEY = _words(
     r"specified api usage limits?",
     r"requires more credits",
     r"past[- ]due|overdue|in arrears|unpaid",
+    r"requires? [^.]{0,25}(subscription|paid|plan)\b|no active subscription",
     r"enough (balance|credits?|funds)",
     r"usage limit (is |was |has been )?(reached|exceeded)|balance is negative|negative balance|"
     r"subscription (has )?(expired|ended)",
     r"plan does(n't| not) (include|allow|support|cover)|upgrade (your|to a (paid|higher)) (plan|tier)",
+    r"reached (the|its|your)( \w+){0,2} (usage|inference) limit",
     r"exceeded your (monthly|total)[^.]{0,30}(credits?|allowance|quota)",
-    r"free (tier|trial|quota)[^.]{0,30}(exhausted|ended|expired|used up)",
-    r"余额不足|欠费",
+    r"free (tier|trial|quota|allocation)[^.]{0,30}(exhausted|ended|expired|used up)",
+    r"(used up|exhausted|reached)[^.]{0,20}free (tier|trial|quota|allocation)",
+    r"\blimit: 0\b",
 )
+_QUOTA = _words(
+    _MONEY.pattern,
+    r"quota[^.]{0,20}(exceed|exhaust|reached|used up|replenish)",
+    r"(exceed\w*|out of|no|reached|over)\b[^.]{0,25}\bquota",
+)
+"""Without a status of rate limits a quota is one of money or volume."""
 _WINDOW = _words(
     r"\bper[ _-](second|min|minute|hour|day)",
     r"\b[TRI]P[MDHS]\b",
@@ -157,7 +176,9 @@ _NO_MODEL = _words(
     r"(is )?no longer (available|supported)|was (deprecated|retired|shut|decommissioned|removed)|is "
     r"unknown|not exist)",
     r"(unknown|invalid|no such|unrecogni[sz]ed|unsupported|nonexistent) model(?! (param|arg|input|output))",
-    r"(no|not have|don't have|doesn't have|without) access to[^.]{0,30}model",
+    r"(no|not have|don't have|doesn't have|without|lacks?) (access|permissions?)\b[^.]{0,30}\bmodel",
+    r"not (allowed|permitted|authori[sz]ed|entitled|enabled) (to|for)[^.]{0,20}\bmodel",
+    r"(failed|unable|could not|cannot|error) (to )?load(ing)?( the)? model",
     r"must be verified to use the model",
     r"pinned to[^.]{0,200}requested",
     r"does not work with the specified model",
@@ -165,11 +186,16 @@ _NO_MODEL = _words(
     r"model identifier is invalid",
     r"(no|unknown) (available )?(provider|channel) for model",
     r"no models? (is |are )?loaded|load a model|on-demand throughput",
-    r"模型不存在",
+    r"模型[^。，,]{0,20}不存在|无可用(渠道|模型)|不存在的模型",
+)
+_ADDRESS = _words(
+    r"could not route|no route|unexpected endpoint",
+    r"\b(path|route|url|endpoint)\b[^.]{0,40}not found",
+    r"(unknown|invalid|unrecogni[sz]ed) (request )?(url|path|endpoint)",
 )
 _CONTEXT = _words(
     r"context[ _-]?(length|window|size|limit)",
-    r"\b(prompt|input|conversation|messages?|request|string) (is |are |was )?too long",
+    r"\b(prompt|input|conversation|messages?|request|string)\b[^.;]{0,40}too long",
     r"maximum (model|context|input|prompt|sequence|request|allowed input) len",
     r"contextwindowexceeded",
     r"longer than the maximum",
@@ -179,11 +205,13 @@ _CONTEXT = _words(
     r"reduce the length of",
     r"reduce your (prompt|input)",
     r"maximum allowed input length",
-    r"input (token )?(length|count)[^.]{0,60}(exceed|too|larger|greater)",
+    r"(input|prompt|sequence|query|request) (token )?(length|count)\b[^;]{0,80}(exceed|too |larger|greater|"
+    r"longer)",
     r"n_keep|n_ctx",
     r"(prompt|input|sequence) (token count|tokens|size|length)[^.]{0,60}exceed|array too long|input "
     r"length[^.]{0,60}max_?(length|imum)",
     r"(input|prompt) (is )?too large",
+    r"(上下文|输入|提示词?|prompt)[^。，,]{0,10}(长度|过长|超)",
 )
 _TOKENS = _words(
     r"(?<!max_)(?<!max_completion_)(?<!max_new_)\btokens?\b[^.;]{0,60}(exceed|must be|must have|less "
@@ -217,7 +245,8 @@ _FILTER = _words(
     r"considered high risk",
     r"(blocked|rejected|refused|stopped|declined) (due to|because of|for|by)[^.]{0,25}(safety|content|"
     r"polic)",
-    r"敏感",
+    r"content[^.]{0,12}\brisk|\bmoderated\b|(input|output|new)[ _]sensitive",
+    r"敏感|违规|审核|不安全",
 )
 _KEY_CODE = (
     r"invalid_?api_?key|api_?key_invalid|incorrect_api_key|authentication_?(error|failed)|invalid_auth|"
@@ -245,6 +274,7 @@ _CAPACITY = _words(
     r"no (healthy|available) (instances?|workers?|backends?|upstream)",
     r"queue is full",
     r"capacity_exhausted",
+    r"饱和|繁忙|访问量过大|过载",
 )
 _NEVER = _words(
     r"\bnot (supported|implemented|available on this)\b",
@@ -252,7 +282,11 @@ _NEVER = _words(
     r"only base64 data urls",
     r"support for .{0,40} is not",
 )
+_PASSING = _words(r"crashed|\bdegraded\b|temporar|try again later|internal (server )?error|\boverload")
 _PARAMETER = r"unsupported_(parameter|value)|unknown_parameter|invalid_value|extra_forbidden"
+
+
+OTHER = "no other rule fits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,10 +364,14 @@ RULES = (
         "rate_limited",
         "rate code",
         (400, 401, 403, 503),
-        r"servicequota|throttl|rate_?limit|too_?many_?requests|limit_requests",
-        _words(r"\b(rate|[TR]P[MD]) limit (is |was |has been )?(reached|exceeded|hit)"),
+        r"servicequota|throttl|(rate|request)_?limit|too_?many_?requests|limit_requests",
+        _words(
+            r"\b(rate|[TR]P[MD]) limit (is |was |has been )?(reached|exceeded|hit)",
+            r"exceed\w*[^.]{0,60}\b(rate limit|per[ _-](second|minute|hour|day))",
+        ),
     ),
-    Rule("no_quota", "money words", _CLIENT, words=_MONEY),
+    Rule("no_quota", "money words", _CLIENT, words=_QUOTA),
+    Rule("no_quota", "an empty account", range(500, 600), words=_EMPTY),
     Rule(
         "overloaded",
         "access is being set up",
@@ -369,7 +407,7 @@ RULES = (
         r"prompt_too_long|request_too_large|\b1261\b",
     ),
     Rule("too_long", "too large to be sent", (413,)),
-    Rule("too_long", "context words", _ANY, words=_CONTEXT, unless=_MEASURE),
+    Rule("too_long", "context words", _ANY, words=_CONTEXT, unless=_SIZE),
     Rule("too_long", "token words", _CLIENT, words=_TOKENS, unless_codes=_PARAMETER),
     Rule("filtered", "filter code", _CLIENT, _FILTER_CODE),
     Rule("filtered", "unavailable for legal reasons", (451,)),
@@ -377,13 +415,15 @@ RULES = (
     Rule("bad_key", "status", (401,)),
     Rule("bad_key", "key code or words", (400, 403), _KEY_CODE, _KEY),
     Rule("bad_key", "status", (403,)),
+    Rule("no_model", "address words", (400, 422), words=_ADDRESS),
     Rule("rejected", "not supported", range(500, 600), words=_NEVER),
     Rule("rejected", "not supported", (501, 505)),
     Rule("timeout", "a proxy gave up", (524,)),
     Rule("overloaded", "passing", (408, 409, 424, 425, 499)),
     Rule("overloaded", "server error", range(500, 600)),
     Rule("no_model", "address", (404, 405)),
-    Rule("rejected", "no other rule fits"),
+    Rule("overloaded", "passing words", _CLIENT, words=_PASSING, unless=_BAD_IMAGE),
+    Rule("rejected", OTHER),
 )
 
 

@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import os
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,7 +22,7 @@ from typing import Any
 from actors.endpoint.caller import EndpointCaller, Sent
 from actors.endpoint.faults import Fault, FaultyAnswerError
 from actors.endpoint.fields import named_fields
-from actors.endpoint.openai_client import classify, connect, json_object
+from actors.endpoint.openai_client import classify, connect, fault_in, json_object
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
 from actors.generation.settings import OpenAIImages
@@ -30,6 +31,7 @@ from actors.serving.backend import BackendFacts
 
 _LIMIT_BYTES = 64 << 20
 _FETCHES = 3
+_DATA_URL = re.compile(r"^data:[^,]*,")
 _MAX_WORDS = 4000
 """Characters of a reworded prompt that are kept."""
 
@@ -224,18 +226,23 @@ def _first_item(body: Mapping[str, Any]) -> _Item:
     Raises:
         FaultyAnswerError: If there is none.
     """
-    items = body.get("data")
-    item = items[0] if isinstance(items, list) and items else None
+    items = next((items for name in ("data", "images") if isinstance(items := body.get(name), list)), None)
+    item = items[0] if items else None
     if isinstance(item, dict):
         encoded, url, revised = item.get("b64_json"), item.get("url"), item.get("revised_prompt")
         prompt = revised if isinstance(revised, str) else ""
         if isinstance(encoded, str) and encoded:
             try:
-                return _Item(base64.b64decode(encoded, validate=True), "", prompt)
+                return _Item(base64.b64decode(_DATA_URL.sub("", encoded), validate=True), "", prompt)
             except binascii.Error as error:
                 raise FaultyAnswerError(Fault("garbled", f"damaged base64: {error}", in_doubt=True)) from None
         if isinstance(url, str) and urllib.parse.urlsplit(url).scheme in ("http", "https"):
             return _Item(b"", url, prompt)
+    if (said := fault_in(item if isinstance(item, dict) else body)) is not None:
+        raise FaultyAnswerError(said)
+    if items == []:
+        # The answer to a prompt that was accepted and whose picture was not: asking again costs the same.
+        raise FaultyAnswerError(Fault("filtered", "no image in the answer, as when one is withheld"))
     raise FaultyAnswerError(Fault("garbled", "an answer without an image", in_doubt=True))
 
 

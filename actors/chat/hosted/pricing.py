@@ -7,17 +7,15 @@ from typing import Any
 
 from actors.chat.base import Message
 from actors.chat.reply import Usage
-from actors.endpoint.prices import TokenPrice
+from actors.endpoint.prices import TokenPrice, count_of
 
 CHARS_PER_TOKEN = 4
 """English text and code with the tokenizers of today's large models: a rule of thumb, used for limits."""
 _TOKENS_PER_MESSAGE = 4
+_PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
 _CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
 """Spellings of cached prompt tokens at the top of `usage`: DeepSeek's and Kimi's."""
 _MAX_DOLLARS = 1e4
-_MAX = 10**9
-"""More tokens than these in one call are nonsense: a budget would be spent, and tables have no room for
-them."""
 
 
 def estimate_prompt(messages: Sequence[Message], image_tokens: int) -> int:
@@ -43,14 +41,17 @@ def read_usage(
     `cost` that the server names (OpenRouter) is what was charged, whatever the price list says.
     """
     fields = reported if isinstance(reported, dict) else {}
-    prompt, completion = _count(fields.get("prompt_tokens")), _count(fields.get("completion_tokens"))
-    total = _count(fields.get("total_tokens"))
+    prompt, completion = (
+        next((count for name in names if (count := count_of(fields.get(name))) is not None), None)
+        for names in (_PROMPT, _COMPLETION)
+    )
+    total = count_of(fields.get("total_tokens"))
     estimated = prompt is None or completion is None
     if prompt is not None and completion is not None and total is not None:
         completion = max(completion, total - prompt)
     details = fields.get("prompt_tokens_details")
     named = (details.get("cached_tokens") if isinstance(details, dict) else None, *map(fields.get, _CACHED))
-    cached = next((count for count in map(_count, named) if count is not None), 0)
+    cached = next((count for count in map(count_of, named) if count is not None), 0)
     prompt = estimated_prompt if prompt is None else prompt
     completion = estimate_text(text) if completion is None else completion
     cached = min(cached, prompt)
@@ -59,8 +60,3 @@ def read_usage(
         cost = None if price is None else price.dollars(prompt, cached, completion)
     unpriced = requests if cost is None else 0
     return Usage(prompt, cached, completion, requests, float(cost or 0.0), estimated, unpriced)
-
-
-def _count(value: Any) -> int | None:
-    """Return a reported number of tokens, None for what no call can have cost."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX else None

@@ -25,7 +25,7 @@ def test_tokens_that_the_answer_counts_win_over_a_fixed_price():
     price = ImagePrice(image=0.5, tokens=ImageTokenPrice(text=5, image=8, output=30))
     usage = {"input_tokens": 60, "input_tokens_details": {"image_tokens": 40}, "output_tokens": 272}
     assert price.charged("low", usage) == pytest.approx((20 * 5 + 40 * 8 + 272 * 30) / 1e6)
-    for nonsense in (None, [], {}, {"output_tokens": -1}, {"output_tokens": "9"}):
+    for nonsense in (None, [], {}, {"output_tokens": -1}, {"output_tokens": "nine"}):
         assert price.charged("low", nonsense) == 0.5
 
 

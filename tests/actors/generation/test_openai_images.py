@@ -173,7 +173,6 @@ async def test_a_black_image_is_a_refusal() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        {"data": []},
         {"data": None},
         {"data": [{}]},
         {"data": [{"b64_json": "%%%"}]},
@@ -185,6 +184,14 @@ async def test_an_answer_without_an_image_ends_as_a_failure(body: dict[str, Any]
     async with at(images, max_attempts=2) as (maker, _):
         assert isinstance(await one(maker), EndpointError)
     assert len(images.seen) == 2
+
+
+@pytest.mark.parametrize("body", [{"data": []}, {"data": [{"error": {"message": "flagged by moderation"}}]}])
+async def test_an_image_that_is_withheld_is_refused_and_not_paid_for_again(body: dict[str, Any]) -> None:
+    images = FakeImages.failing(Fault("status", 200, body))
+    async with at(images) as (maker, _):
+        assert isinstance(await one(maker), RefusedError)
+    assert len(images.seen) == 1
 
 
 async def test_bytes_that_are_no_image_are_a_failure() -> None:

@@ -142,10 +142,12 @@ async def test_usage_is_what_was_reported_and_costs_what_the_price_list_says(
     assert reply.model == "exact-1"
 
 
-@pytest.mark.parametrize("tokens", [-5, None, True, "12", 10**30])
+@pytest.mark.parametrize("tokens", [-5, None, True, "some", 10**30])
 def test_a_count_of_tokens_that_no_call_can_have_is_estimated(tokens: object) -> None:
     usage = read_usage({"prompt_tokens": tokens, "completion_tokens": 3}, 40, "four", None, 1)
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (40, 3, True)
+    usage = read_usage({"input_tokens": "12", "output_tokens": 3.0}, 40, "four", None, 1)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (12, 3, False)
 
 
 async def test_missing_usage_is_estimated_and_marked(endpoint: FakeEndpoint, opened: Opened) -> None:
@@ -420,6 +422,40 @@ ODD_BODY = JSON | st.fixed_dictionaries(
         "model": JSON,
     },
 )
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("FinishReason.MAX_TOKENS", "length"), ("maxOutputTokens", "length"), ("SAFETY", "filtered"),
+     ("content_filter: PROHIBITED_CONTENT", "filtered"), ("refusal", "refused"), (None, "stop")],
+)  # fmt: skip
+def test_the_end_of_an_answer_is_read_however_it_is_spelled(reason: str | None, finish: str) -> None:
+    choice = {"finish_reason": reason, "message": {"content": "so"}}
+    assert read_completion(json.dumps({"choices": [choice]}).encode()).finish == finish
+
+
+def test_a_refusal_among_the_parts_of_an_answer_is_one() -> None:
+    message = {"content": [{"type": "refusal", "refusal": "I cannot"}]}
+    read = read_completion(json.dumps({"choices": [{"message": message}]}).encode())
+    assert (read.text, read.finish) == ("I cannot", "refused")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"detail": "Not authenticated"}, "bad_key"),
+        ({"choices": None, "base_resp": {"status_msg": "insufficient balance"}}, "no_quota"),
+        ({"code": 503, "msg": "come back", "success": False}, "overloaded"),
+        ({"error": "Unexpected endpoint or method. (POST /chat/completions)"}, "no_model"),
+        ({"object": "chat.completion", "prompt_filter_results": ["content_filter"]}, "garbled"),
+    ],
+)  # fmt: skip
+def test_an_error_that_came_as_a_success_is_read_by_its_words(body: dict[str, Any], kind: str) -> None:
+    """Whole, and as an event of a stream that ends as if nothing were amiss."""
+    for data in (json.dumps(body), f"data: {json.dumps(body)}\n\n"):
+        with pytest.raises(FaultyAnswerError) as caught:
+            read_completion(data.encode())
+        assert caught.value.fault.kind == kind
 
 
 @settings(deadline=None)
