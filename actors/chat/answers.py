@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,8 @@ def _read(choice: Mapping[str, Any], body: Mapping[str, Any]) -> Completion:
     text, within = split_thoughts(as_utf8(content) if isinstance(content, str) else "")
     thoughts = "\n\n".join(part for part in (as_utf8(separate_thoughts(message)), within) if part)
     reason = _reason(choice)
-    finish = next((finish for words, finish in _ENDS if re.search(words, reason)), "stop")
-    finish = "length" if _OVERFLOW.search(reason) else finish
+    ends: Iterable[tuple[str, FinishReason]] = ((_OVERFLOW.pattern, "length"), *_ENDS)
+    finish: FinishReason = next((finish for words, finish in ends if re.search(words, reason)), "stop")
     if refusal := _refusal(message, *parts):
         text, finish = text or as_utf8(refusal), "refused"
     model = body.get("model")
