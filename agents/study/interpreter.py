@@ -28,6 +28,7 @@ from agents.records.record_types import (
     RoundRecord,
     StudyStatus,
 )
+from agents.records.recorded_chat import request_key
 from agents.study.notes import note_text
 from agents.study.rounds import Round, commit_round, merge_text, objection, review_from
 from agents.study.settings import InterpreterSettings
@@ -180,7 +181,7 @@ class Interpreter:
     async def _round(self, number: int) -> None:
         """Play one round and write it down. The last one only answers."""
         last = self._demanded or number >= self._settings.max_rounds
-        notes = await asyncio.to_thread(self._notes, self._n_notes)
+        notes = await asyncio.to_thread(self._unread_notes)
         self._add_notes(notes)
         reply = await self._reply()
         program = None if last or reply.finish != "stop" else read_program(reply.text)
@@ -222,22 +223,24 @@ class Interpreter:
         Raises:
             ContextLengthError: If even that is too long.
         """
-        request = ChatRequest(
-            tuple(self._messages),
-            conversation=self._toolbox.system.subject.id,
-            max_tokens=self._settings.max_tokens,
-            temperature=self._settings.temperature,
-            seed=self._seed,
-            task=chat_task_of(self._task, self._demanded),
-        )
+        request = self._request(self._messages)
         if not self._too_long:
             try:
                 return await self._model.complete(request)
             except (ContextLengthError, ImagesError) as error:
                 self._too_long = True
                 self._log.warning("old images are left out", why=error.message)
-        messages = drop_images_in_blocks(self._messages, 0, 1)
-        return await self._model.complete(replace(request, messages=messages))
+        return await self._model.complete(_without_images(request))
+
+    def _request(self, messages: Sequence[Message]) -> ChatRequest:
+        return ChatRequest(
+            tuple(messages),
+            conversation=self._toolbox.system.subject.id,
+            max_tokens=self._settings.max_tokens,
+            temperature=self._settings.temperature,
+            seed=self._seed,
+            task=chat_task_of(self._task, self._demanded),
+        )
 
     async def _examine(self, answer: FinalAnswer) -> Review | None:
         if self._examiner is None:
@@ -327,11 +330,24 @@ class Interpreter:
         if observation:
             self._messages.append(Message("user", tuple(observation)))
 
+    def _unread_notes(self) -> Sequence[NoteRecord]:
+        """Return the notes that the next reply is to: those that it read, where it is on record from a round
+        that was interrupted. A note that came later waits for the round after: else the reply would be paid
+        for again.
+        """
+        unread = self._notes(self._n_notes)
+        read = (unread[:n] for n in range(len(unread), -1, -1))
+        return next((notes for notes in read if unread and self._is_on_record(notes)), unread)
+
+    def _is_on_record(self, notes: Sequence[NoteRecord]) -> bool:
+        request = self._request([*self._messages[:-1], _with_notes(self._messages[-1], notes)])
+        keys = (request_key(self._model.name, each) for each in (request, _without_images(request)))
+        return any(self._journal.answer(key) is not None for key in keys)
+
     def _add_notes(self, notes: Sequence[NoteRecord]) -> None:
         """Add notes to what the model reads next: the opening, or the last observation."""
         if notes:
-            newest = self._messages[-1]
-            self._messages[-1] = replace(newest, parts=(*newest.parts, *map(note_text, notes)))
+            self._messages[-1] = _with_notes(self._messages[-1], notes)
             self._n_notes = notes[-1].number
 
     def _leave_out_newest(self) -> None:
@@ -365,6 +381,14 @@ class Interpreter:
             self._sandbox.restore(programs, blobs)
         self._records = list(records)
         self._log.info("resumed", rounds=len(records))
+
+
+def _with_notes(message: Message, notes: Sequence[NoteRecord]) -> Message:
+    return replace(message, parts=(*message.parts, *map(note_text, notes)))
+
+
+def _without_images(request: ChatRequest) -> ChatRequest:
+    return replace(request, messages=drop_images_in_blocks(request.messages, 0, 1))
 
 
 def _holds(review: Review) -> bool:

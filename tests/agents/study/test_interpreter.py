@@ -15,6 +15,7 @@ from actors.images import Image
 from agents.critic.review import Review
 from agents.records.journal import Journal, images_tested
 from agents.records.record_types import ShownImage
+from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.study.interpreter import (
     Interpreter,
@@ -281,6 +282,22 @@ async def test_a_note_is_read_before_the_next_round_once_and_recorded_in_it(benc
     assert [[note.number for note in record.notes] for record in study.rounds] == [[1], [2]]
     done = await bench.agent(ScriptedChat([])).run()
     assert done.rounds == study.rounds
+
+
+async def test_a_note_that_comes_after_a_paid_reply_waits_and_the_reply_is_not_paid_for_again(bench):
+    """A run that was cut off between a reply and its round asks what it asked, whatever was written since."""
+    journal = Journal(bench.store, bench.subject.id)
+    paid = ScriptedChat([CODE, ANSWER])
+    chat = RecordedChat(paid, journal, "interpreter")
+    leave_note(journal, "look at cats", "ada")
+    torn = Steered()
+    torn.conclude = {}.popitem  # fails after the program of the round, before the round is written down
+    with pytest.raises(KeyError):
+        await bench.agent(chat, steering=torn).run()
+    leave_note(journal, "and at night", "ada")
+    study = await bench.agent(chat).run()
+    assert [[note.number for note in record.notes] for record in study.rounds] == [[1], [2]]
+    assert len(paid.requests) == 2
 
 
 @pytest.mark.parametrize("text", ["", " \n ", "x" * 4001])
