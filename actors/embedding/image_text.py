@@ -25,7 +25,6 @@ from actors.images import Image
 _FAMILIES = ("clip", "siglip", "siglip2", "metaclip_2")
 _TEMPLATES = {"siglip": ("this is a photo of {}.",), "siglip2": ("this is a photo of {}.",)}
 USUAL_TEMPLATES = ("a photo of a {}.",)
-_TEXTS_AT_ONCE = 256
 
 
 class TrainedEmbedder:
@@ -58,8 +57,8 @@ class TrainedEmbedder:
         sentences = [each.format(text) for text in texts for each in self._templates]
         vectors = np.concatenate(
             [
-                self._embed_sentences(sentences[start : start + _TEXTS_AT_ONCE])
-                for start in range(0, len(sentences), _TEXTS_AT_ONCE)
+                self._embed_sentences(sentences[start : start + self.max_batch])
+                for start in range(0, len(sentences), self.max_batch)
             ]
         )
         each = unit_norm(vectors, self.facts.name).reshape(len(texts), len(self._templates), -1)

@@ -41,7 +41,10 @@ class InProcessReplica:
         self._building = asyncio.ensure_future(asyncio.to_thread(self._build))
 
     def _build(self) -> ReplicaService:
-        os.environ.update(self._source.env)
+        from actors.runtime import worker_env
+
+        # They count before torch is imported.
+        os.environ.update(worker_env(self._threads) | dict(self._source.env))
         with _one_at_a_time:
             service = ReplicaService(
                 lambda: build(self._source.factory, self._source.kwargs), end_process=lambda _: None

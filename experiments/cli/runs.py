@@ -166,7 +166,7 @@ def branch(
     model: RunModel = None,
     trust: TrustRun = False,
 ) -> None:
-    """Study a unit anew from one of its rounds. With another profile or another seed."""
+    """Study a unit anew from one of its rounds. With another profile or seed, or with the run's."""
     from experiments.runs.replay import BranchRequest
     from experiments.runs.replay import branch as study_branch
 

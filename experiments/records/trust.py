@@ -17,6 +17,9 @@ from actors.vision.data.dataset_names import canonical, is_path
 from actors.vision.networks.zoo import local_parts
 from actors.vision.readout.units import parse_unit
 from agents.records.run_files import RecordError, first_fault
+from experiments.setup import config as configuration
+from experiments.setup.selection import Selected, Selection
+from experiments.setup.spending import may_charge
 from tools.sandbox import SandboxSettings
 
 Ask = Callable[[str], bool]
@@ -100,6 +103,30 @@ def dataset_of(manifest: Mapping[str, Any], own: str, named: str | None, trust: 
     if _is_local(recorded) and canonical(recorded) != canonical(own):
         trust.agree([f"the images of {Path(recorded).expanduser()}"], f"name them with --data {recorded}")
     return recorded
+
+
+def selected_for(manifest: Mapping[str, Any], selection: Selection, trust: Trust) -> Selected:
+    """Return the configuration with a run's profile and images, where the command line names no others.
+
+    Whether the images are enough was settled when the run began.
+
+    Raises:
+        ConfigError: If the file is not a valid configuration.
+        UsageError: If it has no such profile, the run's may charge, or the images are on this machine and the
+            person does not agree to them.
+    """
+    loaded = configuration.load(selection.config)
+    recorded = manifest.get("profile")
+    name = selection.profile or (recorded if isinstance(recorded, str) else loaded.default_profile)
+    profile = loaded.profile(name)
+    if name not in (selection.profile, loaded.default_profile) and may_charge(profile):
+        raise UsageError(
+            f"the run names the profile {name!r}, whose models may charge; "
+            "a run does not choose what you pay for.",
+            f"Name it yourself: --profile {name}.",
+        )
+    images = dataset_of(manifest, profile.dataset, selection.data, trust)
+    return Selected(loaded, name, profile.given(images, few_images=True))
 
 
 def sandbox_of(manifest: Mapping[str, Any], own: SandboxSettings) -> tuple[SandboxSettings, list[str]]:

@@ -25,7 +25,7 @@ from agents.study.interpreter import InterpreterSettings
 from agents.study.replay import DivergedError, RecordedStudy, Replay, replay, take_over
 from agents.study.study import StudyRequest, Supervision, study
 from experiments.records.lookup import RecordedUnit, find_unit, find_units
-from experiments.records.trust import Trust, network_of, sandbox_of, units_of
+from experiments.records.trust import Trust, network_of, sandbox_of, selected_for, units_of
 from experiments.setup.console import Console
 from experiments.setup.run_folder import check_output_folder, claim_run, open_run
 from experiments.setup.selection import Selected, Selection
@@ -189,7 +189,8 @@ class BranchRequest:
 async def branch(
     console: Console, selection: Selection, request: BranchRequest, trust: Trust | None = None
 ) -> dict[str, Any]:
-    """Take over the rounds before `from_round` and continue with another profile or seed in a new run.
+    """Take over the rounds before `from_round` and continue in a new run, with another profile or seed where
+    they are named.
 
     What a run names of this machine must be named again by `model`, or agreed to by `trust`.
 
@@ -203,9 +204,9 @@ async def branch(
         raise UsageError(
             f"{item.unit} has rounds 1 to {len(records)}, got {request.from_round}.", "Correct --from-round."
         )
-    selected = selection.load()
-    check_output_folder(selected.profile.dataset, request.out)
     trust = trust or Trust()
+    selected = selected_for(unit.manifest, selection, trust)
+    check_output_folder(selected.profile.dataset, request.out)
     network = network_of(unit.manifest, request.model, trust)
     units_of([(item.layer, item.name)], trust)
     manifest = selected.manifest(

@@ -177,13 +177,13 @@ class SweepDevice:
             plan = await asyncio.to_thread(SweepPlan.load, Path(folder), digest)
             sweep = self._sweeps.get(folder)  # another step may have opened it meanwhile
         if sweep is None or sweep.sweep_id != sweep_id:
-            choice = await asyncio.to_thread(self._choice, Path(folder))
+            choice = await asyncio.to_thread(self._choice, plan, Path(folder))
             sweep = self._sweeps[folder] = _Sweep(plan, Path(folder), sweep_id, self._clock(), choice)
             while len(self._sweeps) > _MAX_SWEEPS:
                 del self._sweeps[next(iter(self._sweeps))]
         return sweep
 
-    def _choice(self, folder: Path) -> PassChoice:
+    def _choice(self, plan: SweepPlan, folder: Path) -> PassChoice:
         """Return the choice of passes for the sweep in `folder`. The record is kept beside the folders of the
         network's data sets.
         """
@@ -191,7 +191,8 @@ class SweepDevice:
 
         device = self._backend.device
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()}"
-        facts = f"{device.type} {kind} {torch.__version__}"
+        layers = " ".join(sorted({readout.layer for readout in plan.readouts}))
+        facts = f"{device.type} {kind} {torch.__version__} {plan.step} {layers}"
         name = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
         sized = self._backend.network.preprocess.size is not None
         return PassChoice(
@@ -373,15 +374,18 @@ class SweepDevice:
         return batches
 
     def _check_values(self, compiled: Sequence[ReadoutBatch], eager: Sequence[ReadoutBatch]) -> None:
-        """Raise CompileError if a compiled pass gives other maxima than one that is not."""
+        """Raise CompileError if a compiled pass gives other maxima or means than one that is not."""
         import torch
 
         tolerance = _TOLERANCE if self._settings.dtype == "float32" else _HALF_TOLERANCE
-        expected = {batch.readout: batch.maxima for batch in eager}
+        expected = {batch.readout: batch for batch in eager}
         for batch in compiled:
-            values = expected[batch.readout]
-            allowed = tolerance * float(values.nan_to_num(0, 0, 0).abs().max()) + 1e-6
-            if not torch.allclose(batch.maxima, values, rtol=0, atol=allowed, equal_nan=True):
+            wanted = expected[batch.readout]
+            allowed = tolerance * float(wanted.maxima.nan_to_num(0, 0, 0).abs().max()) + 1e-6
+            if not all(
+                torch.allclose(values, known, rtol=0, atol=allowed, equal_nan=True)
+                for values, known in ((batch.maxima, wanted.maxima), (batch.means, wanted.means))
+            ):
                 raise CompileError(f"the compiled network gives other values at {batch.readout.layer!r}.")
 
     def _eager(

@@ -2,7 +2,7 @@
 compiling takes.
 
 A replica times its first passes, decides, and measures what it decided on. What it measured is kept for the
-network, dtype, device and version of torch, and decides later sweeps.
+network, dtype, device, layers, size of batches and version of torch, and decides later sweeps.
 """
 
 from __future__ import annotations

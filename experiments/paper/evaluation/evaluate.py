@@ -33,13 +33,10 @@ from experiments.paper.evaluation.prompts import ChatPromptWriter, PromptWriter,
 from experiments.paper.evaluation.run_labels import LabeledUnit, gather, left_out, manifest_of, with_null
 from experiments.paper.evaluation.summary import Row, summarize
 from experiments.paper.gym.neurons import choose
-from experiments.records.trust import Trust, dataset_of, network_of, units_of
-from experiments.setup import config as configuration
-from experiments.setup.config import Configuration, Profile
+from experiments.records.trust import Trust, network_of, selected_for, units_of
 from experiments.setup.console import Console
 from experiments.setup.science import science
 from experiments.setup.selection import Selection
-from experiments.setup.spending import may_charge
 from experiments.setup.workbench import Workbench
 from tools.subject import Subject
 
@@ -83,12 +80,9 @@ async def evaluate(console: Console, selection: Selection, request: EvaluationRe
         UsageError: If the run has no labels, or another method has none for its units.
     """
     run, seed = request.run, request.seed
-    loaded = configuration.load(selection.config)
     manifest = manifest_of(run)
-    profile = _profile(loaded, selection.profile, manifest)
-    dataset = dataset_of(manifest, profile.dataset, selection.data, request.trust)
-    # Whether the images are enough was settled when the run began.
-    profile = profile.given(dataset, few_images=True)
+    selected = selected_for(manifest, selection, request.trust)
+    profile, cache = selected.profile, selected.cache
     labeled = gather(run, request.against)
     omitted = left_out(run, labeled)
     for line in omitted:
@@ -103,10 +97,10 @@ async def evaluate(console: Console, selection: Selection, request: EvaluationRe
     synthetic = manifest.get("model") == "synthetic"
     network = None if synthetic else network_of(manifest, request.model, request.trust)
     units_of(((unit.layer, unit.name) for unit in units), request.trust)
-    async with Workbench.open(profile, cache=loaded.cache, model=network, notify=console.say) as bench:
+    async with Workbench.open(profile, cache=cache, model=network, notify=console.say) as bench:
         # Labels of other weights predict nothing about these.
         check_studied(store, bench.context.facts, ("network",))
-        subject_of = await subjects(bench, loaded.cache, manifest)
+        subject_of = await subjects(bench, cache, manifest)
         evaluation = await prepare(bench, request.sizes, seed)
         rows = await measure(console, evaluation, units, subject_of, store)
     writer = evaluation.writer.name
@@ -114,23 +108,6 @@ async def evaluate(console: Console, selection: Selection, request: EvaluationRe
     store.replace("evaluation.json", json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
     page(result).save(run, "evaluation")
     return result
-
-
-def _profile(loaded: Configuration, named: str | None, manifest: Mapping[str, Any]) -> Profile:
-    """Return the profile that the person named, else the run's, unless that may charge.
-
-    Raises:
-        UsageError: If the run names one that may charge.
-    """
-    recorded = manifest.get("profile")
-    profile = loaded.profile(named or recorded)
-    if named is None and recorded not in (None, loaded.default_profile) and may_charge(profile):
-        raise UsageError(
-            f"the run names the profile {recorded!r}, whose models may charge; "
-            "a run does not choose what you pay for.",
-            f"Name it yourself: --profile {recorded}.",
-        )
-    return profile
 
 
 async def subjects(bench: Workbench, cache: Path, manifest: Mapping[str, Any]) -> SubjectFinder:
