@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEVICE ?= cpu
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test servers oracles check lint types contract bench docs clean
+.PHONY: demo test test-slow servers oracles check lint types contract bench docs clean
 
 # The demo's part of the environment, without what only developers and users of large models need.
 $(VENV)/.base: pyproject.toml constraints.txt
@@ -21,7 +22,11 @@ demo: $(VENV)/.base
 	$(BIN)/maia describe tf_efficientnet_lite0 blocks.6 91 --profile embedded --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(IN_PARALLEL)
+
+# What `make test` leaves out because it takes long; the gate runs both.
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "slow and not exhaustive"
 
 # Real chat servers, installed into environments of their own below ~/.cache/maia-servers (or MAIA_SERVERS).
 servers: $(VENV)/.dev
@@ -30,7 +35,7 @@ servers: $(VENV)/.dev
 # Dictionaries against the libraries that publish them, which bring much that nothing else needs.
 oracles: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[oracles]"
-	$(BIN)/python -m pytest -m slow tests/actors/vision/dictionaries
+	$(BIN)/python -m pytest -m exhaustive tests/actors/vision/dictionaries
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ def run(program: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_vision_libraries_import_beside_any_torch_and_as_often_as_asked() -> None:
     """And without torch's compiler, which takes longer than they; what it is to leave alone is marked."""
     printed = run(
@@ -45,6 +46,7 @@ def test_importing_the_runtime_imports_neither_torch_nor_numpy() -> None:
     assert run(program) == "False False False"
 
 
+@pytest.mark.slow
 def test_the_preamble_does_not_import_torch_and_sets_the_threads_of_one_that_is_there() -> None:
     printed = run(
         "import sys\n"
@@ -56,6 +58,7 @@ def test_the_preamble_does_not_import_torch_and_sets_the_threads_of_one_that_is_
     assert printed.split() == ["False", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
 def test_the_preamble_keeps_freed_memory_instead_of_faulting_it_in_again() -> None:
     """Page faults of large arrays that are made and freed in a worker thread, before and after."""

@@ -145,6 +145,7 @@ def workspace(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_the_documented_commands_run(ray_cluster, workspace, capsys):

@@ -26,6 +26,7 @@ profiles:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_runs_and_leaves_a_study(tmp_path, monkeypatch):

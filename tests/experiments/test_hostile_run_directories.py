@@ -102,6 +102,7 @@ FORMS: tuple[Callable[[Path, Path], None], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_a_file_of_any_kind_in_a_records_place_costs_that_record(
     form: Callable[[Path, Path], None], kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -130,6 +131,7 @@ PLACES = ("report", "report/units", "report/assets", "report/index.html", "atlas
           "gallery/images", "gallery/index.html")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
 def test_a_link_in_the_place_of_a_page_is_never_written_through(
     name: str, kept: Path, tmp_path: Path
@@ -189,6 +191,7 @@ def test_arrays_take_no_more_memory_than_their_bytes(header: str, said: int, why
         parse_arrays(data, Path("search/units.npz"))
 
 
+@pytest.mark.slow
 def test_scripts_that_a_sender_left_are_replaced_by_the_reports_own(kept: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(kept, run)
@@ -261,7 +264,7 @@ def test_no_changed_record_ends_a_command_with_a_traceback(
     assert exit_codes(kept, tmp_path_factory.getbasetemp() / "fuzz", data) <= {0, 1, 2}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @settings(max_examples=2000, **FUZZ)
 @given(data=st.data())

@@ -16,7 +16,7 @@ import pytest
 from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import N_UNITS, ROUNDS, answers, driver, labels, script, until, write_world
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
 
 
 class ThreeNodes:

@@ -92,7 +92,7 @@ def maia(ray_cluster: None, config: Path, monkeypatch, capsys) -> CommandLine:
 
 
 @pytest.mark.root
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_disk_that_fills_stops_the_run_blames_no_unit_and_loses_nothing(
     maia: CommandLine, endpoint: Endpoint, disk: Disk, tmp_path: Path
 ) -> None:
@@ -117,6 +117,7 @@ def test_a_disk_that_fills_stops_the_run_blames_no_unit_and_loses_nothing(
         assert 0 <= repeated <= doubtful, f"{name}: {repeated} calls were asked twice"
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_and_named(maia: CommandLine, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -146,7 +147,7 @@ if any("experiments" in word or "default_worker" in word for word in (*sys.orig_
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_clock_that_jumps_by_days_changes_nothing(config: Path, tmp_path: Path) -> None:
     with driver(config, tmp_path / "steady", "0-5") as run:
         assert run.wait() == 0, run.output()

@@ -298,6 +298,7 @@ print(effects.images[0].edited, effects.exact, *(each.change for each in effects
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 async def test_a_program_in_its_sandbox_gets_the_known_effect_of_a_network_on_ray(

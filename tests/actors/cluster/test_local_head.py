@@ -37,6 +37,7 @@ def starters(port: int) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # as it is meant to be
 def test_one_of_two_concurrent_starts_fails_and_one_cluster_runs(tmp_path: Path) -> None:

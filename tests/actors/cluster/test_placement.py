@@ -182,6 +182,7 @@ class TestOnRay:
             await held.aclose()
             assert (await waits).slots
 
+    @pytest.mark.slow
     async def test_a_model_that_dies_whenever_it_is_loaded_is_given_up(
         self, monitor: PlacementMonitor
     ) -> None:

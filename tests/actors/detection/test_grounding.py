@@ -161,6 +161,7 @@ def test_a_box_that_is_like_no_word_is_dropped_in_the_papers_mode_only(
     assert any(each.present for each in kept)
 
 
+@pytest.mark.slow
 def test_nothing_found_is_zero_and_an_empty_mask(detector: Any) -> None:
     (nothing,) = found(detector(box_threshold=0.9999).detect([DetectRequest(picture(60, 50, 0), "dog")]))
     assert (nothing.score, nothing.present, nothing.mask.any()) == (0.0, False, False)

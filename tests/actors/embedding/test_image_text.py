@@ -75,6 +75,7 @@ def test_a_text_has_the_same_embedding_alone_and_beside_a_longer_one(clip: Path,
         np.testing.assert_allclose(alone, beside, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_siglip_reads_lower_case_without_punctuation_padded_to_its_full_length(siglip: Path) -> None:
     import torch
     from transformers import AutoTokenizer, SiglipModel

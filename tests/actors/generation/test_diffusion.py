@@ -73,6 +73,7 @@ def assert_nearly_equal(first: Image, second: Image) -> None:
     assert (difference == 0).mean() >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATORS)
 def test_an_image_is_the_same_alone_and_in_a_batch(maker: Any, name: str) -> None:
     model = maker(name, **GENERATORS[name])
@@ -89,6 +90,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(maker: Any, name: str) -> Non
     assert len({image.id for image in together}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDITORS)
 def test_an_edit_is_the_same_alone_and_in_a_batch_of_other_sizes(maker: Any, name: str) -> None:
     model = maker(name, "edit", **EDITORS[name])
@@ -327,6 +329,7 @@ def test_values_that_are_not_finite_are_a_failure_not_a_black_image(scripted: An
     assert "dtype" in failure.fix
 
 
+@pytest.mark.slow
 def test_the_name_identifies_the_weights_and_not_where_they_lie(
     pipeline_folder: Folder, tmp_path: Path
 ) -> None:
@@ -388,6 +391,7 @@ def test_a_missing_extra_is_named_with_its_install_line(monkeypatch: pytest.Monk
         DiffusionMaker(DiffusersPipeline(model="x"), "generate")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["attention_slicing", "vae_tiling"])
 def test_memory_savers_leave_the_image_as_it_is(maker: Any, option: str) -> None:
     settings = GENERATORS["stable_diffusion"]
@@ -397,7 +401,7 @@ def test_memory_savers_leave_the_image_as_it_is(maker: Any, option: str) -> None
     assert_nearly_equal(plain, saving)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_denoiser_makes_the_same_image(maker: Any) -> None:

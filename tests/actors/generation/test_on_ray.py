@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 async def test_images_are_made_and_edited_by_an_actor(
     ray_cluster: None, pipeline_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def _write(folder: Path, start: int) -> None:
         bank.flush()
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write, args=(tmp_path, start)) for start in (0, 10, 20)]

@@ -74,6 +74,7 @@ class TestPools:
         assert (await pool.describe()).pid != pid
         assert pool.statistics().resubmitted == 6
 
+    @pytest.mark.slow
     async def test_a_process_whose_device_is_lost_ends_and_the_next_answers(self, cluster: Cluster) -> None:
         pool = cluster.pool("lost", SCRIPTED, {"gated": False, "max_batch": 1})
         shows = [Show(i, unit="on a device that lasts for two batches") for i in range(5)]

@@ -382,6 +382,7 @@ async def test_a_request_that_a_replica_has_no_capacity_for_is_sent_again() -> N
         assert [number for number, _ in await asyncio.gather(*futures)] == list(range(10))
 
 
+@pytest.mark.slow
 async def test_map_keeps_order_takes_any_iterable_and_is_bounded() -> None:
     most, count = 0, 3 * MAP_WINDOW
     async with Bench(launcher=InProcessLauncher(gated=False)) as bench:

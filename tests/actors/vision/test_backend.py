@@ -505,6 +505,7 @@ async def test_a_network_with_weights_over_time_as_well_is_read(tmp_path: Path) 
     await made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("made", ["scripted", "quantized", "compiled", "compiled in place"])
 async def test_a_network_in_another_form_is_measured_as_the_plain_one(made: str) -> None:

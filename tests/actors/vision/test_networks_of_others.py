@@ -68,7 +68,7 @@ def _is_as_the_page_says(row: str, library: str, family: str, findings: list[net
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(family, marks=() if family in QUICK else pytest.mark.slow)
+        pytest.param(family, marks=() if family in QUICK else pytest.mark.exhaustive)
         for family in sorted(networks.SMALLEST)
     ],
 )
@@ -81,7 +81,7 @@ def test_features_of_timm_are_read_as_timm_gives_them(family: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in QUICK_TRANSFORMERS else pytest.mark.slow)
+        pytest.param(name, marks=() if name in QUICK_TRANSFORMERS else pytest.mark.exhaustive)
         for name in sorted(ARCHITECTURES)
     ],
 )
@@ -98,7 +98,7 @@ def test_the_page_has_a_row_for_every_family_and_architecture() -> None:
     assert set(networks.rows()) == families | {("transformers", name) for name in ARCHITECTURES}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_family_of_timm_is_compared() -> None:
     """A family that timm adds is added here."""
     assert set(networks.timm_families()) == set(networks.SMALLEST)

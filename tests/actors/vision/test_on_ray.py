@@ -31,6 +31,7 @@ pytestmark = [
 FACTORY = "actors.vision.backend:VisionBackend"
 
 
+@pytest.mark.slow
 async def test_two_replicas_measure_and_sweep_as_one_process_does(ray_cluster: None, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 20, 14, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", pixels)
@@ -84,6 +85,7 @@ def lasting() -> Network:
     return wrap(Lasting(9), name="lasting", size=(8, 8))
 
 
+@pytest.mark.slow
 async def test_images_are_asked_again_of_another_process_when_a_device_is_lost(
     ray_cluster: None, tmp_path: Path
 ) -> None:

@@ -106,6 +106,7 @@ def test_a_group_of_one_is_refused():
         permutation_p_values([([1.0], [1.0, 2.0])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_tests", "n_real"), [(264, 1), (2400, 1), (2400, 100)])
 def test_a_true_difference_among_many_tests_is_claimed_and_chance_is_not(n_tests, n_real):
     rng = np.random.default_rng(7)
@@ -115,6 +116,7 @@ def test_a_true_difference_among_many_tests_is_claimed_and_chance_is_not(n_tests
     assert claimed[n_real:].sum() <= 1 + 0.1 * n_real
 
 
+@pytest.mark.slow
 def test_p_values_of_many_tests_keep_their_level():
     rng = np.random.default_rng(8)
     p = permutation_p_values([(rng.normal(size=8), rng.normal(size=30)) for _ in range(2000)])
@@ -124,6 +126,7 @@ def test_p_values_of_many_tests_keep_their_level():
     assert permutation_p_values([]).shape == (0,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [
@@ -148,6 +151,7 @@ def test_a_difference_within_the_margin_has_no_p_value_below_one_and_a_larger_on
     assert permutation_p_values([(second, first + 0.2)], margin=0.1)[0] < 0.01
 
 
+@pytest.mark.slow
 def test_a_detectable_difference_passes_both_stages_in_four_of_five_cases():
     rng = np.random.default_rng(6)
     size = detectable_difference(1.0, [(6, 60, 1.0), (30, 40, 0.05)], margin=0.3)

@@ -86,6 +86,7 @@ def test_the_first_writer_of_a_key_wins(url):
     assert list(store.keys("")) == ["c"]
 
 
+@pytest.mark.slow
 def test_of_many_that_put_at_once_one_wins(bucket):
     url, won = f"{bucket}/{uuid.uuid4().hex}", []
     start = threading.Barrier(6)
@@ -118,6 +119,7 @@ def test_a_fetched_copy_equals_the_run(url, tmp_path):
     assert list(Store(tmp_path / "c").keys("")) == ["plan", "units/u/rounds/0001"]
 
 
+@pytest.mark.slow
 def test_push_copies_changed_files_and_no_unfinished_one(url, tmp_path):
     store = write(tmp_path / "a", table="1")
     (tmp_path / "a" / f".{uuid.uuid4().hex}.tmp").write_text("half")
@@ -135,6 +137,7 @@ def test_push_copies_changed_files_and_no_unfinished_one(url, tmp_path):
     assert other.push() == 0, "what came from there need not go back"
 
 
+@pytest.mark.slow
 def test_pull_keeps_the_time_of_writing(url, tmp_path):
     remote = RemoteStore(url)
     write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
@@ -264,6 +267,7 @@ def test_a_record_is_copied_after_the_images_that_it_names(place, tmp_path):
     ]
 
 
+@pytest.mark.slow
 async def test_a_run_goes_on_from_its_url_on_another_machine(url, tmp_path):
     async with mirrored(RemoteStore(url), tmp_path / "a", notify=ignore, stop=never, copy_s=0.05):
         write(tmp_path / "a", plan="p", units__u__rounds__0001="r")
@@ -331,6 +335,7 @@ async def test_a_copy_goes_on_after_its_own_process_died_and_one_of_another_run_
     assert RemoteStore(place).get("plan") == b"q"
 
 
+@pytest.mark.slow
 async def test_a_second_process_is_refused_and_the_first_named(url, tmp_path):
     async with mirrored(RemoteStore(url), tmp_path / "a", notify=ignore, stop=never, beat_s=0.1):
         with pytest.raises(UsageError, match="is working on"):
@@ -358,6 +363,7 @@ async def test_a_request_to_stop_reaches_the_process_in_the_working_copy(place, 
         await until(lease.cancelled)
 
 
+@pytest.mark.slow
 async def test_readers_follow_what_is_copied(url, tmp_path):
     with pytest.raises(UsageError, match="there is no run at"):
         async with followed(url, tmp_path / "b"):

@@ -128,6 +128,7 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_pooled_result_lists_the_labels_and_verdicts_of_its_studies(world: World) -> None:
     record = await world.study()
     assert (record["label"], record["seed"]) == ("banana", 7)
@@ -139,6 +140,7 @@ async def test_a_pooled_result_lists_the_labels_and_verdicts_of_its_studies(worl
     assert pairs[2, 3] == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 async def test_a_repeated_study_counts_what_all_of_it_took(world: World) -> None:
     record = await world.study()
     each = [journal.done().to_json() for journal in repeats_of(world.store, "fake/unit")]
@@ -146,6 +148,7 @@ async def test_a_repeated_study_counts_what_all_of_it_took(world: World) -> None
     assert record["images_tested"] > sum(one["images_tested"] for one in each)
 
 
+@pytest.mark.slow
 async def test_studies_share_the_images_of_equal_prompts_and_no_test_does(world: World) -> None:
     await world.study()
     explored = [seed for prompt, seed in world.studio.made if prompt == "a car"]
@@ -155,6 +158,7 @@ async def test_studies_share_the_images_of_equal_prompts_and_no_test_does(world:
     assert len(set(tests)) == len(tests)
 
 
+@pytest.mark.slow
 async def test_the_aggregator_reads_figures_and_no_verdict_or_vote(world: World) -> None:
     await world.study()
     (opening,) = world.agents.pooled
@@ -165,6 +169,7 @@ async def test_the_aggregator_reads_figures_and_no_verdict_or_vote(world: World)
     assert not re.search(r"confirm|study|AUROC", evidence)
 
 
+@pytest.mark.slow
 async def test_a_finished_repetition_is_read_and_not_made_again(world: World) -> None:
     first = await world.study()
     made, asked = len(world.studio.made), world.witness.asked
@@ -172,6 +177,7 @@ async def test_a_finished_repetition_is_read_and_not_made_again(world: World) ->
     assert (len(world.studio.made), world.witness.asked) == (made, asked)
 
 
+@pytest.mark.slow
 async def test_a_pooling_that_was_cut_off_goes_on_from_what_is_on_disk(world: World, tmp_path: Path) -> None:
     first = await world.study()
     folder = tmp_path / Journal(world.store, "fake/unit").folder
@@ -184,6 +190,7 @@ async def test_a_pooling_that_was_cut_off_goes_on_from_what_is_on_disk(world: Wo
     assert world.witness.asked == asked
 
 
+@pytest.mark.slow
 async def test_studies_that_are_paused_can_be_taken_up(world: World) -> None:
     with pytest.raises(StudyPausedError):
         await world.study(supervision=Supervision(steering=Paused()))
@@ -219,6 +226,7 @@ class Removable(FakeSubject):
         return [None] * k
 
 
+@pytest.mark.slow
 async def test_the_role_is_measured_once_for_all_studies_and_not_again_when_one_is_resumed(
     world: World, tmp_path: Path
 ) -> None:

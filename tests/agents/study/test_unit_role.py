@@ -103,6 +103,7 @@ def role_of(record: RoleRecord) -> Role:
     return found
 
 
+@pytest.mark.slow
 async def test_cards_name_the_planted_roles(planted: PoolVisionClient) -> None:
     records = await asyncio.gather(*(find(planted, Unit("see", unit)) for unit in range(40)))
     cards = [label_card({"unit": "u", "role": record.to_json()})["writes"] for record in records]
@@ -129,6 +130,7 @@ class Random(nn.Module):
         return out
 
 
+@pytest.mark.slow
 async def test_random_units_do_no_more_than_random_changes_but_by_chance(tmp_path: Path) -> None:
     pool, client = await client_of(Random(), tmp_path, CLASSES[:20])
     async with pool:

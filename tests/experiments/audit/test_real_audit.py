@@ -174,6 +174,7 @@ class Classifier:
         return np.stack([1 - water, water], 1).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize(("reliance", "biased"), [(0.6, True), (0.0, False)])
 async def test_the_bias_of_a_classifier_is_found_on_waterbirds_and_none_of_a_fair_one(
@@ -287,6 +288,7 @@ def assert_the_place_carries(biases: list[dict[str, Any]]) -> None:
         assert abs(carrying[0]["difference"]) < abs(bias["difference"]) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_audit_names_the_worst_group_of_a_classifier_that_leans_on_the_place(
     config_file, tmp_path, capsys

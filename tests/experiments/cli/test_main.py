@@ -153,6 +153,7 @@ def test_mistyped_words_get_a_suggestion(capsys, arguments, message):
     assert "Traceback" not in printed.err
 
 
+@pytest.mark.slow
 def test_doctor_ends_with_1_where_the_profile_lacks_something(monkeypatch, capsys, tmp_path):
     """A script can ask whether a run would begin; the machine's findings are in the JSON."""
     chat = {"backend": "openai", "model": "gpt-4o", "api_key_env": "MAIA_TEST_KEY"}
@@ -210,6 +211,7 @@ def begin(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_lets_a_command_close_its_resources(begin, number):
     process = begin(0.0)
@@ -233,7 +235,7 @@ def test_two_ctrl_c_end_a_command_at_once(begin):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(300)
 def test_an_interrupted_study_is_resumed(config_file, tmp_path):
     """A real process with its own Ray: Ctrl-C in the middle of a study, then the same command again."""

@@ -55,6 +55,7 @@ def arguments(birds: tuple[str, str], config: Path, *more: str) -> tuple[str, ..
     return network, "--data", data, *labels, "--config", str(config), *more
 
 
+@pytest.mark.slow
 def test_ablating_the_place_saves_the_worst_group(  # type: ignore[no-untyped-def]
     birds, config_file, capsys, tmp_path: Path
 ) -> None:

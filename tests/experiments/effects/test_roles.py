@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.experiments.effects.test_edited_network import run_command
 
 NETWORK = """
@@ -32,6 +34,7 @@ class Planted(torch.nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_planted_roles_are_named_and_kept(  # type: ignore[no-untyped-def]
     config_file, capsys, tmp_path: Path
 ) -> None:

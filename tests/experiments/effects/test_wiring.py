@@ -148,6 +148,7 @@ async def test_the_drivers_of_sums_and_conjunctions_are_exactly_those_planted(
     assert sure(both.drivers) == pytest.approx({2: both.activation, 3: both.activation}, rel=1e-4)
 
 
+@pytest.mark.slow
 async def test_units_that_each_suffice_change_nothing_alone_and_are_found_together(
     vision: PoolVisionClient, tmp_path: Path
 ) -> None:
@@ -274,6 +275,7 @@ def circuit():
 """
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_found(  # type: ignore[no-untyped-def]
     config_file, capsys, tmp_path: Path
 ) -> None:

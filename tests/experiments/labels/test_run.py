@@ -55,6 +55,7 @@ def pictures(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_planted_units_get_their_words_and_layers_that_are_done_are_read(  # type: ignore[no-untyped-def]
     config_file, capsys, tmp_path: Path, pictures: Path
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_port_that_is_taken_is_named():
             listen(port)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_client_starts_the_command_and_its_output_holds_the_protocol_alone(tmp_path, config_file):
     command = shlex.join([sys.executable, "-m", "maia_main", "mcp", "--config", str(config_file())])
@@ -150,6 +151,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_a_server_that_is_told_to_end_does_not_wait_for_its_client():
     child = subprocess.Popen(
         [sys.executable, "-c", WAITING],

@@ -166,6 +166,7 @@ def post(url, form):
         connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("fetches_last_page", [True, False])
 async def test_the_server_waits_for_the_last_page_to_be_fetched_but_not_for_long(

@@ -23,6 +23,8 @@ from experiments.paper.robust_rows import PAPER, RIDGE, read_training, summarize
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 
+pytestmark = pytest.mark.slow
+
 
 def labeled(labels, places):
     return LabeledImages(np.zeros((len(labels), 2, 2, 3), np.uint8), labels, places)

@@ -261,6 +261,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(browser, run):
     browser.execute_script("localStorage.clear()")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_no_page_is_wider_than_its_window(browser, run, width):
     """Not even with one word as long as a paragraph."""
@@ -278,6 +279,7 @@ def test_no_page_is_wider_than_its_window(browser, run, width):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True])
 def test_pictures_for_the_documentation_can_be_taken(browser, run, tmp_path, dark):
     page = write_unit_page(run.root, run.write_unit(1))
@@ -288,6 +290,7 @@ def test_pictures_for_the_documentation_can_be_taken(browser, run, tmp_path, dar
     assert (sum(background) < 3 * 128) == dark
 
 
+@pytest.mark.slow
 def test_the_documentations_pictures_can_be_taken_of_any_run(browser, run, tmp_path):
     """Index, unit, layer map and experiment; each shows something, and each is what it was taken of."""
     for index in range(4):

@@ -135,6 +135,7 @@ def answer_the_others(browser: Any, run: Path, chosen: dict[str, str], third: tu
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_judge_resumes_and_finishes_without_learning_the_sources_of_labels(browser, run):
     chosen: dict[str, str] = {}
     third = answer_two_questions(browser, run, chosen)

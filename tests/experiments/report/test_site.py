@@ -41,6 +41,7 @@ def written(run: FakeRun) -> dict[str, int]:
     return {str(p.relative_to(report)): p.stat().st_ino for p in report.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_the_index_counts_and_lists_every_unit(run):
     run.put("plan.json", [{"unit": run.unit_id(3)}, {"unit": run.unit_id(5)}, 7, {"x": 1}])
     run.write_unit(1, "wheels")
@@ -291,6 +292,7 @@ def test_repeated_studies_have_pages_and_the_layer_shows_their_agreement(run):
     assert written(run) == before, "pages of studies stay with those of their units"
 
 
+@pytest.mark.slow
 def test_a_gallery_is_a_folder_of_its_own_with_the_best_units_and_findings(run, tmp_path, capsys):
     other = picture(9)
     run.store(other)

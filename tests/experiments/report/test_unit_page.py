@@ -346,6 +346,7 @@ def test_ones_own_home_folder_is_not_named_wherever_it_lies(monkeypatch):
     assert without_home("/data/photos") == "/data/photos"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("manifest", "planned", "words"),
     [
@@ -385,6 +386,7 @@ def test_the_part_of_the_data_set_that_was_not_searched_is_accounted_for(run):
     assert "the rest of the data set is held back for confirmation" in " ".join(page.text.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'"text"', b"null", b"[" * 100_000])
 @pytest.mark.parametrize("name", ["done.json", "rounds/0002.json", "duration.json"])
 def test_a_damaged_record_is_named_and_the_rest_is_shown(run, name, damage):
@@ -418,6 +420,7 @@ def test_an_image_id_cannot_lead_out_of_the_store(run):
     assert not any("manifest" in address for address in markup.addresses(page))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slug", ["", ".", "..", "../units", "a/b", "nothing", "a\\b"])
 def test_a_unit_that_is_not_there_is_refused(run, slug):
     run.write_unit(19)
@@ -442,6 +445,7 @@ def test_hostile_text_everywhere_stays_text(run):
         assert "hurt" not in anchor.attributes["href"]
 
 
+@pytest.mark.slow
 def test_records_of_any_other_shape_never_break_a_page(run):
     """Values of wrong types, at random places of all records."""
     rng = random.Random(5)
@@ -653,6 +657,7 @@ def test_a_page_shows_exemplars_that_the_label_does_not_cover(run):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [7, "x", [], {"share": "high", "n": []}, None])
 def test_figures_that_are_damaged_are_left_out(run, value):
     evidence = run.evidence("wheels", 7) | dict.fromkeys(

@@ -102,6 +102,7 @@ def test_the_first_screen_of_a_desktop_has_label_density_and_large_exemplars(bro
     assert element(browser, ".exemplars .frame").rect["width"] >= 200
 
 
+@pytest.mark.slow
 def test_a_study_of_many_rounds_is_short_until_they_are_unfolded(browser, run):
     rounds = [run.round(number) for number in range(1, 21)]
     view(browser, 1400, 900)
@@ -117,6 +118,7 @@ def test_no_mask_turns_a_picture_black(browser, unit):
     assert 1 - opacity * 191 / 255 > 0.5
 
 
+@pytest.mark.slow
 def test_no_link_of_a_single_study_is_dead(unit):
     for path in (unit, unit.parents[1] / "index.html", unit.parents[1] / "figures.html"):
         for address in markup.addresses(markup.check(path)):

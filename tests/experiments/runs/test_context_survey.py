@@ -107,6 +107,7 @@ def test_something_is_ordinary_also_where_every_context_differs_from_every_other
     assert (ordinary, list(apart.values())) == (["context 2"], [-1, -1, 1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("difference", [0.0, 0.09])
 @pytest.mark.parametrize("spread", [0.05, 0.2, 0.35])
 def test_differences_that_are_not_called_biases_raise_few_alarms(spread, difference):
@@ -117,6 +118,7 @@ def test_differences_that_are_not_called_biases_raise_few_alarms(spread, differe
     assert len(alarms) <= 2, "5 % of 40 classes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [11, 40])
 def test_a_single_biased_context_is_found_however_many_classes_are_audited(classes):
     rng = np.random.default_rng(2)
@@ -125,6 +127,7 @@ def test_a_single_biased_context_is_found_however_many_classes_are_audited(class
     assert found == [("class 0", "size: small")]
 
 
+@pytest.mark.slow
 def test_a_detectable_difference_is_detected_in_four_of_five_cases():
     rng = np.random.default_rng(3)
     found = []
@@ -243,6 +246,7 @@ async def test_a_context_that_stood_out_and_cannot_be_drawn_again_is_not_called_
     assert {effect.context for effect in judge([found])} == set(CONTEXTS) - {"background: snow"}
 
 
+@pytest.mark.slow
 def test_the_embedded_image_maker_can_draw_every_one_of_its_things_and_every_context():
     """Each thing in a quarter of the contexts, each context with a quarter of the things."""
     lacking = [

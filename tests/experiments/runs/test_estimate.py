@@ -361,6 +361,7 @@ def test_a_cost_above_the_limit_needs_a_confirmation(profiles):
     assert confirm(nothing, 0, yes=False, ask=None) == "no unit is left to study"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "n"),
     [

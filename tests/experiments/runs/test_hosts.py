@@ -62,6 +62,7 @@ def start_host(
     return RayHost(plan, "", width, seat=seat, unfit=unfit, machinery=own)
 
 
+@pytest.mark.slow
 async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(tmp_path: Path) -> None:
     host = start_host(tmp_path, silence_s=4.0)
     try:
@@ -88,6 +89,7 @@ async def test_the_work_of_a_stopped_host_goes_to_another_and_it_is_fenced_off(t
         await host.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["worker_nodes", "fence"])
 async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched_all_the_same(
     missing: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -123,6 +125,7 @@ async def test_a_host_that_could_not_be_replaced_at_once_is_replaced_and_watched
         await host.stop()
 
 
+@pytest.mark.slow
 async def test_a_node_that_does_not_see_the_run_says_so_by_name(tmp_path: Path) -> None:
     run = tmp_path / "elsewhere"
     host = start_host(run, width=1, actor=HostActor)
@@ -150,6 +153,7 @@ class Forgetful(Host):
         return await super().study(item)
 
 
+@pytest.mark.slow
 async def test_a_node_that_no_longer_sees_the_run_costs_its_host_and_not_the_run(tmp_path: Path) -> None:
     unfit: set[str] = set()
     host = start_host(tmp_path, unfit=unfit, actor=Forgetful)
@@ -167,6 +171,7 @@ async def test_a_node_that_no_longer_sees_the_run_costs_its_host_and_not_the_run
         await host.stop()
 
 
+@pytest.mark.slow
 async def test_no_host_is_started_on_a_node_that_was_found_unfit(tmp_path: Path) -> None:
     (here,) = worker_nodes()
     unfit = "0" * len(here)
@@ -303,6 +308,7 @@ class Unbuildable(Host):
         raise RuntimeError("no such thing on this node")
 
 
+@pytest.mark.slow
 async def test_hosts_that_cannot_be_built_end_in_an_error_that_says_why(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -377,7 +383,7 @@ print("moved")
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(180)
 def test_hosts_are_on_as_many_nodes_as_there_are_and_leave_one_that_is_lost(tmp_path: Path) -> None:
     """In a process of its own: this one is connected to the tests' cluster."""

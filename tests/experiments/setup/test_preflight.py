@@ -123,6 +123,7 @@ def gray_steps(path, n, copies=0):
     return Profile(dataset=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["describe resnet50 layer3 1", "sweep resnet50 layer3", "audit resnet50"])
 def test_too_few_images_are_refused_before_ray_starts(here, capsys, command):
     """Copies do not count, the numbers are named, and so is the way to go on."""
@@ -174,6 +175,7 @@ def test_a_folder_with_other_things_is_no_place_for_a_run(tmp_path):
     check_output_folder("scenes:300:1", tmp_path / "thesis")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

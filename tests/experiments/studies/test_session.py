@@ -438,7 +438,7 @@ print("end of the program", flush=True)
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(200)
 def test_a_program_that_does_not_close_its_study_ends_all_the_same(config_file, tmp_path):
     """A real process with its own Ray; what was done until then is on record."""

@@ -133,6 +133,7 @@ def test_a_sweep_is_studied_reported_resumed_and_replayed(
     assert (out / "results.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_may_be_given_more_units_and_keeps_those_it_has(
     maia, endpoint: FakeEndpoint, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_status_and_cancel_of_no_run_are_refused(maia, tmp_path: Path) -> None:
         assert "there is no run" in output
 
 
+@pytest.mark.slow
 def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_out_of_reach(
     maia, endpoint: FakeEndpoint, tmp_path: Path
 ) -> None:
@@ -225,6 +227,7 @@ def test_an_audit_goes_the_way_of_every_run_and_a_class_that_cannot_be_drawn_is_
     assert "there are no rounds" in output
 
 
+@pytest.mark.slow
 def test_a_sweep_at_a_url_is_resumed_on_another_machine(
     maia, endpoint: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +269,7 @@ def test_a_sweep_at_a_url_is_resumed_on_another_machine(
         assert maia("cancel", out)[1]["asked"] is False
 
 
+@pytest.mark.slow
 def test_repeated_studies_give_one_result_with_agreement_and_are_replayed(
     maia, endpoint: FakeEndpoint, tmp_path: Path
 ) -> None:
@@ -293,6 +297,7 @@ def test_repeated_studies_give_one_result_with_agreement_and_are_replayed(
     assert "--repeat was 2, now not set" in output
 
 
+@pytest.mark.slow
 def test_agents_go_to_doubtful_units_and_later_to_all(
     maia: CommandLine, endpoint: FakeEndpoint, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_browser_is_started_with_a_file_that_only_its_owner_reads(server: Loop
     assert not page.parent.exists()
 
 
+@pytest.mark.slow
 def test_connections_without_the_token_are_few_and_block_no_client(server: LoopbackServer) -> None:
     """However many are opened, a reader is answered, and the oldest unauthenticated connections are gone."""
     before = threading.active_count()

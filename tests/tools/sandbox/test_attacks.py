@@ -90,6 +90,7 @@ async def check_ended(sandbox: KernelSandbox, host: FakeHost, program: str, stat
 # 1, 2: programs that do not end.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -1233,6 +1234,7 @@ async def test_threads_of_one_sandbox_leave_those_of_others_alone(
     assert (await (await open_sandbox()).run("print('opened')", host)).output == "opened\n"
 
 
+@pytest.mark.slow
 async def test_a_program_that_keeps_the_processor_busy_lets_others_go_first(
     server: KernelServer, sandbox: KernelSandbox, host: FakeHost
 ) -> None:

@@ -67,6 +67,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
         read(data)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     FRAMES, st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=4), st.integers(0, 40)

@@ -59,6 +59,7 @@ def alive(pids: set[int]) -> set[int]:
     return running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", ["cpython", "monty"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_once_the_host_was_killed(executor: str, how: signal.Signals, tmp_path: Path) -> None:

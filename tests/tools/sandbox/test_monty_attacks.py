@@ -49,6 +49,7 @@ async def check_contained(sandbox: MontySandbox, host: FakeHost, program: str, *
     return outcome.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -66,6 +67,7 @@ async def test_a_program_that_does_not_end_is_ended(
     await check_contained(sandbox, host, program, "timeout", "memory", "error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [
@@ -167,6 +169,7 @@ async def test_floods_are_cut(sandbox: MontySandbox, host: FakeHost) -> None:
     assert (await sandbox.run("print(kept)", host)).output == "41\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [

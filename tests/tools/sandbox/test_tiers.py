@@ -98,6 +98,7 @@ def started(before: str, *prefix: str, ways: Sequence[Mapping[str, object]]) -> 
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "wall"), [(NO_LANDLOCK, "Landlock"), (NO_SECCOMP, "seccomp")])
 def test_a_kernel_without_a_wall_is_refused_or_monty_and_weak_only_on_request(before: str, wall: str) -> None:
     refused, fallback, weak = started(before, ways=(KERNEL, AUTO, WEAK))
@@ -108,6 +109,7 @@ def test_a_kernel_without_a_wall_is_refused_or_monty_and_weak_only_on_request(be
     assert weak == "weak weak 2"
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.skipif(
     not ROOT or shutil.which("unshare") is None, reason="hides the library in a mount namespace"
@@ -128,6 +130,7 @@ def test_without_monty_the_reason_names_every_missing_piece() -> None:
     assert "pydantic-monty is not installed" in fallback
 
 
+@pytest.mark.slow
 def test_a_monty_that_does_not_start_is_a_reason() -> None:
     """Its package may be there without its program."""
     (fallback,) = started(NO_LANDLOCK + "\nos.environ['MONTY_BIN'] = '/nonexistent/monty'", ways=[AUTO])
@@ -147,6 +150,7 @@ async def check_works(server: SandboxServer) -> None:
     assert (await sandbox.run("print(2)", FakeHost())).output == "2\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [("nice", "-n", "5"), ("setsid", "--wait"), ("timeout", "60")])
 async def test_the_fork_server_runs_under_any_command(wrap: tuple[str, ...]) -> None:
     async with await start(SandboxSettings(wrap=wrap)) as server:

@@ -72,6 +72,7 @@ def check(output: str) -> None:
     assert int(summary[1]) > 120
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="the attacks already run without privileges")
 def test_the_attacks_fail_without_privileges_and_namespaces() -> None:
@@ -79,7 +80,7 @@ def test_the_attacks_fail_without_privileges_and_namespaces() -> None:
 
 
 @pytest.mark.root
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 @pytest.mark.parametrize(("user", "tier"), [(NOBODY, "kernel+ns"), (None, "kernel+ns"), (None, "kernel")])
 def test_the_attacks_fail_for_every_user_and_tier(user: int | None, tier: str) -> None:
@@ -87,7 +88,7 @@ def test_the_attacks_fail_for_every_user_and_tier(user: int | None, tier: str) -
 
 
 @pytest.mark.root
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_attacks_fail_where_root_must_keep_its_user_id() -> None:
     """This interpreter may lie in a private home, so that no other user could run it."""
     check(attacked(sys.executable, None, "kernel"))
@@ -110,6 +111,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_root_gives_every_sandbox_a_user_of_its_own_where_the_interpreter_is_readable() -> None:

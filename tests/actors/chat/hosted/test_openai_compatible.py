@@ -458,6 +458,7 @@ def test_an_error_that_came_as_a_success_is_read_by_its_words(body: dict[str, An
         assert caught.value.fault.kind == kind
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(body=ODD_BODY)
 def test_any_json_is_an_answer_or_a_fault(body: Any) -> None:

@@ -49,6 +49,7 @@ def test_the_weights_are_small() -> None:
     assert WEIGHTS.stat().st_size <= 8_000_000
 
 
+@pytest.mark.slow
 def test_concepts_are_found_in_fresh_scenes(net: ConceptNet) -> None:
     """The floors promised of the net, on few images; `benchmarks.bench_concept_net` gives the figures."""
     plain = measure_singles(net, prompted(96, 5, colored=False))
@@ -175,6 +176,7 @@ def test_weights_of_another_vocabulary_and_missing_ones_are_refused(tmp_path: Pa
         build_network(tmp_path / "none.safetensors")
 
 
+@pytest.mark.slow
 def test_pixels_of_unknown_recipe_are_edited_where_the_object_is(net: ConceptNet) -> None:
     image = Image.from_pixels(render(TWO)[:, :200])
     _, masks = render_with_masks(TWO)

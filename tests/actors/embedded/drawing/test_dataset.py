@@ -23,6 +23,7 @@ def test_an_index_is_always_the_same_image_and_other_indices_are_others() -> Non
     assert ScenesDataset(50, 4).load(0).id != ids[0]
 
 
+@pytest.mark.slow
 def test_every_concept_comes_about_as_often_as_every_other() -> None:
     dataset = ScenesDataset(3000, 0)
     scenes = [dataset.scene(index) for index in range(len(dataset))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_sample_images
 
 from actors.chat.base import ChatRequest, Message
@@ -24,6 +25,7 @@ def photographs() -> list[Image]:
     return [Image.from_pixels(pixels) for pixels in load_sample_images().images]
 
 
+@pytest.mark.slow
 def test_photographs_go_to_the_classifier_and_drawn_scenes_do_not() -> None:
     classifier = Recording()
     seen = NetEyes(classifier=classifier).look([*scenes(12), *photographs()])
@@ -32,6 +34,7 @@ def test_photographs_go_to_the_classifier_and_drawn_scenes_do_not() -> None:
     assert all(each.photograph is not None for each in photographed)
 
 
+@pytest.mark.slow
 def test_the_classifier_sees_photographs_alone_and_none_twice() -> None:
     classifier = Recording()
     eyes = NetEyes(classifier=classifier)

@@ -77,6 +77,7 @@ def test_a_loss_of_a_hardly_recognized_class_is_reported_as_impossible() -> None
     assert "A loss of that size was not possible" in answer
 
 
+@pytest.mark.slow
 def test_a_rejected_suspect_is_reported_with_its_figures() -> None:
     """At the limit the verdict changes with the images, and so with the seed; the figures say why."""
     answers = [audit(lambda content: content.background == "snow", seed, lowered=0.7) for seed in range(12)]

@@ -54,6 +54,7 @@ def violins() -> tuple[World, Outcome]:
     return world, studied(world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", [FRUIT, RED, SNOW], ids=str)
 def test_one_term_is_named_and_nothing_else(term: Term) -> None:
     outcome = studied(world_of(lambda content: shows(content, term)))
@@ -75,6 +76,7 @@ def test_two_unrelated_concepts_get_two_labels() -> None:
     assert terms_named(outcome.labels, WORDS) == {VIOLIN, FRUIT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["horse", "necklace", "bus"])
 def test_a_concept_that_no_exemplar_shows_is_found_all_the_same(hidden: str) -> None:
     """The strongest images of a unit may all show one of the things that drive it."""
@@ -89,6 +91,7 @@ def test_a_concept_that_no_exemplar_shows_is_found_all_the_same(hidden: str) -> 
     assert terms_named(studied(world).labels, WORDS) == {VIOLIN, absent}
 
 
+@pytest.mark.slow
 def test_a_condition_is_named_with_what_it_conditions() -> None:
     world = world_of(
         lambda content: shows(content, FRUIT) and shows(content, SNOW), dataset=planted(FRUIT, SNOW, 0.01)
@@ -96,11 +99,13 @@ def test_a_condition_is_named_with_what_it_conditions() -> None:
     assert studied(world).labels == ["fruit in the snow"]
 
 
+@pytest.mark.slow
 def test_an_exception_is_named() -> None:
     outcome = studied(world_of(lambda content: shows(content, FRUIT) and not shows(content, RED)))
     assert outcome.labels == ["fruit without red objects"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dead", "constant", "random", "rare-noise"])
 def test_a_unit_without_meaning_is_not_interpretable(kind: str) -> None:
     world, _ = make(kind, 1, WORDS)
@@ -109,11 +114,13 @@ def test_a_unit_without_meaning_is_not_interpretable(kind: str) -> None:
     assert "not interpretable" in outcome.answer.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_a_background_of_the_data_set_is_not_taken_for_the_concept() -> None:
     world, truth = make("confounded", 3, WORDS)
     assert terms_named(studied(world).labels, WORDS) == truth
 
 
+@pytest.mark.slow
 def test_blind_descriptions_are_enough() -> None:
     world = world_of(lambda content: shows(content, VIOLIN))
     assert study(Scientist(WORDS), world, OPENING).labels == ["violin"]
@@ -147,6 +154,7 @@ def test_programs_that_bring_nothing_end_the_study(text: str) -> None:
     assert "[LABEL]: not interpretable" in messages[-1].text
 
 
+@pytest.mark.slow
 def test_a_study_survives_a_failing_program_and_cut_output() -> None:
     world = world_of(lambda content: shows(content, VIOLIN))
     scientist = Scientist(WORDS, WorldEyes(world))
@@ -200,6 +208,7 @@ def test_replies_have_the_format_of_the_paper(violins: tuple[World, Outcome]) ->
             assert "import" not in message.text.split("```python")[1]
 
 
+@pytest.mark.slow
 def test_disobedient_images_and_poor_eyes_do_not_mislead() -> None:
     world = replace(
         world_of(lambda content: shows(content, VIOLIN)), recall=0.75, confusion=0.15, obedience=0.9
@@ -210,6 +219,7 @@ def test_disobedient_images_and_poor_eyes_do_not_mislead() -> None:
 SCOOTER, SQUID = Term("concept", "scooter"), Term("concept", "squid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terms", [(SCOOTER, SNOW), (VIOLIN, SQUID), (SQUID,)], ids=str)
 def test_a_unit_that_fires_on_one_image_is_explained(
     terms: tuple[Term, ...],

@@ -31,6 +31,7 @@ def test_parts_of_photographs_are_distinct(tmp_path: Path) -> None:
     assert len(opened(tmp_path, tmp_path / "cache")) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["file", "png", "jpeg", "webp", "half", "twice", "turned"])
 def test_a_copy_counts_once_however_it_was_made(tmp_path: Path, change: str) -> None:
     """Copied, encoded again, resized, or turned by its tag: each copy leads to its original."""
@@ -141,6 +142,7 @@ def test_a_small_data_set_holds_back_more(n: int, held_back: int) -> None:
     assert Reserve(0.0, 150).count(n) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("n", "fraction", "held_back"), [(22, 0.2, 4), (3, 0.2, 1), (1, 0.2, 0), (500, 0.2, 100), (50, 0.0, 0)]
 )
@@ -163,6 +165,7 @@ def test_copies_of_an_image_are_on_one_side(tmp_path: Path) -> None:
     assert _paths(opened(folder, tmp_path)) == before
 
 
+@pytest.mark.slow
 def test_few_images_change_sides_when_a_folder_grows(tmp_path: Path) -> None:
     """Of 200 images held back by their content, no more than those at the limit move when 20 are added."""
     before = _paths(opened(folder_of(tmp_path / "data", 200), tmp_path))

@@ -21,7 +21,7 @@ from actors.runtime import import_vision_libraries
 from actors.vision.dictionaries.formats import load
 from tests.actors.vision.dictionaries.close import assert_codes_equal
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.exhaustive
 
 D, F, N = 12, 40, 64
 

@@ -76,6 +76,7 @@ def image(seed: int = 0) -> Image:
     return Image.from_pixels(np.random.default_rng(seed).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["integrated-gradients", "gradient-x-input"])
 async def test_pixels_of_a_linear_unit_have_what_the_strongest_place_gives_each(
     backend: VisionBackend, method

@@ -137,6 +137,7 @@ def test_networks_with_different_content_have_different_fingerprints(
     assert first != fingerprint(other())
 
 
+@pytest.mark.slow
 def test_the_same_content_has_the_same_fingerprint_in_another_process() -> None:
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"

@@ -45,7 +45,7 @@ def test_wrappers_of_training_are_taken_off(wrapped: Any) -> None:
     assert [name for name, _ in freeze(wrapped(body())).named_children()] == ["0", "1", "2", "3", "4"]
 
 
-@pytest.mark.slow  # the compiler takes seconds to import
+@pytest.mark.exhaustive  # the compiler takes seconds to import
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_networks_are_unwrapped_on_either_side_of_data_parallel() -> None:
     """What was compiled before or after it was divided among devices is read as it was before both."""

@@ -14,6 +14,7 @@ from actors.vision.networks.prefix import declared_prefix
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prefix"),
     [

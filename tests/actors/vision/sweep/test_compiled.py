@@ -74,6 +74,7 @@ def the_part(folder: Path) -> SweepPart:
     return SweepPart.load(part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [tiny_conv, lambda: tiny_vit(depth=1)], ids=["maps", "tokens"])
 async def test_a_compiled_sweep_finds_what_the_plain_one_finds(
     build: Callable[[], nn.Module], tmp_path: Path
@@ -114,6 +115,7 @@ class WhiteFifth(Numbered):
         return Image.from_pixels(np.full((6, 6, 3), 250, np.uint8)) if index == 5 else super().load(index)
 
 
+@pytest.mark.slow
 async def test_an_image_that_changes_the_outputs_shape_is_skipped_and_gives_no_other_its_values(
     tmp_path: Path,
 ) -> None:
@@ -133,6 +135,7 @@ async def test_an_image_that_changes_the_outputs_shape_is_skipped_and_gives_no_o
         assert np.array_equal(ours.top()[1], theirs.top()[1])
 
 
+@pytest.mark.slow
 async def test_a_module_that_is_called_several_times_counts_at_its_last_call(tmp_path: Path) -> None:
     """Of an earlier one it may be asked for other rows than a batch has."""
 

@@ -111,6 +111,7 @@ async def test_the_carrier_of_a_planted_bias_is_named_with_what_is_left_without_
     assert "carries it" in block.model_dump_json()
 
 
+@pytest.mark.slow
 async def test_of_groups_that_do_not_differ_no_carrier_is_named(
     vision: PoolVisionClient, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from experiments.paper.synthetic_summary import summarize, table
 from experiments.setup import config
 from experiments.setup.console import Console
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 async def test_synthetic_neurons_are_named_and_scored(tmp_path):
