@@ -141,26 +141,27 @@ class VisionBackend(Backend[Any, Any]):
     def _recorded(self, network: Network) -> tuple[Network, TappedModule]:
         """Return the network with its layers recorded on the device, in a memory format that works.
 
-        A network of a single channel gets luminance.
+        A network that fails on colors and runs on luminance gets that.
 
         Raises:
             BackendError: If it fails on its input.
             UsageError: If it takes images of other channels than its preprocessing gives.
         """
-        for channels_last in (True, False):
-            # Code that flattens maps with `view` needs the default memory format.
-            self._channels_last = channels_last
-            try:
-                return network, self._record(network)
-            except BackendError as error:
-                failure = error
-        given = network.preprocess.channels
+        given, failures = network.preprocess.channels, []
+        gray = [replace(network, preprocess=network.preprocess.gray())] if given == "RGB" else []
+        for tried in (network, *gray):
+            for channels_last in (True, False):
+                # Code that flattens maps with `view` needs the default memory format.
+                self._channels_last = channels_last
+                try:
+                    return tried, self._record(tried)
+                except BackendError as error:
+                    failures.append(error)
+        failure = failures[1]
         size = ", ".join(map(str, (2, len(given), *(network.preprocess.size or _ANY_SIZE))))
         refused = re.search(rf"expected input\[{size}\] to have (\d+) channels", failure.message)
         if refused is None:
             raise failure
-        if refused[1] == "1" and given == "RGB":
-            return self._recorded(replace(network, preprocess=network.preprocess.gray()))
         raise UsageError(
             f"{network.name} takes images of {refused[1]} channels, and is given {len(given)} ({given}).",
             'Name each channel in its factory, as in wrap(module, channels="RGB0", mean=..., std=...): R, G, '
@@ -171,17 +172,14 @@ class VisionBackend(Backend[Any, Any]):
         import torch
 
         module = convert(network.module, self.device, self._dtype, channels_last=self._channels_last)
-        size = network.preprocess.size or _ANY_SIZE
-        n_channels = len(network.preprocess.channels)
-        example = torch.zeros((2, n_channels, *size), dtype=self._dtype, device=self.device)
-        layout = torch.channels_last if self._channels_last else torch.contiguous_format
-        return TappedModule(
-            module,
-            example.contiguous(memory_format=layout),
-            network.feed,
-            network.prefix,
-            network.scores,
+        pixels = torch.zeros(
+            (2, *(network.preprocess.size or _ANY_SIZE), 3), dtype=torch.uint8, device=self.device
         )
+        # Made as batches are, for their layout in memory.
+        example = network.preprocess.normalized(
+            pixels.permute(0, 3, 1, 2), self._dtype, channels_last=self._channels_last
+        ).zero_()
+        return TappedModule(module, example, network.feed, network.prefix, network.scores)
 
     # -- requests, for the coalescer ------------------------------------------------------------------
 
@@ -402,8 +400,7 @@ class VisionBackend(Backend[Any, Any]):
     def input_batch(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return pixels, uint8 (n, 3, h, w) of the input's size, as the network's input batch."""
         on_device = pixels.to(self.device, non_blocking=True)
-        batch = self.network.preprocess.normalized(on_device, self._dtype)
-        return batch if self._channels_last else batch.contiguous()
+        return self.network.preprocess.normalized(on_device, self._dtype, channels_last=self._channels_last)
 
     def check_works(self, error: Exception) -> None:
         """Raise DeviceLostError if, after `error`, the network also fails on the input that it was recorded

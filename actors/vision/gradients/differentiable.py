@@ -127,8 +127,7 @@ class DifferentiableNetwork:
         return name
 
     def _input(self, pixels: torch.Tensor) -> torch.Tensor:
-        batch = self.preprocess.normalized(pixels).to(self.dtype)
-        return batch if self.channels_last else batch.contiguous()
+        return self.preprocess.normalized(pixels, self.dtype, channels_last=self.channels_last)
 
 
 class _AddedZero:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
@@ -80,8 +82,21 @@ def freeze(module: torch.nn.Module) -> torch.nn.Module:
 
     A compiled module would compile the hooks too, anew for each; a module that divides a batch among devices
     gives each layer a part of it.
+
+    Raises:
+        UsageError: If a weight has no values.
     """
-    module = _unwrap(module).eval()
+    import torch
+
+    module = _unwrap(module)
+    with suppress(NotImplementedError):  # exported programs stay as they were exported
+        module.eval()
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
+            raise UsageError(
+                f"{type(module).__name__} has no values for {name!r}.",
+                "Run it once in its factory if it is lazy, or build it on a device and load its weights.",
+            )
     for parameter in module.parameters():  # TorchScript has no `requires_grad_` of a module
         parameter.requires_grad_(False)
     return module
@@ -203,10 +218,23 @@ def wrap(module: torch.nn.Module, **options: Unpack[WrapOptions]) -> Network:
         weights=options.get("weights", "as given"),
         class_names=tuple(names),
         aliases=dict(options.get("aliases") or {}),
-        feed=None if detects is None else DetectionScores(module, detects),
+        feed=by_name(module) if detects is None else DetectionScores(module, detects),
         prefix=declared_prefix(module) if prefix is None else prefix,
         scores=scores if detects is None else "probabilities",
     )
+
+
+def by_name(module: torch.nn.Module) -> Callable[[torch.Tensor], Any] | None:
+    """Return how a module is called that takes images by name: as `pixel_values`, or as its only argument by
+    keyword; None if they are its first argument.
+    """
+    try:
+        parameters = list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):  # TorchScript
+        return None
+    first = parameters[0].name if parameters and parameters[0].kind is inspect.Parameter.KEYWORD_ONLY else ""
+    name = "pixel_values" if any(each.name == "pixel_values" for each in parameters) else first
+    return (lambda batch: module(**{name: batch})) if name else None
 
 
 def _preprocess(options: ImageOptions) -> Preprocess:

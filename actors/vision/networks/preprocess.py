@@ -167,9 +167,11 @@ class Preprocess:
             pixels[where] = self._cropped(self._resized(same), height, width)
         return pixels.permute(0, 3, 1, 2)
 
-    def normalized(self, pixels: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def normalized(
+        self, pixels: torch.Tensor, dtype: torch.dtype | None = None, *, channels_last: bool = True
+    ) -> torch.Tensor:
         """Return the input, (N, C, h, w) of `dtype` (float32), of RGB pixels (N, 3, h, w) in 0..255 of the
-        input's size; differentiable.
+        input's size; differentiable. `channels_last` False gives torch's default layout in memory.
         """
         import torch
 
@@ -183,7 +185,9 @@ class Preprocess:
         absent = [place for place, channel in enumerate(self.channels) if channel == "0"]
         if absent:
             batch[:, absent] = 0
-        return batch if dtype is None else batch.to(dtype)
+        batch = batch if dtype is None else batch.to(dtype)
+        # `contiguous` would leave a single channel's strides, which `view` and convolutions go by.
+        return batch if channels_last else batch.clone(memory_format=torch.contiguous_format)
 
     def _resized(self, images: np.ndarray) -> torch.Tensor:
         """Return uint8 (N, h, w, 3) for uint8 (N, H, W, 3), without ends that are far from the crop."""

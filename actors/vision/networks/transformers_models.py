@@ -15,7 +15,7 @@ from actors import hub, runtime
 from actors.errors import UsageError
 from actors.vision.data import class_names
 from actors.vision.networks import names
-from actors.vision.networks.network import Network, build_seeded, freeze
+from actors.vision.networks.network import Network, build_seeded, by_name, freeze
 from actors.vision.networks.prefix import declared_prefix
 from actors.vision.networks.preprocess import Preprocess
 from actors.vision.networks.transforms import INTERPOLATIONS, NotAnImageError, infer_preprocess
@@ -184,9 +184,7 @@ def _feed(module: torch.nn.Module, name: str) -> Callable[[torch.Tensor], Any]:
             f"hf:{name} takes {', '.join(wanted)}, and not images alone.",
             "Wrap it in a factory whose forward makes these from a batch of images (docs/own-network.md).",
         )
-    if "pixel_values" in parameters:
-        return lambda batch: module(pixel_values=batch)
-    return lambda batch: module(batch)
+    return by_name(module) or module
 
 
 def _patches(module: Any) -> Callable[[torch.Tensor], Any]:

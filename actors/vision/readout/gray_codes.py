@@ -107,6 +107,13 @@ class PositionEvidence:
         """Return the share of bits that are correct if position `order[i]` lies in cell i."""
         return float((self.bits[:, order] == self.gray_codes).float().mean())
 
+    def agreement_of_axes(self, order: torch.Tensor, grid: tuple[int, int]) -> float:
+        """Return the smaller of the shares for rows and for columns: strips of rows agree in one alone."""
+        correct = (self.bits[:, order] == self.gray_codes).float().mean(1)
+        cells = self.gray_codes.unflatten(1, grid)
+        of_rows = (cells == cells[:, :, :1]).flatten(1).all(1)
+        return min(float(correct[bits].mean()) for bits in (of_rows, ~of_rows) if bits.any())
+
     def repeats(self, other: PositionEvidence | None) -> bool:
         """Return whether the order of these positions, if there is one, agrees with `other`."""
         order = self.order()

@@ -273,7 +273,10 @@ def _inherited(
         and agreement < max(_LIKELY - by_chance, 2 * evidence.margin - 1)
     ):
         known[key] = order = None
-    believed = agreement >= (0.5 + 2 * by_chance if inherits else _LIKELY)
+    better_than_chance = 0.5 + 2 * by_chance
+    believed = agreement >= (better_than_chance if inherits else _LIKELY)
+    if order is not None and not inherits:
+        believed = believed and evidence.agreement_of_axes(order, key[1]) >= better_than_chance
     if order is None or (layout.tokens and not believed and not (inherits and again)):
         return replace(layout, tokens=True, grid=None)
     return _ordered(shape, layout, order)

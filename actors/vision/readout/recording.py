@@ -6,14 +6,17 @@ Shapes: N images; C units of a layer; T tokens; h x w positions.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actors.errors import BackendError, UsageError
 from actors.vision.readout.base import LayerInfo, Scores
+from actors.vision.readout.containers import Path, tensors_in
 from actors.vision.readout.gray_codes import PositionEvidence, gray_code_images, gray_codes
 from actors.vision.readout.layout import (
     Layout,
@@ -148,7 +151,7 @@ class Recorder:
         """
         import torch
 
-        last_calls: dict[str, tuple[int, int, list[tuple[int | str | None, Any]] | str]] = {}
+        last_calls: dict[str, tuple[int, int, list[_OfImages] | str]] = {}
         clock, last = count(), ""
 
         def observe(name: str) -> Callable[[Any, Any, Any], None]:
@@ -173,12 +176,7 @@ class Recorder:
             except UsageError:
                 raise
             except BaseException as error:  # some networks raise SystemExit
-                raise BackendError(
-                    f"the network fails on an input of shape {tuple(self._example.shape)}: "
-                    f"{type(error).__name__}: {str(error)[:300]}",
-                    "It is called with a batch of images alone: check its input size, its preprocessing and "
-                    "vision.dtype.",
-                ) from error
+                raise self._failure(error) from error
         last_calls[OUTPUT] = next(clock), 1, _tensors_per_image(output, len(self._example), least_axes=1)
         seen: dict[str, RecordedTensor] = {}
         for module_name, (call_index, n_calls, tensors) in sorted(
@@ -187,16 +185,59 @@ class Recorder:
             if isinstance(tensors, str):
                 self.unreadable[module_name] = tensors
                 continue
-            for key, tensor in tensors:
-                name = module_name if tensor is tensors[0][1] else f"{module_name}[{key}]"
-                seen[name] = RecordedTensor(module_name, call_index, n_calls, key, tuple(tensor.shape))
+            for place, (path, axis, tensor) in enumerate(tensors):
+                name = module_name + "".join(f"[{key}]" for key in path if place)
+                seen[name] = RecordedTensor(module_name, call_index, n_calls, path, tuple(tensor.shape), axis)
+        self._drop_fixed(seen)
         self.unreadable |= {
             name: _why_not_called(name, module)
             for name, module in self._modules.items()
             if name and name not in last_calls
         }
         given = last_calls[OUTPUT][2]
-        return seen, None if isinstance(given, str) else given[0][1], last
+        return seen, None if isinstance(given, str) else given[0].rows, last
+
+    def _failure(self, error: BaseException) -> BackendError:
+        """Return the error for a network that fails on the example, and whether it takes a single image."""
+        why = _cause(error)[:300]
+        try:
+            self._feed(self._example[:1])
+        except BaseException:  # as on two images
+            return BackendError(
+                f"the network fails on an input of shape {tuple(self._example.shape)}: {why}",
+                "It is called with a batch of images alone: check its input size (wrap(module, size=...)), "
+                "its preprocessing and vision.dtype.",
+            )
+        return BackendError(
+            f"the network takes one image at a time, and fails on two: {why}",
+            "Let it treat each row of a batch by itself, as in x.view(x.size(0), -1).",
+        )
+
+    def _drop_fixed(self, seen: dict[str, RecordedTensor]) -> None:
+        """Remove tensors in unusual places with two rows whatever the number of images."""
+        import torch
+
+        doubtful = [name for name, each in seen.items() if each.batch_axis or len(each.path) > 1]
+        rows: dict[str, int] = {}
+
+        def count_rows(module: str, output: Any) -> None:
+            for name in doubtful:
+                if seen[name].module == module:
+                    with suppress(LookupError, AttributeError, IndexError):
+                        rows[name] = len(seen[name].tensor(output))
+
+        if doubtful:
+            with ExitStack() as hooks, torch.inference_mode(), suppress(Exception):
+                for module in {seen[name].module for name in doubtful} - {OUTPUT}:
+                    hook = partial(
+                        lambda module, _module, _inputs, output: count_rows(module, output), module
+                    )
+                    hooks.callback(self._modules[module].register_forward_hook(hook).remove)
+                count_rows(OUTPUT, self._feed(torch.cat([self._example, self._example[:1]])))
+        for name in doubtful:
+            if rows.get(name) != len(self._example) + 1:
+                self.unreadable[name] = "its rows are not one per image"
+                del seen[name]
 
     def _observe_input(self, name: str, clock: Iterator[int]) -> Callable[[Any, Any, Any], None]:
         """Return the hook that records what a module is given: the first tensor with a row for each image."""
@@ -209,10 +250,12 @@ class Recorder:
             self._inputs.pop(name, None)
             given: list[tuple[int | str, Any]] = [*enumerate(arguments), *keywords.items()]
             for key, value in given:
-                if _is_readable(value) and value.ndim > 1 and len(value) == len(self._example):
-                    shape = tuple(value.shape)
-                    self._inputs[name] = RecordedTensor(name, now, n_calls, key, shape, "input")
-                    break
+                if _is_readable(value) and value.ndim > 1:
+                    axis = _batch_axis(value, len(self._example))
+                    if axis is not None:
+                        shape = tuple(value.movedim(axis, 0).shape)
+                        self._inputs[name] = RecordedTensor(name, now, n_calls, (key,), shape, axis, "input")
+                        break
 
         return hook
 
@@ -229,7 +272,7 @@ class Recorder:
             if len(recorded.shape) not in (3, 4):
                 continue
             module = self._module(recorded)
-            weights = isinstance(module, torch.nn.MultiheadAttention) and recorded.key == 1
+            weights = isinstance(module, torch.nn.MultiheadAttention) and recorded.path == (1,)
             if len(recorded.shape) == 4:
                 weights = type(module).__name__ in _ATTENTION or relates_tokens(
                     module, recorded.shape, n_tokens, grids
@@ -361,42 +404,54 @@ def scores_of(output: torch.Tensor, last: str = "") -> Scores:
     return "sigmoid" if values.shape[1] == 1 else "softmax"
 
 
-def _tensors_per_image(
-    output: Any, n_images: int, least_axes: int = 2
-) -> list[tuple[int | str | None, torch.Tensor]] | str:
-    """Return the tensors with a row per image in `output` with their keys, or the reason why there are none.
+class _OfImages(NamedTuple):
+    """A tensor in an output: its path there, the axis of its images, and the tensor with that axis first."""
+
+    path: Path
+    axis: int
+    rows: torch.Tensor
+
+
+def _tensors_per_image(output: Any, n_images: int, least_axes: int = 2) -> list[_OfImages] | str:
+    """Return the tensors with a row per image in `output`, or the reason why there are none.
 
     Tensors (N,) are taken only if there are no others and `least_axes` is 1.
     """
-    import torch
-
-    candidates: list[tuple[int | str | None, Any]]
-    if isinstance(output, torch.Tensor):
-        candidates = [(None, output)]
-    elif isinstance(output, Mapping):
-        candidates = list(output.items())
-    elif isinstance(output, (tuple, list)):
-        candidates = list(enumerate(output))
-    else:
+    tensors = list(tensors_in(output))
+    if not tensors:
         return f"it returns a {type(output).__name__}, not a tensor"
-    of_images = [
-        (key, value)
-        for key, value in candidates
-        if _is_readable(value) and value.ndim and len(value) == n_images
-    ]
-    for least in range(2, least_axes - 1, -1):
-        if tensors := [(key, tensor) for key, tensor in of_images if tensor.ndim >= least]:
-            return tensors
-    kinds = [str(tensor.dtype) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
-    if kinds and not any(_is_readable(tensor) for _, tensor in candidates):
-        return f"it returns no dense tensor of real numbers ({', '.join(kinds)})"
-    if any(isinstance(value, Mapping) and "scores" in value for _, value in candidates):
+    if isinstance(output, (tuple, list)) and any(path[1:] == ("scores",) for path, _ in tensors):
         return (
             "it returns the boxes of a detector; "
             "wrap(module, detects=N) gives the best score of each of its N classes"
         )
-    shapes = [tuple(tensor.shape) for _, tensor in candidates if isinstance(tensor, torch.Tensor)]
+    readable = [(path, tensor) for path, tensor in tensors if _is_readable(tensor)]
+    if not readable:
+        kinds = ", ".join(str(tensor.dtype) for _, tensor in tensors)
+        return f"it returns no dense tensor of real numbers ({kinds})"
+    of_images = [
+        _OfImages(path, axis, tensor.movedim(axis, 0))
+        for path, tensor in readable
+        if (axis := _batch_axis(tensor, n_images)) is not None
+    ]
+    for least in range(2, least_axes - 1, -1):
+        if found := [each for each in of_images if each.rows.ndim >= least]:
+            return found
+    shapes = [tuple(tensor.shape) for _, tensor in tensors]
     return f"no tensor that it returns has one row per image (for {n_images} images: {shapes})"
+
+
+def _batch_axis(tensor: torch.Tensor, n_images: int) -> int | None:
+    """Return the axis of a tensor's images: the first, or the second of sequences (T, N, C)."""
+    if tensor.ndim and len(tensor) == n_images:
+        return 0
+    return 1 if tensor.ndim == 3 and tensor.shape[1] == n_images else None
+
+
+def _cause(error: BaseException) -> str:
+    """Return what is wrong, on a line: TorchScript puts it below a traceback."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[-1] if re.match(r"\w+Error: ", lines[-1]) else f"{type(error).__name__}: {lines[0]}"
 
 
 def _why_not_called(name: str, module: torch.nn.Module) -> str:

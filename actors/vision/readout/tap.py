@@ -5,12 +5,12 @@ Shapes: N images; C units of a layer; T tokens; h x w positions.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from actors.vision.readout.base import LayerInfo
+from actors.vision.readout.containers import Path, part, with_part
 from actors.vision.readout.edits import RowEdit, edited
 from actors.vision.readout.layout import Layout
 from actors.vision.readout.places import MEAN, Place
@@ -32,20 +32,26 @@ class RecordedTensor:
     """A tensor, of the shape `shape`, of a module's last output (or input) in a recorded pass.
 
     `call_index` counts when a module begins or ends in the pass, here at its last call; `n_calls` is the
-    number of its calls. `key` is that of the tensor in a tuple or dictionary, None if it is the output
-    itself; of an input, its number or keyword among the arguments.
+    number of its calls. `path` leads to the tensor in the output, or from an input's number or keyword among
+    the arguments. Its rows are on `batch_axis`, 1 in sequences (T, N, C); `shape` has them first.
     """
 
     module: str
     call_index: int
     n_calls: int
-    key: int | str | None
+    path: Path
     shape: tuple[int, ...]
+    batch_axis: int = 0
     side: Literal["output", "input"] = "output"
 
     def tensor(self, output: Any) -> Any:
-        """Return the tensor in an output of the module, or in those of its arguments that have such keys."""
-        return output if self.key is None else output[self.key]
+        """Return the tensor, its rows first, in an output of the module or in its arguments."""
+        tensor = part(output, self.path)
+        return tensor.movedim(1, 0) if self.batch_axis else tensor
+
+    def replaced(self, output: Any, tensor: torch.Tensor) -> Any:
+        """Return the output with another tensor in this one's place, in containers of its own."""
+        return with_part(output, self.path, tensor.movedim(0, 1) if self.batch_axis else tensor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +101,7 @@ class Tap:
 
         Each edit has the layout of the part that it is of.
         """
-        key = self.recorded.key
-        tensor = edited(self.recorded.tensor(output), image_hw, edits)
-        if key is None:
-            return tensor
-        if isinstance(output, tuple):
-            parts = [tensor if place == key else part for place, part in enumerate(output)]
-            return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-        container = copy.copy(output)
-        container[key] = tensor
-        return container
+        return self.recorded.replaced(output, edited(self.recorded.tensor(output), image_hw, edits))
 
     def maps_of(self, output: Any, rows: BatchRows) -> torch.Tensor:
         """Return `maps`, checked: rows are assigned to images by position alone.

@@ -155,7 +155,7 @@ class TappedModule:
         rows = torch.randn((3, *self._input[1:]), generator=generator).to(self._example)
         outputs: list[torch.Tensor] = []
         last = max(self.taps.values(), key=lambda tap: tap.recorded.call_index)
-        for pair in (rows[:2], rows[1:]):
+        for pair in (rows[:2].clone(), rows[1:].clone()):  # a network may write into its input
             try:
                 self.run(pair, {last.info.name: lambda maps: outputs.append(maps.float().clone())})
             except Exception:  # reported when the network is shown images
@@ -298,11 +298,11 @@ class TappedModule:
         import torch
 
         tap = self.tap(layer)
-        if tap.recorded.key is not None or tap.recorded.n_calls != 1:
+        if tap.recorded.path or tap.recorded.batch_axis or tap.recorded.n_calls != 1:
             return False
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn((3, *self._input[1:]), generator=generator).to(self._example)
-        whole, narrow = self._output(rows), None
+        whole, narrow = self._output(rows.clone()), None
         narrowed: list[bool] = []
 
         def keep_two(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -354,7 +354,7 @@ def _behind(work: _Work, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
 
 def _before(work: _Work, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
     """Return the same for a module's arguments, by number or by keyword."""
-    n_calls, by_keyword = 0, isinstance(work.tap.recorded.key, str)
+    n_calls, by_keyword = 0, isinstance(work.tap.recorded.path[0], str)
 
     def hook(_module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         nonlocal n_calls
@@ -376,9 +376,9 @@ def _done(work: _Work, output: Any, rows: BatchRows) -> Any:
     if work.sources is not None:
         output = output[list(work.sources)]
         rows.n = rows.whole = len(work.sources)
-    for key in dict.fromkeys(tap.recorded.key for tap, _ in work.edits):
-        of_key = [(tap, edit) for tap, edit in work.edits if tap.recorded.key == key]
-        output = of_key[0][0].edited(output, rows.image_hw, [(tap.layout, edit) for tap, edit in of_key])
+    for path in dict.fromkeys(tap.recorded.path for tap, _ in work.edits):
+        here = [(tap, edit) for tap, edit in work.edits if tap.recorded.path == path]
+        output = here[0][0].edited(output, rows.image_hw, [(tap.layout, edit) for tap, edit in here])
     for tap, read in work.reads:
         read(tap.maps_of(output, rows))
     if work.stop:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
@@ -39,7 +41,7 @@ class Outputs(nn.Module):
         self.conv = nn.Conv2d(3, 4, 2, stride=2)
         self.pair = _Pair()
         self.named = _Named()
-        self.odd = _Odd()
+        self.odd, self.nested, self.sequence = _Odd(), _Nested(), _Sequence()
         self.again = nn.Conv2d(4, 4, 1)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -47,6 +49,8 @@ class Outputs(nn.Module):
         _, x = self.pair(x)
         x = self.named(x)["features"]
         self.odd(x)
+        x = self.nested(x).parts[1]["maps"]
+        x = self.sequence(x).permute(1, 2, 0).unflatten(2, x.shape[2:])
         x = self.again(self.again(x))
         return {"logits": x.mean((2, 3))}
 
@@ -59,6 +63,16 @@ class _Pair(nn.Module):
 class _Named(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"size": torch.tensor(len(x)), "features": x + 1}
+
+
+class _Nested(nn.Module):
+    def forward(self, x: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(table=torch.zeros(1, 2, 4), parts=["text", {"maps": x * 3}])
+
+
+class _Sequence(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(2).permute(2, 0, 1)
 
 
 class _Odd(nn.Module):

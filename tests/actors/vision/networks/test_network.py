@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from actors.errors import UsageError
+from actors.errors import BackendError, UsageError
 from actors.images import Image
 from actors.vision.backend import VisionBackend
 from actors.vision.networks.detectors import DetectionScores
@@ -138,6 +138,58 @@ async def test_a_network_of_one_channel_is_shown_luminance() -> None:
     (result,) = await results(backend, want(Image.from_pixels(pixels), Readout("0"), (1,)))
     assert result.readings[0].maps[1].shape == (12, 12)
     await backend.close()
+
+
+class _ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = body()
+
+    def forward(self, mask: torch.Tensor | None = None, *, pixel_values: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.inner(pixel_values)
+        return scores if mask is None else scores * mask
+
+
+class _View(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(x.size(0), -1)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 4)),
+        lambda: nn.Sequential(nn.Conv2d(1, 6, 5), _View()),
+        _ByName,
+    ],
+    ids=["gray pixels in a row", "a gray map flattened by view", "an argument by name"],
+)
+async def test_a_network_is_given_its_images_in_the_form_that_it_takes(build: Any) -> None:
+    """Its values are those that it has outside."""
+    torch.manual_seed(0)
+    module = build().eval()
+    backend = VisionBackend(wrap(module, size=16), settings())
+    (image,) = photos(1)
+    (result,) = await results(backend, want(image, Readout(OUTPUT, "logit"), None, maps=False))
+    batch = backend.batch([image.pixels])
+    with torch.inference_mode():
+        expected = module(pixel_values=batch) if build is _ByName else module(batch)
+    np.testing.assert_allclose(result.readings[0].activations, expected[0], rtol=1e-4, atol=1e-5)
+    await backend.close()
+
+
+def test_a_network_of_a_single_image_says_so() -> None:
+    """Code that folds the batch into the features works for its author's one image alone."""
+    module = nn.Sequential(nn.Flatten(0), nn.Linear(3 * 16 * 16, 4))
+    with pytest.raises(BackendError, match="takes one image at a time"):
+        VisionBackend(wrap(module, size=16), settings())
+
+
+@pytest.mark.parametrize("module", [nn.LazyConv2d(4, 3), nn.Conv2d(3, 4, 3, device="meta")])
+def test_weights_without_values_are_refused(module: nn.Module) -> None:
+    """Lazy modules that were never run, and modules built on no device."""
+    with pytest.raises(UsageError, match="has no values for 'weight'"):
+        wrap(module)
 
 
 @pytest.mark.parametrize("n_channels", [2, 4, 13])

@@ -323,7 +323,7 @@ async def test_a_module_that_is_called_twice_is_refused() -> None:
     await backend.close()
 
 
-@pytest.mark.parametrize("layer", ["pair", "named"])
+@pytest.mark.parametrize("layer", ["pair", "named", "nested[parts][1][maps]", "sequence"])
 async def test_a_tensor_among_others_is_edited_in_its_place(layer: str) -> None:
     """Modules may return tuples and dictionaries; what else they hold is passed on as it was."""
     backend = backend_of(networks.seeded(networks.Outputs))

@@ -140,8 +140,9 @@ def after_tokens(order: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
         _Shuffled(),
         lambda tokens: tokens[:, :45],
         lambda tokens: tokens.unflatten(1, (2, 24)).mean(1),
+        lambda tokens: grid(tokens).mean(2).repeat_interleave(6, 1),
     ],
-    ids=["latents", "another order each time", "a part of the patches", "means of far patches"],
+    ids=["latents", "another order each time", "a part of the patches", "means of far patches", "strips"],
 )
 def test_maxima_are_right_and_no_places_are_claimed_where_they_are_not_known(
     order: Callable[[torch.Tensor], torch.Tensor],

@@ -160,15 +160,19 @@ def test_hooks_are_gone_after_a_pass_that_fails() -> None:
     assert all(not child._forward_hooks for child in module.modules())
 
 
-def test_the_first_tensor_with_a_row_per_image_is_taken_from_tuples_and_dictionaries() -> None:
+def test_the_first_tensor_with_a_row_per_image_is_taken_from_whatever_holds_it() -> None:
+    """Tuples, dictionaries, objects, these in each other, and sequences whose second axis is the batch."""
     tap = tapped(networks.seeded(networks.Outputs), (6, 10))
     layers = {layer.name: layer for layer in tap.layers()}
     assert layers["pair"].n_units == layers["named"].n_units == 4
     assert (layers["output"].kind, layers["output"].n_units) == ("vector", 4)
     batch = images(3, (6, 10))
-    found = read(tap, batch, "conv", "pair", "named")
+    found = read(tap, batch, "conv", "pair", "named", "nested[parts][1][maps]", "sequence")
     assert torch.equal(found["pair"], found["conv"] * 2)
     assert torch.equal(found["named"], found["pair"] + 1)
+    assert torch.equal(found["nested[parts][1][maps]"], found["named"] * 3)
+    assert torch.equal(found["sequence"], found["named"] * 3)
+    assert "one per image" in tap.unreadable["nested"]
 
 
 def test_a_module_that_returns_no_tensor_is_unreadable_and_says_why() -> None:
@@ -182,7 +186,7 @@ def test_a_module_called_twice_is_read_at_its_last_call() -> None:
     batch = images(3, (6, 10))
     found = read(tap, batch, "named", "again")
     with torch.inference_mode():
-        assert torch.allclose(found["again"], module.again(module.again(found["named"])), atol=1e-6)  # type: ignore[operator]
+        assert torch.allclose(found["again"], module.again(module.again(3 * found["named"])), atol=1e-6)  # type: ignore[operator]
 
 
 def test_rows_that_need_no_more_leave_the_pass_and_change_nothing() -> None:
