@@ -36,6 +36,10 @@ class EffectFigures:
         """Which effects are claimed, bool (m,)."""
         return self.q <= RATE
 
+    def interval(self, unit: int) -> tuple[float, float]:
+        """Return the 95% interval of the unit at a place."""
+        return float(self.low[unit]), float(self.high[unit])
+
 
 def mean_effects(effects: np.ndarray, floor: np.ndarray | float, among: int | None = None) -> EffectFigures:
     """Return the figures of effects (m, n) on `n` >= 3 images; values that are not finite are no evidence.

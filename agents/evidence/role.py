@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from agents.evidence.effects import LEAST_IMAGES, RATE, mean_effects
+from agents.evidence.effects import LEAST_IMAGES, RATE, effect_differences, mean_effects
 from agents.evidence.statistics import wilson_interval
 
 MOST = 5
@@ -196,7 +196,7 @@ def _claimed(effects: np.ndarray, least: float, names: Sequence[str]) -> list[Ou
             output,
             name_of(output, names),
             float(found.mean[output]),
-            (float(found.low[output]), float(found.high[output])),
+            found.interval(output),
             float(found.q[output]),
         )
         for output in np.argsort(-np.abs(found.mean), kind="stable").tolist()
@@ -253,7 +253,7 @@ def faithfulness(
         return np.where(moved, np.linalg.norm(change, axis=1) / length, 0.0)
 
     one, other = effects(*with_label), effects(*without)
-    more = _welch(one, other)
+    more = effect_differences(one[None], other[None], 0.0).interval(0)
     present = _interval(one)[0] > (found.floor if found.named else 0.0)
     return Faithfulness(
         None if strongest is None else strongest.output,
@@ -306,23 +306,4 @@ def _compared(outputs: np.ndarray, centered: bool) -> np.ndarray:
 
 def _interval(values: np.ndarray) -> Interval:
     """Return Student's 95% interval of a mean."""
-    from scipy import stats
-
-    n, mean = len(values), float(values.mean())
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))
-    return mean - half, mean + half
-
-
-def _welch(one: np.ndarray, other: np.ndarray) -> Interval:
-    """Return Welch's 95% interval of a difference of means."""
-    from scipy import stats
-
-    parts = [float(values.var(ddof=1)) / len(values) for values in (one, other)]
-    difference, error = float(one.mean() - other.mean()), float(np.sqrt(sum(parts)))
-    if not error:
-        return difference, difference
-    freedom = sum(parts) ** 2 / sum(
-        part**2 / (len(values) - 1) for part, values in zip(parts, (one, other), strict=True)
-    )
-    half = float(stats.t.ppf(0.975, freedom)) * error
-    return difference - half, difference + half
+    return mean_effects(values[None], 0.0).interval(0)

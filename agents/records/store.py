@@ -7,12 +7,14 @@ after a power cut. Indices and reports are made from these objects and can be ma
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -132,6 +134,10 @@ class Store:
         """
         with _translated_errors(self.root / key):
             run_files.replace_file(self.root, key, without_secrets(data), synced=synced)
+
+    def replace_json(self, key: str, value: Any) -> None:
+        """Do as `replace` with the JSON of plain values and data classes."""
+        self.replace(key, json.dumps(value, indent=1, ensure_ascii=False, default=asdict).encode())
 
     def remove(self, key: str) -> None:
         """Remove what can be made again; of a link, the link itself.

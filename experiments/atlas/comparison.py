@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from actors.errors import UsageError
+from agents.evidence.effects import RATE
+from agents.evidence.statistics import benjamini_hochberg
 from experiments.atlas import catalog
 from experiments.atlas.catalog import CatalogUnit
 from experiments.atlas.words import SIMILAR, WordVectors
@@ -40,7 +42,9 @@ class Counterpart:
     shared: float | None
     """Share of their exemplars that both have (Jaccard); None where one of them has none on record."""
     p: float | None
-    """Chance of sharing as many with a unit of the second run at random."""
+    """Share of the second run's units that have as many exemplars in common with the unit."""
+    q: float | None
+    """Smallest false-discovery rate, over all counterparts, at which they share more than by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def compare(first: Path, second: Path, seed: int = 0) -> MeaningComparison:
     pairs = _mutual(*vectors)
     others = {other for other, _ in pairs.values()}
     rng = np.random.default_rng(seed)
-    counterparts = _counterparts(a, b, pairs, rng)
+    counterparts = _counterparts(a, b, pairs)
     return MeaningComparison(
         runs=[str(first), str(second)],
         models=[str(run.manifest.get("model") or "") for run in runs],
@@ -164,12 +168,8 @@ def _mutual(first: Any, second: Any) -> dict[int, tuple[int, float]]:
     return {int(i): (int(nearest[i]), min(1.0, round(float(best[i]), 4))) for i in np.flatnonzero(mutual)}
 
 
-def _counterparts(
-    a: _Side, b: _Side, pairs: Mapping[int, tuple[int, float]], rng: np.random.Generator
-) -> list[Counterpart]:
-    shown = [unit.exemplars for unit in b.units if unit.exemplars]
-    drawn = [shown[i] for i in rng.integers(len(shown), size=PERMUTATIONS)] if shown else []
-    found = []
+def _counterparts(a: _Side, b: _Side, pairs: Mapping[int, tuple[int, float]]) -> list[Counterpart]:
+    chance, found = _Chance([set(unit.exemplars) for unit in b.units if unit.exemplars]), []
     for label, (other, similarity) in pairs.items():
         others = b.members[other]
         by_name = {unit.short: unit for unit in others}
@@ -177,16 +177,33 @@ def _counterparts(
             # The unit of the same name where it is one of them; else any, in turn.
             chosen = by_name.get(unit.short, others[place % len(others)])
             shared = _shared(unit.exemplars, chosen.exemplars)
-            p = None
-            if shared is not None:
-                chance = [_shared(unit.exemplars, each) or 0.0 for each in drawn]
-                p = (1 + sum(each >= shared for each in chance)) / (1 + PERMUTATIONS)
-            found.append(
-                Counterpart(
-                    *(unit.unit, unit.label, chosen.unit, chosen.label, similarity, len(others)), shared, p
-                )
-            )
+            p = None if shared is None else chance.p(set(unit.exemplars), shared)
+            labels = unit.unit, unit.label, chosen.unit, chosen.label
+            found.append(Counterpart(*labels, similarity, len(others), shared, p, None))
+    tested = [place for place, each in enumerate(found) if each.p is not None]
+    q_values = benjamini_hochberg([found[place].p or 0.0 for place in tested]).tolist()
+    for place, q in zip(tested, q_values, strict=True):
+        found[place] = replace(found[place], q=q)
     return sorted(found, key=lambda each: (-each.similarity, -(each.shared or 0.0), each.unit))
+
+
+class _Chance:
+    """Exemplars of a run's units, each a set, which a unit of another run may share by chance."""
+
+    def __init__(self, units: Sequence[set[str]]) -> None:
+        self._units = units
+        self._of: dict[str, list[int]] = defaultdict(list)
+        for place, exemplars in enumerate(units):
+            for exemplar in exemplars:
+                self._of[exemplar].append(place)
+
+    def p(self, exemplars: set[str], shared: float) -> float:
+        """Return the share of units with at least this share of exemplars in common with a unit's."""
+        if not shared:
+            return 1.0
+        common = Counter(place for each in exemplars for place in self._of.get(each, ()))
+        as_many = sum(n / len(exemplars | self._units[place]) >= shared for place, n in common.items())
+        return as_many / len(self._units)
 
 
 def _shared(first: Sequence[str], second: Sequence[str]) -> float | None:
@@ -277,6 +294,11 @@ def figures(comparison: MeaningComparison) -> list[str]:
             f"{test.pairs:,} counterparts share {test.observed:.0%} of their exemplars; permuted ones "
             f"{test.permuted:.0%} (p {test.p:.3g})"
         )
+        tested = [each.q for each in comparison.counterparts if each.q is not None]
+        lines.append(
+            f"{sum(q <= RATE for q in tested):,} of {len(tested):,} counterparts share more exemplars than "
+            f"other units do (false-discovery rate {RATE:.0%})"
+        )
     else:
         lines.append("no exemplars are on record that could confirm the counterparts")
     return lines
@@ -290,7 +312,7 @@ def table(comparison: MeaningComparison, most: int = 20) -> Any:
     from experiments.setup.console import plain
 
     shown = Table(title=plain("\n".join(figures(comparison))), title_justify="left", title_style="", box=None)
-    for name in ("unit", "label", "counterpart", "its label", "similarity", "shared exemplars", "p"):
+    for name in ("unit", "label", "counterpart", "its label", "similarity", "shared exemplars", "q"):
         shown.add_column(name, no_wrap=name in ("unit", "counterpart"))
     for each in comparison.counterparts[:most]:
         shown.add_row(
@@ -298,6 +320,6 @@ def table(comparison: MeaningComparison, most: int = 20) -> Any:
             *(plain(UnitName.parse(each.counterpart).short), plain(each.counterpart_label[:60])),
             f"{each.similarity:.2f}",
             "–" if each.shared is None else f"{each.shared:.0%}",
-            "–" if each.p is None else f"{each.p:.2g}",
+            "–" if each.q is None else f"{each.q:.2g}",
         )
     return shown

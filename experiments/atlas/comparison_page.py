@@ -45,14 +45,14 @@ def page(comparison: MeaningComparison) -> Page:
         DataTable(
             title="Counterparts",
             columns=(*columns("unit", "label", "counterpart", "its label", "similarity", "shared exemplars"),
-                     TableColumn(name="p", digits=3)),
+                     TableColumn(name="p", digits=3), TableColumn(name="q", digits=3)),
             rows=tuple(
                 (UnitName.parse(each.unit).short, each.label, UnitName.parse(each.counterpart).short,
-                 each.counterpart_label, each.similarity, each.shared, each.p)
+                 each.counterpart_label, each.similarity, each.shared, each.p, each.q)
                 for each in comparison.counterparts[:_MOST]
             ),
-            note=f"The most similar {_MOST} of {len(comparison.counterparts):,}." if
-            len(comparison.counterparts) > _MOST else "",
+            note=f"The {_MOST} most similar at most. p: share of the second run's units with as many exemplars "
+            "in common; q: false-discovery rate over all counterparts.",
         ),
     ]  # fmt: skip
     for name, labels in zip(short, comparison.alone, strict=True):

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -68,4 +67,4 @@ async def ask_all(
     except MaiaError as error:
         console.warn(f"the observers could not be asked what every text claims: {error.message}")
     record = {unit: asdict(claim) for unit, claim in claims.items()}
-    store.replace(KEY, json.dumps(record, indent=1, ensure_ascii=False).encode())
+    store.replace_json(KEY, record)

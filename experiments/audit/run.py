@@ -7,14 +7,13 @@ against these figures.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.vision.readout.units import OUTPUT
-from agents.records.journal import read_survey, slug
+from agents.records.journal import read_survey
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
@@ -81,9 +80,7 @@ class AuditOutcome:
         return self.record.to_json() | {"run": self.run.as_json()}
 
 
-async def audit(
-    console: Console, selection: Selection, request: AuditRequest, *, out: Path | None = None
-) -> AuditOutcome:
+async def audit(console: Console, selection: Selection, request: AuditRequest, *, out: Path) -> AuditOutcome:
     """Audit classes of a network and write `audit.json` into the run directory; an existing run is resumed.
 
     Raises:
@@ -98,9 +95,8 @@ async def audit(
     if network is not None:
         size = network.info(OUTPUT).n_units
         units = list(units_of(network, requested_classes(request, labels, network, size)).values())
-    run = out or Path("runs") / slug(f"audit {request.model} {request.classes}")
-    check_output_folder(profile.dataset, run)
-    store = Store.open(run)
+    check_output_folder(profile.dataset, out)
+    store = Store.open(out)
     manifest = selected.manifest("audit", **request.manifest())
     check_known(store, manifest, network, units)
     results = _AuditResults(console, store, request, with_real_images=labels is not None)
@@ -108,7 +104,7 @@ async def audit(
     planner = AuditPlanner(console, store, manifest, request, labels)
     finished = await campaign.run(planner.plan, Closing(results.is_complete, results.complete))
     record = results.record(selected.name, finished.plan)
-    store.replace("audit.json", json.dumps(record.to_json(), indent=1, ensure_ascii=False).encode())
+    store.replace_json("audit.json", record.to_json())
     page(record).save(store.root, "audit")
     return AuditOutcome(record, finished.summary())
 

@@ -14,6 +14,8 @@ from experiments.cli.options import (
     ImageColumn,
     LabelColumn,
     LabelNames,
+    Layer,
+    LayerUnit,
     Model,
     Shared,
     default_run,
@@ -79,11 +81,7 @@ def edit(
     pairs = read_pairs(label_names) if label_names else {}
     request = EditedNetworkRequest(model, ablate, to, selection, pairs, per_class, seed, folder)
     result = run(edit_network(shared.console, request), folder)
-    if shared.json:
-        shared.console.result(asdict(result))
-    else:
-        shared.console.show(summary(result))
-        shared.console.show(f"result: {folder / 'edit.json'}")
+    shared.show(result, summary(result), f"result: {folder / 'edit.json'}")
 
 
 @commands.command(
@@ -93,7 +91,7 @@ def edit(
 def roles(
     shared: Shared,
     model: Model,
-    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
+    layer: Layer,
     units: Annotated[str, typer.Option(help="all, 0-63, 3,17 or sample:100.")] = "all",
     k: Annotated[int, typer.Option(min=3, max=100, help="Exemplars of each unit.")] = 15,
     controls: Annotated[
@@ -111,12 +109,8 @@ def roles(
     folder = out or default_run(f"roles {model} {layer} {units}")
     request = RoleRequest(model, layer, units, shared.selection, k, controls, seed, folder)
     result, rows = run(find_roles(shared.console, request), folder)
-    if shared.json:
-        shared.console.result(asdict(result))
-    else:
-        shared.console.show(table(result, rows))
-        shared.console.show(*(f"{name}: {line}" for name, line in figures(result).items()))
-        shared.console.show(f"results: {', '.join(result.files)}")
+    lines = [f"{name}: {line}" for name, line in figures(result).items()]
+    shared.show(result, table(result, rows), *lines, f"results: {', '.join(result.files)}")
 
 
 def _studied(run_directory: Path | None, model: str, layer: str, unit: str) -> RecordedUnit | None:
@@ -145,8 +139,8 @@ def _keep(
 def visualize(
     shared: Shared,
     model: Model,
-    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
-    unit: Annotated[str, typer.Argument(help="Unit, as in `maia describe`.")],
+    layer: Layer,
+    unit: LayerUnit,
     images: Annotated[int, typer.Option(min=1, max=64, help="Images, each from noise of its own.")] = 2,
     steps: Annotated[int, typer.Option(min=1, max=100_000, help="Steps of the optimizer.")] = 256,
     objective: Annotated[
@@ -168,18 +162,16 @@ def visualize(
     settings = VisualizationSettings(steps=steps, objective=objective, seed=seed)
     result = run(make(shared.console, request, settings, images), folder)
     _keep(shared, studied, folder, result)
-    if shared.json:
-        shared.console.result(asdict(result))
-        return
-    for image in result.images:
-        shared.console.show(f"seed {image.seed}: activation {image.activation:.2f}, {folder / image.file}")
     best, last = max(result.exemplars), min(result.exemplars)
-    shared.console.show(
+    shared.show(
+        result,
+        *(
+            f"seed {image.seed}: activation {image.activation:.2f}, {folder / image.file}"
+            for image in result.images
+        ),
         f"the {len(result.exemplars)} strongest images of {result.dataset}: {best:.2f} to {last:.2f}, "
-        f"mean of all {result.mean:.2f}"
-    )
-    shared.console.show(
-        "optimized images are unlike those that the network was trained on: they are hints, not evidence"
+        f"mean of all {result.mean:.2f}",
+        "optimized images are unlike those that the network was trained on: they are hints, not evidence",
     )
 
 
@@ -193,8 +185,8 @@ def visualize(
 def attribute(
     shared: Shared,
     model: Model,
-    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
-    unit: Annotated[str, typer.Argument(help="Unit, as in `maia describe`.")],
+    layer: Layer,
+    unit: LayerUnit,
     image: Annotated[
         list[Path] | None, typer.Option(help="Image file; may be repeated [default: the unit's exemplars].")
     ] = None,
@@ -239,8 +231,8 @@ def attribute(
 def wiring(
     shared: Shared,
     model: Model,
-    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
-    unit: Annotated[str, typer.Argument(help="Unit of the layer, as for `maia describe`.")],
+    layer: Layer,
+    unit: LayerUnit,
     before: Annotated[
         str | None,
         typer.Option(
@@ -270,8 +262,4 @@ def wiring(
     folder = out or default_run(f"wiring {model} {layer} {unit}")
     request = WiringRequest(model, layer, unit, before, after, shared.selection, value, k, exact, folder)
     result = run(find_wiring(shared.console, request), folder)
-    if shared.json:
-        shared.console.result(asdict(result))
-    else:
-        shared.console.show(*tables(result), *lines(result))
-        shared.console.show(f"result: {folder / 'wiring.json'}")
+    shared.show(result, *tables(result), *lines(result), f"result: {folder / 'wiring.json'}")

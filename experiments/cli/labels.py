@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,9 +53,5 @@ def label(
     settings = LabelSettings(length, share, seed=seed, device=device)
     request = LabelRequest(model, layers, vocabulary, shared.selection, reduce, settings, folder)
     result, found = run(label_units(shared.console, request), folder)
-    if shared.json:
-        shared.console.result(asdict(result))
-    else:
-        shared.console.show(table(found))
-        shared.console.show(*(f"{name}: {line}" for name, line in figures(result).items()))
-        shared.console.show(f"results: {', '.join(result.files)}")
+    lines = [f"{name}: {line}" for name, line in figures(result).items()]
+    shared.show(result, table(found), *lines, f"results: {', '.join(result.files)}")

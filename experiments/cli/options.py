@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
 ]
+Layer = Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")]
+LayerUnit = Annotated[str, typer.Argument(help="Unit of the layer, as for `maia describe`.")]
 ProfileName = Annotated[
     str | None,
     typer.Option(
@@ -102,6 +104,13 @@ class Shared:
     selection: Selection
     console: Console
     json: bool
+
+    def show(self, result: Any, *shown: Any) -> None:
+        """Show a result: as JSON if that is asked for, else what it is `shown` as."""
+        if self.json:
+            self.console.result(asdict(result))
+        else:
+            self.console.show(*shown)
 
 
 def shared_options(

@@ -18,6 +18,8 @@ from experiments.cli.options import (
     ImageColumn,
     LabelColumn,
     LabelNames,
+    Layer,
+    LayerUnit,
     Model,
     Repeat,
     RunModel,
@@ -251,8 +253,8 @@ def audit(
 def session(
     shared: Shared,
     model: Model,
-    layer: Annotated[str, typer.Argument(help="Layer, as `maia layers MODEL` lists them.")],
-    unit: Annotated[str, typer.Argument(help="Unit of the layer, as for `maia describe`.")],
+    layer: Layer,
+    unit: LayerUnit,
     out: Annotated[
         Path | None,
         out_option("Run directory; an existing one is resumed [default: a new one]."),
@@ -417,10 +419,7 @@ def exemplars(
     folder = out or default_run(f"exemplars {model} {layers.replace(',', ' ')}")
     request = ExemplarRequest(model, layers, shared.selection, k, folder)
     tables = run(find_exemplars(shared.console, request), folder)
-    if shared.json:
-        shared.console.result(asdict(tables))
-    else:
-        shared.console.show(*(f"{layer}: {file}" for layer, file in tables.files.items()))
+    shared.show(tables, *(f"{layer}: {file}" for layer, file in tables.files.items()))
 
 
 @commands.command(
@@ -465,7 +464,4 @@ def estimate(
         note = "how the studies of a unit agree, and one pooled answer, are not counted"
         estimated = replace(estimated, notes=[*estimated.notes, note])
     estimated = replace(estimated, units=count, repeat=repeat)
-    if shared.json:
-        shared.console.result(asdict(estimated))
-    else:
-        shared.console.show(table(estimated))
+    shared.show(estimated, table(estimated))

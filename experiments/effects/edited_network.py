@@ -6,9 +6,8 @@ The same labeled images pass twice, clean and edited, so every difference is tha
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,15 @@ from scipy.stats import binomtest
 from actors.errors import UsageError
 from actors.vision.client import PoolVisionClient
 from actors.vision.data.labels import Labels, labels_of
-from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.edits import Edit
 from actors.vision.readout.units import Readout, parse_unit
 from agents.evidence.statistics import bootstrap_interval, wilson_interval
-from agents.records.journal import slug
 from experiments.audit import real_images
 from experiments.audit.subgroups import FEW
+from experiments.effects.network_run import NetworkRun
 from experiments.effects.reach import reaches_output
 from experiments.setup.console import Console
-from experiments.setup.preflight import open_images
-from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
 
@@ -48,10 +44,10 @@ class EditedNetworkRequest:
     to: str
     """"zero", "mean" (of the unit's map over the data set), or a number."""
     selection: Selection
-    label_names: Mapping[str, str] = field(default_factory=dict)
-    per_class: int = 200
-    seed: int = 0
-    out: Path | None = None
+    label_names: Mapping[str, str]
+    per_class: int
+    seed: int
+    out: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +135,12 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
         UsageError: If there is no such network, unit or data set, the images have no labels that the network
             has classes for, or the folder cannot be written.
     """
-    from experiments.setup.workbench import network_alone
-
-    selected = request.selection.load()
     value = None if request.to == "mean" else number_of(request.to)
     named = [parse_units(text) for text in request.units]
-    run = request.out or Path("runs") / slug(f"edit {request.model} {' '.join(request.units)}")
-    manifest = selected.manifest(
+    run = await NetworkRun.open(
+        console,
+        request.selection,
+        request.out,
         "edit",
         model=request.model,
         edited=list(request.units),
@@ -154,23 +149,21 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
         per_class=request.per_class,
         seed=request.seed,
     )
-    check_name(request.model)
-    store = open_run(selected.profile.dataset, run, manifest)
-    dataset = await open_images(selected.profile, selected.cache, console.say)
-    labels = await asyncio.to_thread(labels_of, dataset, selected.profile.columns)
-    async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
+    dataset = run.dataset
+    labels = await asyncio.to_thread(labels_of, dataset, run.selected.profile.columns)
+    async with run.network() as vision:
         units = [unit async for unit in _units(vision, named, request.seed)]
         if not await reaches_output(vision, units):
             console.warn("none of these units changed the outputs on a test image, whatever its value")
         values = {unit: await vision.map_mean(unit, dataset) if value is None else value for unit in units}
         edits = tuple(Edit(Readout.of(unit), unit.index, "set", amount) for unit, amount in values.items())
         drawn, names = _draw(labels, vision, request)
-        claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
+        run.claim(vision)
         outcomes, read = await _measured(console, vision, dataset, drawn, edits)
         result = _result(
             request, vision, dataset, values, _LabeledOutcomes(labels, drawn, names, outcomes, read)
         )
-    store.replace(FILE, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    run.store.replace_json(FILE, result)
     return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.units import class_index, parse_unit
 from agents.records.store import Store
 from experiments.audit import real_images
+from experiments.effects.network_run import NetworkRun
 from experiments.setup.console import Console
 from experiments.setup.preflight import open_images
 from experiments.setup.run_folder import claim_run, open_run
@@ -114,17 +114,12 @@ async def visualize(
         UsageError: If there is no such network, unit or data set, or the folder cannot be written.
         BackendError: If no gradient passes through the network.
     """
-    from experiments.setup.workbench import network_alone
-
-    selected = request.selection.load()
-    check_name(request.model)
     about = {"model": request.model, "layer": request.layer, "unit": request.unit, **asdict(settings)}
-    manifest = selected.manifest("visualize", **about)
-    store = open_run(selected.profile.dataset, request.out, manifest)
-    dataset = await open_images(selected.profile, selected.cache, console.say)
-    async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
+    run = await NetworkRun.open(console, request.selection, request.out, "visualize", **about)
+    dataset = run.dataset
+    async with run.network() as vision:
         unit = await _unit(vision, request)
-        claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
+        run.claim(vision)
         with console.progress("images") as progress:
             (known,) = await vision.exemplars(
                 [unit], dataset, request.k, lambda swept: progress(swept.done, swept.total)
@@ -133,7 +128,7 @@ async def visualize(
         with console.progress("visualizations") as progress:
             for seed in range(settings.seed, settings.seed + images):
                 own = VisualizationSettings(settings.steps, settings.learning_rate, settings.objective, seed)
-                made.append(await _visualized(store, vision, unit, own))
+                made.append(await _visualized(run.store, vision, unit, own))
                 progress(len(made), images)
     result = VisualizedUnit(
         request.model,
@@ -147,7 +142,7 @@ async def visualize(
         [float(value) for value in known.activations[: request.k]],
         float(known.mean),
     )
-    store.replace(VISUALIZATION, json.dumps(asdict(result), indent=1).encode())
+    run.store.replace_json(VISUALIZATION, result)
     return result
 
 
@@ -221,7 +216,7 @@ async def attribute(
         named,
         rows,
     )
-    store.replace(ATTRIBUTION, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json(ATTRIBUTION, result)
     return result
 
 

@@ -20,21 +20,18 @@ from rich.table import Table
 from actors.errors import UsageError
 from actors.images import Image
 from actors.vision.client import PoolVisionClient
-from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.evidence.role import Role, name_of
-from agents.records.journal import slug
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.unit_role import NoRoleError, RoleImages, RoleSettings, measure_role
 from experiments.audit import real_images
+from experiments.effects.network_run import NetworkRun
 from experiments.effects.reach import reaches_output
 from experiments.records.roles import brief
 from experiments.setup.console import Console, plain
-from experiments.setup.preflight import open_images
-from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
 from tools.subject import NetworkUnit
@@ -54,12 +51,12 @@ class RoleRequest:
     units: str
     """As in `maia sweep --units`."""
     selection: Selection
-    k: int = 15
+    k: int
     """Exemplars of each unit."""
-    controls: int = 20
+    controls: int
     """Random changes that each unit's largest effect is compared with."""
-    seed: int = 0
-    out: Path | None = None
+    seed: int
+    out: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +109,11 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
         UsageError: If there is no such network, layer or unit, the network has no vector of outputs, or the
             folder cannot be written or holds another run.
     """
-    from experiments.setup.workbench import network_alone
-
-    selected = request.selection.load()
     unit_selection.check(request.units)
-    run = request.out or Path("runs") / slug(f"roles {request.model} {request.layer} {request.units}")
-    check_name(request.model)
-    manifest = selected.manifest(
+    run = await NetworkRun.open(
+        console,
+        request.selection,
+        request.out,
         "roles",
         model=request.model,
         layer=request.layer,
@@ -127,9 +122,8 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
         seed=request.seed,
         which=request.units,
     )
-    store = open_run(selected.profile.dataset, run, manifest)
-    dataset = await open_images(selected.profile, selected.cache, console.say)
-    async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
+    store, dataset = run.store, run.dataset
+    async with run.network() as vision:
         first = await vision.unit(Unit(request.layer, 0))
         await NetworkUnit(vision, first, dataset).named_outputs()
         n_units = vision.known.info(first.layer).n_units
@@ -141,17 +135,17 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
                 "Edits change a map's positions, and of tokens the patches: choose a layer that the outputs "
                 "are computed from, or its class token, as in blocks.11@cls.",
             )
-        claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
+        run.claim(vision)
         with console.progress("images") as progress:
             found = await vision.layer_exemplars(
                 [readout], dataset, request.k, lambda swept: progress(swept.done, swept.total)
             )
         layer = _Layer(vision, dataset, found[readout], request.k, RoleSettings(controls=request.controls))
         rows = await _roles(console, store, layer, units)
-        result = _summary(request, layer, rows, run)
+        result = _summary(request, layer, rows)
     lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
     store.replace(FILE, lines.encode())
-    store.replace(SUMMARY, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json(SUMMARY, result)
     return result, rows
 
 
@@ -220,7 +214,7 @@ def _read(store: Store, key: str) -> UnitRole | None:
         return None
 
 
-def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole], run: Path) -> Roles:
+def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole]) -> Roles:
     known = [row.role for row in rows if row.role is not None]
     raising = [row for row in rows if row.role is not None and row.role.raised]
     return Roles(
@@ -234,7 +228,7 @@ def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole], run:
         sum(row.role is not None and row.role.raised[0].output == row.shown for row in raising),
         len(raising),
         sum(each.edited for each in known),
-        [str(run / FILE)],
+        [str(request.out / FILE)],
     )
 
 

@@ -10,9 +10,8 @@ for.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +21,18 @@ from actors.errors import UsageError
 from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.client import PoolVisionClient
-from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.edits import Edit
 from actors.vision.readout.places import Place, split_place
-from actors.vision.readout.units import OUTPUT, Readout, parse_unit
+from actors.vision.readout.units import OUTPUT, Readout, parse_readout, parse_unit
 from agents.evidence.effects import LEAST_IMAGES, EffectFigures, mean_effects
-from agents.records.journal import slug
 from agents.records.store import Store
 from experiments.audit import real_images
 from experiments.effects.edited_network import number_of
+from experiments.effects.network_run import NetworkRun
 from experiments.effects.reach import reaches_output
 from experiments.effects.redundancy import redundant_units
 from experiments.setup.console import Console
-from experiments.setup.preflight import open_images
-from experiments.setup.run_folder import claim_run, open_run
 from experiments.setup.selection import Selection
 from experiments.studies.ablation import FIRST, MOST, AblatedLayer, LayerAblation, UnitScreen
 
@@ -55,13 +51,13 @@ class WiringRequest:
     """LAYER, LAYER:latent:PATH or LAYER:direction:FILE."""
     after: str | None
     selection: Selection
-    value: str = "zero"
+    value: str
     """What an ablated unit is set to: "zero", "mean" (of its map over the data set), or a number."""
-    k: int = 15
+    k: int
     """Exemplars."""
-    exact: bool = False
+    exact: bool
     """Ablate every unit on every exemplar."""
-    out: Path | None = None
+    out: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,18 +168,16 @@ async def find_wiring(console: Console, request: WiringRequest) -> Wiring:
         UsageError: If there is no such network, layer or unit, a layer does not lie on its side of the unit,
             or the folder cannot be written or holds another run.
     """
-    from experiments.setup.workbench import network_alone
-
     if request.before is None and request.after is None:
         raise UsageError(
             "no layer is named that the unit is wired to.", "Give --from LAYER, --to LAYER, or both."
         )
     if request.value != "mean":
         number_of(request.value)
-    selected = request.selection.load()
-    run = request.out or Path("runs") / slug(f"wiring {request.model} {request.layer} {request.unit}")
-    check_name(request.model)
-    manifest = selected.manifest(
+    run = await NetworkRun.open(
+        console,
+        request.selection,
+        request.out,
         "wiring",
         model=request.model,
         layer=request.layer,
@@ -194,13 +188,11 @@ async def find_wiring(console: Console, request: WiringRequest) -> Wiring:
         k=request.k,
         exact=request.exact,
     )
-    store = open_run(selected.profile.dataset, run, manifest)
-    dataset = await open_images(selected.profile, selected.cache, console.say)
-    async with network_alone(selected.profile, selected.cache, request.model, console.say) as vision:
+    async with run.network() as vision:
         ends = await ends_of(vision, request)
-        claim_run(store, manifest, {"network": vision.fingerprint, "dataset": dataset.fingerprint})
-        result = await wire(console, request, vision, dataset, ends, store)
-    store.replace(FILE, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+        run.claim(vision)
+        result = await wire(console, request, vision, run.dataset, ends, run.store)
+    run.store.replace_json(FILE, result)
     return result
 
 
@@ -245,17 +237,11 @@ async def wire(
     )
 
 
-async def _readout(vision: PoolVisionClient, text: str) -> Readout:
-    """Return the units that `LAYER`, `LAYER:latent:PATH` or `LAYER:direction:FILE` names."""
-    layer, _, kind = text.partition(":")
-    return Readout.of(await vision.unit(parse_unit(layer, f"{kind}:0" if kind else "0")))
-
-
 async def _before(vision: PoolVisionClient, unit: Unit, text: str | None) -> Readout | None:
     """Return the units that may drive a unit, checked."""
     if text is None:
         return None
-    readout = await _readout(vision, text)
+    readout = Readout.of(await vision.unit(parse_readout(text)))
     if await _in_order(vision, unit.layer, readout.layer):
         raise _misplaced(f"--from {text} must lie before {unit.layer}, and the pass computes it no earlier.")
     units = [readout.unit(index) for index in range(await vision.count_units(readout))]
@@ -268,7 +254,7 @@ async def _after(vision: PoolVisionClient, unit: Unit, text: str | None) -> Read
     """Return the units that a unit may drive, checked."""
     if text is None:
         return None
-    readout = await _readout(vision, text)
+    readout = Readout.of(await vision.unit(parse_readout(text)))
     if await _in_order(vision, readout.layer, unit.layer):
         raise _misplaced(f"--to {text} must lie behind {unit.layer}, and the pass computes it no later.")
     if not await reaches_output(vision, [unit], readout):
@@ -395,7 +381,7 @@ def _edges(figures: EffectFigures, units: np.ndarray, spread: np.ndarray, names:
             int(units[place]),
             names[units[place]] if units[place] < len(names) else "",
             float(figures.mean[place]),
-            (float(figures.low[place]), float(figures.high[place])),
+            figures.interval(place),
             float(deviations[place]) if np.isfinite(deviations[place]) else None,
             float(figures.q[place]),
             bool(figures.sure[place]),

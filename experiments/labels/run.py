@@ -7,11 +7,10 @@ What follows is linear algebra in this process.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,9 @@ class LabelRequest:
     """Names with commas, `all`, or a kind of module such as Conv2d."""
     vocabulary: str
     selection: Selection
-    reduce: Reduce = "max"
-    settings: LabelSettings = field(default_factory=LabelSettings)
-    out: Path | None = None
+    reduce: Reduce
+    settings: LabelSettings
+    out: Path
 
 
 async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSummary, list[UnitLabel]]:
@@ -70,9 +69,8 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
     selected = request.selection.load()
     vocabulary = read_vocabulary(request.vocabulary)
     check_name(request.model)
-    run = request.out or Path("runs") / slug(f"label {request.model} {request.layers}")
     manifest = _manifest(selected, request, vocabulary)
-    store = open_run(selected.profile.dataset, run, manifest)
+    store = open_run(selected.profile.dataset, request.out, manifest)
     dataset = await open_images(selected.profile, selected.cache, console.say)
     models = network_and_embedder(selected.profile, selected.cache, request.model, dataset, console.say)
     async with models as (vision, embedder):
@@ -109,10 +107,10 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
         {readout.layer: _counts(labels, readout.layer) for readout in readouts},
         **_counts(labels),
         seconds=seconds,
-        files=[str(run / FILE)],
+        files=[str(request.out / FILE)],
     )
     store.replace(FILE, lines(labels))
-    store.replace(SUMMARY, json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json(SUMMARY, result)
     return result, labels
 
 

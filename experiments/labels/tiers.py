@@ -134,9 +134,7 @@ class LabelTiers:
             return
         console.say(f"labeling {', '.join(layers)} by embeddings, in {beside(run)}")
         text = ",".join(layers)
-        request = LabelRequest(
-            model, text, self.vocabulary, selection, settings=self.settings, out=beside(run)
-        )
+        request = LabelRequest(model, text, self.vocabulary, selection, "max", self.settings, beside(run))
         await label_units(console, request)
 
     def decide(

@@ -7,9 +7,8 @@ against the truth. Every comparison is paired by unit, with an interval.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ async def ablate(console: Console, selection: Selection, request: Ablation, *, o
         differences=_differences(rows, [*names[1:], NULL]),
         truth=_truth(units, records) if request.model == SYNTHETIC else None,
     )
-    store.replace("ablation.json", json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json("ablation.json", result)
     page(result).save(out, "ablation")
     return result
 

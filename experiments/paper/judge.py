@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def results(run: Path) -> JudgeResult:
         by_method.setdefault(other, []).append(judgement)
     summary = {method: WinRate.of(chosen) for method, chosen in by_method.items()}
     result = JudgeResult(judgements, summary)
-    store.replace("judgements.json", json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json("judgements.json", result)
     if judgements:
         page(summary).save(run, "judgements")
     return result

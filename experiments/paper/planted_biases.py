@@ -5,7 +5,6 @@ alarm.
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,7 +107,7 @@ async def planted_biases(
     result = PlantedResult(
         request.seed, request.networks, request.per_context, finished, rows, failed, summarize(rows)
     )
-    store.replace("planted_biases.json", json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json("planted_biases.json", result)
     page(result).save(out, "planted-biases")
     return result
 

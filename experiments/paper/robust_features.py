@@ -10,7 +10,6 @@ chance.
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +174,7 @@ async def robust_features(
 
 
 def _write(store: Store, key: str, value: dict[str, Any]) -> None:
-    store.replace(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
+    store.replace_json(key, value)
 
 
 @dataclass(frozen=True)

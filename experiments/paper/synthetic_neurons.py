@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -109,7 +108,7 @@ async def study_neurons(console: Console, gym_context: GymContext, run: NeuronRu
     for unit, row in zip(known, rows, strict=True):
         row["reachable"] = reachable(unit, lacking)
     result = SyntheticResult(facts, run.seed, unknown, coverage(known), rows, summarize(rows))
-    store.replace("synthetic.json", json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json("synthetic.json", result)
     return result
 
 

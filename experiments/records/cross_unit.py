@@ -7,7 +7,6 @@ layer in the stimulus bank, so that comparing all labels with all units costs re
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -107,7 +106,7 @@ async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) 
         if len(chosen) > 1:
             ranks |= percentiles(units, chosen, await _means(vision, store, units, chosen))
     values = {unit: asdict(rank) for unit, rank in ranks.items()}
-    store.replace(KEY, json.dumps(values, indent=1, ensure_ascii=False).encode())
+    store.replace_json(KEY, values)
 
 
 def sample(units: Sequence[LabelledUnit]) -> list[LabelledUnit]:

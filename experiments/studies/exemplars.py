@@ -36,7 +36,7 @@ class ExemplarRequest:
     selection: Selection
     k: int
     """Exemplars of each unit."""
-    out: Path | None = None
+    out: Path
 
     def names(self) -> list[str]:
         """Return the names of the layers.
@@ -81,7 +81,7 @@ async def find_exemplars(console: Console, request: ExemplarRequest) -> Exemplar
     if (network := selected.known_network(request.model)) is not None:
         for name in names:
             network.layer(name)
-    run = request.out or Path("runs") / slug(f"exemplars {request.model} {' '.join(names)}")
+    run = request.out
     check_output_folder(selected.profile.dataset, run)
     store = Store.open(run)
     check_name(request.model)

@@ -14,7 +14,6 @@ from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import Unit
 from actors.vision.readout.units import Readout, parse_unit
 from actors.vision.sweep.exemplars import LayerExemplars
-from agents.records.journal import slug
 from agents.records.manifest import claim, recorded, widen
 from agents.records.run_files import parse_json
 from agents.records.store import Store, finite
@@ -96,9 +95,7 @@ class SweepSummary:
         return self.run.as_json() | more
 
 
-async def sweep(
-    console: Console, selection: Selection, request: Sweep, *, out: Path | None = None
-) -> SweepSummary:
+async def sweep(console: Console, selection: Selection, request: Sweep, *, out: Path) -> SweepSummary:
     """Study the units of one or more layers and return a summary; an existing run is resumed.
 
     Raises:
@@ -108,9 +105,8 @@ async def sweep(
     selected = selection.load()
     network = selected.known_network(request.model)
     units = [] if network is None else ids_of(network, wanted_of(network, request))
-    run = out or Path("runs") / slug(f"{request.model} {','.join(request.layers)} {request.units}")
-    check_output_folder(selected.profile.dataset, run)
-    store = Store.open(run)
+    check_output_folder(selected.profile.dataset, out)
+    store = Store.open(out)
     more: dict[str, Any] = {"repeat": request.repeat} if request.repeat > 1 else {}
     tiers = request.tiers
     if tiers is not None or "agents" in recorded(store):
@@ -129,14 +125,14 @@ async def sweep(
     )
     closing = Closing(lambda: cross_unit.read(store) is not None, partial(_compare, store))
     if tiers is not None:
-        await tiers.prepare(console, selection, request.model, request.layers, run)
+        await tiers.prepare(console, selection, request.model, request.layers, out)
     planner = _Planner(console, store, manifest, request)
     finished = await campaign.run(planner.plan, closing)
     verdicts = [row["verdict"] for table in read_screening(store).values() for row in table]
     return SweepSummary(
         run=finished.summary(),
         screened={verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
-        skipped_images=parse_json(store.get(SKIPPED) or b"{}", run / SKIPPED),
+        skipped_images=parse_json(store.get(SKIPPED) or b"{}", out / SKIPPED),
     )
 
 

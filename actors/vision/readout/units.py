@@ -277,6 +277,16 @@ def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ())
     return Unit(layer_text, _index(row, unit_text), kind, source)
 
 
+def parse_readout(text: str) -> Unit:
+    """Return the first unit of those that `LAYER`, `LAYER:latent:PATH` or `LAYER:direction:FILE` names.
+
+    Raises:
+        UsageError: If the text has none of these forms.
+    """
+    layer, _, kind = text.partition(":")
+    return parse_unit(layer, f"{kind}:0" if kind else "0")
+
+
 def _index(text: str, whole: str) -> int:
     if not text.strip().isdecimal():
         kinds = ", ".join(f"{kind}:..." for kind in _READER_FACTORIES if kind != "channel")

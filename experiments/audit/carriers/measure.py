@@ -100,7 +100,7 @@ async def carriers_of(
         UnitShare(
             int(found.units[place]),
             float(figures.mean[place]),
-            (float(figures.low[place]), float(figures.high[place])),
+            figures.interval(place),
             float(figures.q[place]),
             bool(figures.sure[place]),
             float(differences[place]),

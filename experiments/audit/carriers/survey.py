@@ -5,9 +5,8 @@ carriers.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ from actors.errors import MaiaError
 from actors.images import Image
 from actors.vision.client import PoolVisionClient
 from actors.vision.readout.edits import Edit
-from actors.vision.readout.units import OUTPUT, Readout, parse_unit
+from actors.vision.readout.units import OUTPUT, Readout, parse_readout
 from agents.critic.stimuli import lacks_something
 from agents.records.journal import Journal
 from agents.records.lease import worked_s
@@ -44,9 +43,7 @@ async def readout_of(vision: PoolVisionClient, text: str) -> Readout:
     Raises:
         UsageError: If there are none, or they cannot be edited in front of the outputs.
     """
-    layer, _, kind = text.partition(":")
-    unit = await vision.unit(parse_unit(layer, f"{kind}:0" if kind else "0"))
-    readout = Readout.of(unit)
+    readout = Readout.of(await vision.unit(parse_readout(text)))
     image = Image.from_pixels(np.zeros((64, 64, 3), np.uint8))
     await vision.outputs(Readout(OUTPUT, "logit"), [image], (Edit(readout, 0, "set", 0.0),))
     return readout
@@ -79,7 +76,7 @@ class CarrierSurvey:
             with self.console.progress(name) as progress:
                 found.append(await carriers_of(self.bench.vision, readout, bias, self.store, progress))
         section = CarrierSection(self.layer, [item.unit for item in self.classes], found)
-        self.store.replace(KEY, json.dumps(asdict(section), indent=1, ensure_ascii=False).encode())
+        self.store.replace_json(KEY, section)
 
     async def _generated(self) -> list[BiasImages]:
         biased = [effect for effect in self.generated.effects if effect.biased]

@@ -105,7 +105,7 @@ async def evaluate(console: Console, selection: Selection, request: EvaluationRe
         rows = await measure(console, evaluation, units, subject_of, store)
     writer = evaluation.writer.name
     result = EvaluationResult(manifest.get("model"), writer, seed, omitted, rows, summarize(rows))
-    store.replace("evaluation.json", json.dumps(asdict(result), indent=1, ensure_ascii=False).encode())
+    store.replace_json("evaluation.json", result)
     page(result).save(run, "evaluation")
     return result
 

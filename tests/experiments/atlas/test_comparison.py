@@ -77,7 +77,22 @@ def test_exemplars_which_did_not_choose_the_pairs_confirm_them(tmp_path):
     nothing = compare(first.root, other.root)
     assert nothing.exemplars is not None
     assert nothing.exemplars.p == 1.0
-    assert {each.p for each in nothing.counterparts} == {1.0}
+    assert {(each.p, each.q) for each in nothing.counterparts} == {(1.0, 1.0)}
+
+
+def test_a_pair_that_is_one_of_many_needs_more_than_a_small_p_to_be_claimed(tmp_path):
+    first, second = LabeledRun(tmp_path / "a"), LabeledRun(tmp_path / "b")
+    for index in range(400):
+        own = [{"source": f"own {index}"}, {"source": "of twelve" if index == 1 else f"also {index}"}]
+        kept = own if index == 0 else [{"source": "of twelve" if index < 13 else f"other {index}"}]
+        label = THINGS[index] if index < 10 else ""
+        first.study(f"l:{index}", label, exemplars=own)
+        second.study(f"m:{index}", label or f"no {index}", exemplars=kept)
+    result = compare(first.root, second.root)
+    tested = {each.unit.rpartition(":")[2]: (each.p, each.q) for each in result.counterparts}
+    assert tested["0"] == pytest.approx((1 / 400, 10 / 400)), "no other unit shares as much"
+    assert tested["1"] == pytest.approx((12 / 400, 60 / 400)), "by itself it would be claimed"
+    assert "1 of 10 counterparts share more" in " ".join(figures(result))
 
 
 def test_the_command_writes_a_page_and_json_and_says_what_it_cannot_compare(tmp_path, capsys):

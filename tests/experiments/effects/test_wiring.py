@@ -108,7 +108,7 @@ async def vision(backend: VisionBackend, tmp_path: Path) -> AsyncIterator[PoolVi
 
 
 async def wiring(vision: PoolVisionClient, folder: Path, layer: str, unit: str, **more: object) -> Wiring:
-    given = {"before": None, "after": None, "exact": True, "k": K, **more}
+    given = {"before": None, "after": None, "value": "zero", "exact": True, "k": K, "out": folder, **more}
     request = WiringRequest("circuit", layer, unit, selection=Selection(), **given)  # type: ignore[arg-type]
     ends = await ends_of(vision, request)
     return await wire(Console(quiet=True), request, vision, Noise(), ends, Store.open(folder))
