@@ -51,8 +51,8 @@ def page(comparison: MeaningComparison) -> Page:
                  each.counterpart_label, each.similarity, each.shared, each.p, each.q)
                 for each in comparison.counterparts[:_MOST]
             ),
-            note=f"The {_MOST} most similar at most. p: share of the second run's units with as many exemplars in "
-            "common; q: false-discovery rate over all counterparts.",
+            note=f"At most {_MOST} are shown. p: share of the second run's units with as many exemplars "
+            "in common; q: false-discovery rate over all counterparts.",
         ),
     ]  # fmt: skip
     for name, labels in zip(short, comparison.alone, strict=True):
