@@ -11,7 +11,7 @@ from typing import Any
 
 from actors.errors import UsageError
 from actors.vision.data.dataset_names import canonical, is_path
-from agents.records.record_types import Manifest, load_record
+from agents.records.record_types import Manifest, encode_record, load_record
 from agents.records.store import Store
 
 KEY = "manifest.json"
@@ -74,7 +74,7 @@ _LONG = 200
 _UNITS_OPTION = {"sweep": "--units", "audit": "--classes"}
 
 
-def check(store: Store, manifest: dict[str, Any]) -> None:
+def check(store: Store, manifest: Manifest) -> None:
     """Make sure that the directory is unclaimed, or claimed for this very manifest, of which it may have
     fewer units.
 
@@ -84,10 +84,10 @@ def check(store: Store, manifest: dict[str, Any]) -> None:
     Raises:
         UsageError: Showing each difference, if the directory belongs to another configuration.
     """
-    present = recorded(store)
+    present = recorded(store).to_json()
     if not present:
         return
-    old, new = _without_transient_keys(present), _without_transient_keys(json.loads(_encode(manifest)))
+    old, new = _without_transient_keys(present), _without_transient_keys(json.loads(encode_record(manifest)))
     before, now = _dataset(old), _dataset(new)
     if is_path(before) and is_path(now) and (store.has(STUDIED) or canonical(before) == canonical(now)):
         # It may be spelled differently, or have moved: its fingerprint decides whether it is the same one.
@@ -138,38 +138,38 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
     )
 
 
-def widened(store: Store, manifest: dict[str, Any]) -> bool:
+def widened(store: Store, manifest: Manifest) -> bool:
     """Return whether a run is asked for in other words than before, so that it may have to be planned for
     more.
     """
-    old = recorded(store)
+    old = recorded(store).to_json()
     return old | _extent(manifest) != old
 
 
-def widen(store: Store, manifest: dict[str, Any]) -> None:
+def widen(store: Store, manifest: Manifest) -> None:
     """Write down which units the run has now; raises like `check`. Call it once they are planned."""
     check(store, manifest)
-    old = recorded(store)
+    old = recorded(store).to_json()
     if (new := old | _extent(manifest)) != old:
-        store.replace(KEY, _encode(new), synced=True)
+        store.replace(KEY, encode_record(new), synced=True)
 
 
-def recorded(store: Store) -> dict[str, Any]:
-    """Return the manifest of a run, nothing where it has none yet.
+def recorded(store: Store) -> Manifest:
+    """Return the manifest of a run, an empty one where it has none yet.
 
     Raises:
         RecordError: If it is damaged.
     """
-    return (load_record(store, KEY, Manifest) or Manifest()).to_json()
+    return load_record(store, KEY, Manifest) or Manifest()
 
 
-def _extent(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {key: manifest[key] for key in EXTENT if key in manifest}
+def _extent(manifest: Manifest) -> dict[str, Any]:
+    return {key: value for key, value in manifest.to_json().items() if key in EXTENT}
 
 
-def claim(store: Store, manifest: dict[str, Any]) -> None:
+def claim(store: Store, manifest: Manifest) -> None:
     """Write the manifest unless it is there; raises like `check`. Call it once all inputs were found."""
-    store.put(KEY, _encode(manifest))
+    store.put(KEY, encode_record(manifest))
     check(store, manifest)
 
 
@@ -197,7 +197,7 @@ def check_studied(store: Store, facts: Mapping[str, Any], names: Collection[str]
 
 def claim_studied(store: Store, facts: Mapping[str, Any]) -> None:
     """Write down what is studied unless it is there; raises like `check_studied`."""
-    store.put(STUDIED, _encode({name: facts[name] for name in _NAMES if name in facts}))
+    store.put(STUDIED, encode_record({name: facts[name] for name in _NAMES if name in facts}))
     check_studied(store, facts)
 
 
@@ -215,10 +215,6 @@ def _without_transient_keys(manifest: Any) -> Any:
             key: _without_transient_keys(value) for key, value in manifest.items() if key not in _TRANSIENT
         }
     return manifest
-
-
-def _encode(manifest: dict[str, Any]) -> bytes:
-    return json.dumps(manifest, sort_keys=True, indent=1, ensure_ascii=False).encode()
 
 
 def _differences(path: str, old: Any, new: Any) -> Any:

@@ -22,6 +22,7 @@ its type, and fields that are unknown are kept as they are. `docs/formats.md` is
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -96,8 +97,18 @@ class Manifest(Record):
     """Who studies the unit in a session."""
     from_round: Annotated[int, Field(ge=1)] = 1
     """The first round that a branch does not share with the run it came from."""
+    asked: str = ""
+    """The words of the command line that name the units."""
+    agents: str | bool | None = None
+    """Which units are given agents, and of an audit whether any are."""
+    repeat: Annotated[int, Field(ge=1)] = 1
+    """Studies of each unit."""
     settings: dict[str, Any] = {}
     """The profile, as far as results depend on it."""
+
+    def of_units(self, units: Iterable[str]) -> Manifest:
+        """Return the manifest of a run of these units, by their ids."""
+        return self.model_copy(update={"units": list(units)})
 
 
 class UsageRecord(Record):

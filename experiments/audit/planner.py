@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actors.grouping import all_of
 from actors.vision.data.labels import Labels
@@ -15,6 +15,7 @@ from actors.vision.readout.units import OUTPUT, Readout
 from agents.records.journal import Journal
 from agents.records.lease import worked_s
 from agents.records.manifest import claim, widen
+from agents.records.record_types import Manifest
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
@@ -55,7 +56,7 @@ class AuditPlanner:
 
     console: Console
     store: Store
-    manifest: dict[str, Any]
+    manifest: Manifest
     request: AuditRequest
     labels: Labels | None
 
@@ -73,7 +74,7 @@ class AuditPlanner:
         ids = units_of(vision.known, drawn)
         if self.labels is not None:
             await report_matches(self.console, bench, self.request.real, drawn)
-        manifest = self.manifest | {"units": list(ids.values())}
+        manifest = self.manifest.of_units(ids.values())
         claim(store, manifest)
         plan = read_plan(store)
         planned = {item.unit for item in plan or ()}

@@ -7,12 +7,12 @@ unknown. Without a terminal it needs `--yes`.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from actors.errors import UsageError
 from agents.records.manifest import recorded, widened
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from agents.records.work import read_plan, settled
 from experiments.records.tiers import ALL
@@ -66,7 +66,7 @@ async def count_units(
     return total
 
 
-def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int], agents: str = ALL) -> int:
+def unfinished(run: Path, asked: Manifest, count: Callable[[], int], agents: str = ALL) -> int:
     """Return how many units a run has still to give agents: all that are counted if nothing is planned yet.
 
     `asked` is what its manifest would say of its units, and `agents` which of them are given agents; asked
@@ -78,10 +78,10 @@ def unfinished(run: Path, asked: Mapping[str, Any], count: Callable[[], int], ag
         return count()
     open_items = [item for item in plan if not settled(store, item)]
     left = sum(bool(item.task) for item in open_items)
-    known, chosen = recorded(store).get("units"), recorded(store).get("agents", ALL)
-    if known is not None and chosen != agents:
+    known, chosen = recorded(store).units, recorded(store).agents or ALL
+    if known and chosen != agents:
         return max(left, count() - sum(bool(item.task) for item in plan) + left)
-    if known is not None and widened(store, dict(asked)):
+    if known and widened(store, asked):
         left += max(0, count() - len(known))
     return left
 

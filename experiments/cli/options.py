@@ -330,6 +330,7 @@ def units_left(
         UsageError: If a network has to be loaded to count its units, and an endpoint of the profile cannot
             work.
     """
+    from agents.records.record_types import Manifest
     from experiments.cli.confirm_cost import count_units, unfinished
     from experiments.setup.config import Profile
     from experiments.setup.endpoint_check import require_endpoints
@@ -343,7 +344,7 @@ def units_left(
         units = int(run(count_units(selection, model, names, asked, check_endpoints)))
         return units if choice is None else choice.most(units)
 
-    extent = {"asked": asked} if layers is None else {"asked": asked, "layers": layers.split(",")}
+    extent = Manifest(asked=asked) if layers is None else Manifest(asked=asked, layers=layers.split(","))
     return unfinished(folder, extent, count, "all" if choice is None else choice.text)
 
 

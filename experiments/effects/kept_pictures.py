@@ -35,7 +35,7 @@ def studied_unit(run: Path, model: str, layer: str, unit: str) -> RecordedUnit:
     units = find_units(run)
     found = units[0] if len(units) == 1 else find_unit(run / f"{layer}:{unit}")
     item = found.item
-    if (found.manifest.get("model", model), item.layer) != (model, layer) or unit not in (
+    if (found.manifest.model or model, item.layer) != (model, layer) or unit not in (
         item.name,
         item.unit.rpartition(":")[2],
     ):

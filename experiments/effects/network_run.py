@@ -10,6 +10,7 @@ from typing import Any
 from actors.vision.client import PoolVisionClient
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from experiments.setup.console import Console
 from experiments.setup.preflight import open_images
@@ -24,7 +25,7 @@ class NetworkRun:
     console: Console
     selected: Selected
     model: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     store: Store
     dataset: ImageDataset
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -29,6 +28,7 @@ from actors.vision.readout.base import ImageDataset, LayerInfo
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.activations import LayerActivations, Reduce
 from agents.records.journal import slug
+from agents.records.record_types import Manifest
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.labels.layer import EmbeddedImages, LabelSettings, LayerLabeler
@@ -114,7 +114,7 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
     return result, labels
 
 
-def _manifest(selected: Selected, request: LabelRequest, vocabulary: WordList) -> dict[str, Any]:
+def _manifest(selected: Selected, request: LabelRequest, vocabulary: WordList) -> Manifest:
     embedding = selected.profile.embedding
     return selected.manifest(
         "label",

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from actors.chat.base import ChatModel
 from actors.errors import MaiaError, UsageError
@@ -24,6 +24,7 @@ from agents.records.journal import slug
 from agents.records.lease import Lease, worked_s
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import check_studied, widen
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
 from agents.study.budget import BudgetSettings, Ledger, UnitAccount, spent_under
@@ -77,7 +78,7 @@ class OutsideRun:
 
     folder: Path
     dataset: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     """Of the whole run."""
     unit_budget: BudgetSettings = field(default_factory=BudgetSettings)
@@ -175,7 +176,7 @@ class OutsideStudies:
             )
             for study in self._studies.values()
         ]
-        network = str(self.run.manifest.get("model") or "")
+        network = self.run.manifest.model or ""
         return ServerStatus(
             network=network, run=str(self.run.folder), doing=self._models.doing, studies=lines
         )
@@ -245,17 +246,16 @@ class OutsideStudies:
             check_studied(store, context.facts)
             return
         plan.append(WorkItem(unit, study.layer, study.unit, seed=self.run.seed))
-        extent = {
-            "layers": list(dict.fromkeys(item.layer for item in plan)),
-            "units": [item.unit for item in plan],
-        }
+        layers = list(dict.fromkeys(item.layer for item in plan))
+        units = [item.unit for item in plan]
+        manifest = self.run.manifest.model_copy(update={"layers": layers, "units": units})
         if len(plan) == 1:
-            claim_run(store, self.run.manifest | extent, context.facts)
+            claim_run(store, manifest, context.facts)
             write_plan(store, plan)
         else:
             check_studied(store, context.facts)
             extend_plan(store, plan)
-            widen(store, self.run.manifest | extent)
+            widen(store, manifest)
 
     @asynccontextmanager
     async def _opened(self, note: Callable[[str], None]) -> AsyncIterator[_Started]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from actors.vision.readout.units import parse_unit
 from agents.records.manifest import claim
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from experiments.paper.ablation_page import AblationResult, TruthScore, page
 from experiments.paper.evaluation.evaluate import Sizes, measure, prepare
@@ -126,7 +127,7 @@ class AblationRun:
     cache: Path
     request: Ablation
     store: Store
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @contextlib.asynccontextmanager
     async def open(self, profile: Profile) -> AsyncIterator[tuple[Workbench, Units]]:

@@ -244,7 +244,7 @@ class TrainingRun:
 
         async def plan(bench: Workbench) -> list[WorkItem]:
             subjects = {unit: await bench.subject(LAYER, str(unit)) for unit in units}
-            claim(store, manifest | {"units": [subject.id for subject in subjects.values()]})
+            claim(store, manifest.of_units(subject.id for subject in subjects.values()))
             if (written := read_plan(store)) is not None:
                 return written
             with self.console.progress("exemplars") as progress:

@@ -13,7 +13,7 @@ from actors.embedded.drawing.withheld import Withheld
 from agents.evidence.label_card import kind_of
 from agents.evidence.verdict import is_confirmed, verdict_of
 from agents.records.journal import Journal
-from agents.records.record_types import RoundRecord
+from agents.records.record_types import Manifest, RoundRecord
 from agents.records.store import Store
 from agents.study.study import RunContext
 from experiments.paper.gym.drawn import reachable
@@ -62,7 +62,7 @@ class NeuronRun:
     """Which neurons a run directory is about."""
 
     store: Store
-    manifest: dict[str, Any]
+    manifest: Manifest
     units: Sequence[GymUnit]
     seed: int = 0
     baseline: bool = True

@@ -27,7 +27,7 @@ from agents.records import run_files
 from agents.records.journal import Blobs, Journal
 from agents.records.manifest import EXTENT
 from agents.records.manifest import KEY as MANIFEST
-from agents.records.record_types import ShownImage, StudyResult
+from agents.records.record_types import Manifest, ShownImage, StudyResult
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, build_task, read_plan
@@ -54,7 +54,7 @@ class Run:
     """A run as it is exported: its folder, what it was about, and its finished and failed units."""
 
     store: Store
-    manifest: dict[str, Any]
+    manifest: Manifest
     items: list[WorkItem]
     problems: list[str] = field(default_factory=list)
     """What is damaged, a sentence each."""
@@ -65,7 +65,7 @@ class Run:
         manifest, store = read_manifest(folder), Store(folder)
         problems: list[str] = []
         items = read_plan(store) or [_item(record) for record in finished_studies(store, problems)]
-        run = cls(store, without_home(manifest), items, problems)
+        run = cls(store, Manifest.model_validate(without_home(manifest.to_json())), items, problems)
         if not any(True for _ in run.rows()):
             if problems:
                 raise RecordError(problems[0])
@@ -304,7 +304,7 @@ def _neuronpedia(run: Run) -> bytes:
 def _inspect_name(run: Run) -> str:
     """Return where Inspect's viewer finds a log: it lists files that begin with a time, in a folder."""
     began = _created(run).strftime("%Y-%m-%dT%H-%M-%S+00-00")
-    command = re.sub(r"[^a-z-]", "", run.manifest.get("command") or "study")[:40]
+    command = re.sub(r"[^a-z-]", "", run.manifest.command or "study")[:40]
     return f"inspect/{began}_maia-{command}_{_identity(run)}.json"
 
 
@@ -319,7 +319,7 @@ def _identity(run: Run) -> str:
     claim = run.store.get(_FIRST)
     # Without a claim, two runs of one configuration differ in their units.
     left_out = () if claim is None else EXTENT
-    about = {key: value for key, value in run.manifest.items() if key not in left_out}
+    about = {key: value for key, value in run.manifest.to_json().items() if key not in left_out}
     return hashlib.blake2b(
         (claim or b"") + json.dumps(about, sort_keys=True).encode(), digest_size=11
     ).hexdigest()
@@ -346,11 +346,11 @@ def _inspect(run: Run, images: bool) -> bytes:
             "eval_id": identity,
             "run_id": identity,
             "task_id": identity,
-            "task": f"maia/{run.manifest.get('command', 'study')}",
-            "dataset": {"name": str(run.manifest.get("model", "")), "samples": len(records)},
+            "task": f"maia/{run.manifest.command or 'study'}",
+            "dataset": {"name": run.manifest.model or "", "samples": len(records)},
             "model": model,
             "config": {},
-            "metadata": {"manifest": run.manifest, "facts": facts},
+            "metadata": {"manifest": run.manifest.to_json(), "facts": facts},
         },
         "plan": {"name": "maia", "steps": []},
         "results": {
@@ -391,9 +391,9 @@ def _samples(
             yield _sample(run, item, record, model, images)
 
 
-def _api_page(manifest: dict[str, Any]) -> str:
+def _api_page(manifest: Manifest) -> str:
     """Return the API page that the agents of a run were shown; a damaged setting counts as the usual one."""
-    settings = manifest.get("settings") or {}
+    settings = manifest.settings
     dialect = (settings.get("sandbox") or {}).get("dialect")
     interventions = (settings.get("interpreter") or {}).get("max_interventions", 0) != 0
     return api_page("paper" if dialect == "paper" else "maia2", interventions)

@@ -18,7 +18,7 @@ def note_for(unit: RecordedUnit, words: str, person: str) -> NoteRecord:
     Raises:
         UsageError: If no agent would read it, or it is empty, too long, or one too many.
     """
-    if (command := unit.manifest.get("command")) in WITHOUT_INTERPRETER:
+    if (command := unit.manifest.command) in WITHOUT_INTERPRETER:
         raise UsageError(
             f"{unit.item.unit} is studied with `maia {command}`, where no agent reads notes.",
             "Leave it for a unit of `maia describe`, `maia sweep` or `maia audit`.",

@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from actors.errors import UsageError
 from agents.records.journal import slug
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import recorded
-from agents.records.record_types import StudyResult, load_record
+from agents.records.record_types import Manifest, StudyResult, load_record
 from agents.records.run_files import RecordError, list_folders
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
@@ -29,7 +28,7 @@ class RecordedUnit:
 
     store: Store
     item: WorkItem
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 def is_run(folder: Path) -> bool:
@@ -37,7 +36,7 @@ def is_run(folder: Path) -> bool:
     return Store(folder).has(MANIFEST)
 
 
-def read_manifest(run: Path) -> dict[str, Any]:
+def read_manifest(run: Path) -> Manifest:
     """Return what a run is about.
 
     Raises:
@@ -149,7 +148,9 @@ def name_runs_below(folder: Path) -> str:
     return f"Runs below it: {_listed(list(map(str, runs)))}." if runs else ""
 
 
-def _single(store: Store, manifest: dict[str, Any], problems: list[str]) -> list[WorkItem]:
+def _single(store: Store, manifest: Manifest, problems: list[str]) -> list[WorkItem]:
     """Return the unit of a run that has no plan, such as one of `maia describe`."""
-    layer, unit, seed = manifest.get("layer", ""), manifest.get("unit", ""), manifest.get("seed", 0)
-    return [WorkItem(record.unit, layer, unit, seed=seed) for record in finished_studies(store, problems)]
+    return [
+        WorkItem(record.unit, manifest.layer, manifest.unit, seed=manifest.seed)
+        for record in finished_studies(store, problems)
+    ]

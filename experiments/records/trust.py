@@ -6,7 +6,7 @@ weights, vectors and images of this machine are loaded only where the person nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from actors.errors import UsageError
 from actors.vision.data.dataset_names import canonical, is_path
 from actors.vision.networks.zoo import local_parts
 from actors.vision.readout.units import parse_unit
+from agents.records.record_types import Manifest
 from agents.records.run_files import RecordError, first_fault
 from experiments.setup import config as configuration
 from experiments.setup.selection import Selected, Selection
@@ -53,7 +54,7 @@ class Trust:
         )
 
 
-def network_of(manifest: Mapping[str, Any], named: str | None, trust: Trust) -> str:
+def network_of(manifest: Manifest, named: str | None, trust: Trust) -> str:
     """Return the network of a run: the one the person `named`, or the recorded one if nothing local has to be
     loaded.
 
@@ -61,14 +62,14 @@ def network_of(manifest: Mapping[str, Any], named: str | None, trust: Trust) -> 
         RecordError: If the run names none.
         UsageError: If the person named another one, or does not agree.
     """
-    recorded = manifest.get("model")
+    recorded = manifest.model
     if not recorded:
         raise RecordError("the manifest of this run names no network.")
     if named is not None and named != recorded:
         raise UsageError(f"the run studied {recorded}, not {named}.", f"Write --model {recorded}.")
     if named is None:
-        trust.agree(local_parts(str(recorded)), f"name it again with --model {recorded}")
-    return str(recorded)
+        trust.agree(local_parts(recorded), f"name it again with --model {recorded}")
+    return recorded
 
 
 def units_of(units: Iterable[tuple[str, str]], trust: Trust) -> None:
@@ -88,7 +89,7 @@ def units_of(units: Iterable[tuple[str, str]], trust: Trust) -> None:
     trust.agree(files, "study these units in a run of your own")
 
 
-def dataset_of(manifest: Mapping[str, Any], own: str, named: str | None, trust: Trust) -> str:
+def dataset_of(manifest: Manifest, own: str, named: str | None, trust: Trust) -> str:
     """Return the data set of a run: the one the person `named`, else the recorded one; `own` is the
     profile's.
 
@@ -97,7 +98,7 @@ def dataset_of(manifest: Mapping[str, Any], own: str, named: str | None, trust: 
     """
     if named is not None:
         return named
-    recorded = manifest.get("settings", {}).get("dataset")
+    recorded = manifest.settings.get("dataset")
     if not isinstance(recorded, str) or not recorded:
         return own
     if _is_local(recorded) and canonical(recorded) != canonical(own):
@@ -105,7 +106,7 @@ def dataset_of(manifest: Mapping[str, Any], own: str, named: str | None, trust: 
     return recorded
 
 
-def selected_for(manifest: Mapping[str, Any], selection: Selection, trust: Trust) -> Selected:
+def selected_for(manifest: Manifest, selection: Selection, trust: Trust) -> Selected:
     """Return the configuration with a run's profile and images, where the command line names no others.
 
     Whether the images are enough was settled when the run began.
@@ -116,8 +117,7 @@ def selected_for(manifest: Mapping[str, Any], selection: Selection, trust: Trust
             person does not agree to them.
     """
     loaded = configuration.load(selection.config)
-    recorded = manifest.get("profile")
-    name = selection.profile or (recorded if isinstance(recorded, str) else loaded.default_profile)
+    name = selection.profile or manifest.profile or loaded.default_profile
     profile = loaded.profile(name)
     if name not in (selection.profile, loaded.default_profile) and may_charge(profile):
         raise UsageError(
@@ -129,13 +129,13 @@ def selected_for(manifest: Mapping[str, Any], selection: Selection, trust: Trust
     return Selected(loaded, name, profile.given(images, few_images=True))
 
 
-def sandbox_of(manifest: Mapping[str, Any], own: SandboxSettings) -> tuple[SandboxSettings, list[str]]:
+def sandbox_of(manifest: Manifest, own: SandboxSettings) -> tuple[SandboxSettings, list[str]]:
     """Return the sandbox settings of a replay, and in sentences which recorded limits are above one's `own`.
 
     From the record come limits that change outcomes, and only downward. Commands, executors, walls and
     whether to do without them are one's own.
     """
-    recorded = manifest.get("settings", {}).get("sandbox")
+    recorded = manifest.settings.get("sandbox")
     if not isinstance(recorded, dict):
         return own, []
     lower: dict[str, Any] = {}

@@ -23,7 +23,7 @@ from agents.records.journal import slug
 from agents.records.lease import Lease, worked_s
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import check, check_studied, claim_studied, recorded, widened
-from agents.records.record_types import StudyResult, load_record
+from agents.records.record_types import Manifest, StudyResult, load_record
 from agents.records.remote import is_working_copy
 from agents.records.run_files import RecordError
 from agents.records.store import Store, StoreError
@@ -76,7 +76,7 @@ class Campaign:
     loaded: Configuration
     profile: Profile
     store: Store
-    manifest: dict[str, Any]
+    manifest: Manifest
     """What the run is about. `units`, known for sure only once the network is, are added by the planner."""
     retry_failed: bool = False
 
@@ -112,7 +112,7 @@ class Campaign:
 
         widen_threads()
         console, store, profile = self.console, self.store, self.profile
-        model = self.manifest["model"]
+        model = self.manifest.model
         async with Workbench.open(profile, cache=self.loaded.cache, model=model, notify=console.say) as bench:
             check_studied(store, bench.context.facts)
             plan = await planner(bench)
@@ -181,7 +181,7 @@ class Campaign:
 
         # A model that cannot work says why here; a host would only not find it.
         await asyncio.gather(*(pool.ready() for pool in bench.pools.values()))
-        run, model = self.store.root.resolve(), self.manifest["model"]
+        run, model = self.store.root.resolve(), self.manifest.model
         plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
         with ledger(self.profile, run) as account:
             group = RayHostGroup(plan, account, self.profile.sweep.agents, self.console.warn)
@@ -279,9 +279,7 @@ def check_items(store: Store, plan: Sequence[WorkItem], wanted: Mapping[str, Wor
             )
 
 
-def check_known(
-    store: Store, manifest: Mapping[str, Any], network: KnownNetwork | None, units: Sequence[str]
-) -> None:
+def check_known(store: Store, manifest: Manifest, network: KnownNetwork | None, units: Sequence[str]) -> None:
     """Compare a run with what is asked for as `check` does, before its `network` is loaded, which is known
     from before.
 
@@ -291,9 +289,9 @@ def check_known(
     Raises:
         UsageError: If the directory belongs to another configuration.
     """
-    before = recorded(store).get("units", ())
+    before = recorded(store).units
     if network is not None and all(unit.startswith(f"{network.name}/") for unit in before):
-        check(store, {**manifest, "units": list(units)})
+        check(store, manifest.of_units(units))
 
 
 async def _no_new_hosts() -> list[HostHandle]:

@@ -13,11 +13,10 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from actors.errors import UsageError
 from agents.records.manifest import recorded
-from agents.records.record_types import StudyResult, SurveyRecord, load_record
+from agents.records.record_types import Manifest, StudyResult, SurveyRecord, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.tasks.bias import AuditClass
@@ -100,17 +99,16 @@ def comparable_runs(profile: Profile, folder: Path, predicted: PredictedStudies 
     runs: dict[Path, tuple[bool, bool]] = {}
     for path in sorted(folder.glob("*/manifest.json")):
         run, manifest = path.parent, _manifest(path.parent)
-        of_run = manifest.get("settings")
-        same = isinstance(of_run, dict) and all(of_run.get(key) == settings[key] for key in _SAME_SETTINGS)
+        same = all(manifest.settings.get(key) == settings[key] for key in _SAME_SETTINGS)
         if same and any(_studies(run, predicted.task)):
             runs[run] = (not _other(manifest, predicted, "model"), not _other(manifest, predicted, "profile"))
     nearest = max(runs.values(), default=None)
     return [run for run, nearness in runs.items() if nearness == nearest]
 
 
-def _other(manifest: Mapping[str, Any], predicted: PredictedStudies, what: str) -> str:
+def _other(manifest: Manifest, predicted: PredictedStudies, what: str) -> str:
     """Return the network or profile of a run where it is another than the predicted one, else ""."""
-    wanted, recorded = getattr(predicted, what), str(manifest.get(what) or "")
+    wanted, recorded = getattr(predicted, what), getattr(manifest, what) or ""
     return recorded if wanted and recorded != wanted else ""
 
 
@@ -130,12 +128,12 @@ def differences(runs: Sequence[Path], predicted: PredictedStudies) -> list[str]:
     return sentences
 
 
-def _manifest(run: Path) -> dict[str, Any]:
-    """Return what a run is about, nothing where that is damaged: it predicts nothing."""
+def _manifest(run: Path) -> Manifest:
+    """Return what a run is about, an empty one where that is damaged: it predicts nothing."""
     try:
         return recorded(Store(run))
     except RecordError:
-        return {}
+        return Manifest()
 
 
 def measured(

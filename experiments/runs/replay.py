@@ -15,7 +15,7 @@ from actors.errors import UsageError
 from agents.records.journal import Journal, repeats_of
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import check_studied
-from agents.records.record_types import PoolingRecord, load_record
+from agents.records.record_types import Manifest, PoolingRecord, load_record
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
 from agents.records.work import build_task, write_plan
@@ -84,7 +84,7 @@ async def replay_units(console: Console, path: Path, selection: Selection) -> li
 
 
 async def _replay(console: Console, unit: RecordedUnit, sandboxes: SandboxServer) -> UnitReplay:
-    taken_over = unit.manifest.get("from_round", 1) - 1
+    taken_over = unit.manifest.from_round - 1
     played = Replay(0, 0)
     for recorded in _studies(unit, sandboxes):
         which = f"study {recorded.journal.repeat}, " if recorded.journal.repeat else ""
@@ -132,7 +132,7 @@ def _unit_replay(unit: RecordedUnit, outcome: Replay, taken_over: int) -> UnitRe
 
 def _interpreter_settings(unit: RecordedUnit) -> InterpreterSettings:
     """Return the recorded limits of the study; what a round may show has bounds whatever the record says."""
-    recorded = unit.manifest.get("settings", {}).get("interpreter", {})
+    recorded = unit.manifest.settings.get("interpreter", {})
     if isinstance(recorded, dict):
         recorded = {"max_interventions": 0, **recorded}  # earlier versions had none
     try:
@@ -224,30 +224,30 @@ async def branch(
 
 
 async def _continue(
-    console: Console, selected: Selected, unit: RecordedUnit, store: Store, manifest: dict[str, Any]
+    console: Console, selected: Selected, unit: RecordedUnit, store: Store, manifest: Manifest
 ) -> dict[str, Any]:
     """Take over the rounds, study the unit from there, and return its result with the report's path."""
     from experiments.atlas.front_page import write_report
     from experiments.setup.workbench import Workbench
 
     item, source = unit.item, Journal(unit.store, unit.item.unit)
-    records = source.rounds()[: manifest["from_round"] - 1]
+    records = source.rounds()[: manifest.from_round - 1]
     async with Workbench.open(
-        selected.profile, cache=selected.cache, model=manifest["model"], notify=console.say
+        selected.profile, cache=selected.cache, model=manifest.model, notify=console.say
     ) as bench:
         subject = await bench.subject(item.layer, item.name)
         if subject.id != item.unit:
             raise UsageError(f"the profile's network calls this unit {subject.id}, not {item.unit}.")
         facts = bench.context.facts
         if records:
-            _check_same_network(unit.store, facts, manifest["from_round"])
+            _check_same_network(unit.store, facts, manifest.from_round)
         claim_run(store, manifest, facts)
-        write_plan(store, [replace(item, seed=manifest["seed"])])
+        write_plan(store, [replace(item, seed=manifest.seed)])
         await asyncio.to_thread(take_over, source, Journal(store, item.unit), records)
         console.say(f"took over {len(records)} rounds, continuing from round {manifest['from_round']}")
         result = await study(
             bench.context,
-            StudyRequest(subject, build_task(item), manifest["seed"]),
+            StudyRequest(subject, build_task(item), manifest.seed),
             store,
             Supervision(on_round=lambda number, finished: console.say(f"round {finished.number}")),
         )

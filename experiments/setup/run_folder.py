@@ -11,13 +11,14 @@ from typing import Any
 from actors.errors import UsageError
 from actors.vision.data.dataset_names import is_path
 from agents.records.manifest import check, check_studied, claim, claim_studied
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 
 _RUN_ENTRIES = frozenset({"manifest.json", "studied.json", "leases", "exemplars.json"})
 """Names in a folder by which it is known to be a run's, from its beginning."""
 
 
-def open_run(dataset: str, folder: Path, manifest: dict[str, Any]) -> Store:
+def open_run(dataset: str, folder: Path, manifest: Manifest) -> Store:
     """Return the store of a run that is new, or is the one that `manifest` describes.
 
     Raises:
@@ -29,7 +30,7 @@ def open_run(dataset: str, folder: Path, manifest: dict[str, Any]) -> Store:
     return store
 
 
-def claim_run(store: Store, manifest: dict[str, Any], facts: Mapping[str, Any]) -> None:
+def claim_run(store: Store, manifest: Manifest, facts: Mapping[str, Any]) -> None:
     """Write what the run is about and what it studies, unless it is written.
 
     Call it once everything that was asked for is known to exist: a mistyped unit must not claim the folder.

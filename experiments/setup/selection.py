@@ -8,6 +8,7 @@ from typing import Any
 
 from actors.vision.data.labels import ColumnSettings
 from actors.vision.networks.layer_cache import KnownNetwork, load_known
+from agents.records.record_types import Manifest
 from experiments.setup import config as configuration
 from experiments.setup.config import Configuration, Profile
 from experiments.setup.science import science
@@ -57,12 +58,12 @@ class Selected:
         """Return what an earlier command found a network to hold, None if none has loaded it."""
         return load_known(self.cache, model, self.profile.vision)
 
-    def manifest(self, command: str, **about: Any) -> dict[str, Any]:
+    def manifest(self, command: str, **about: Any) -> Manifest:
         """Return the manifest of a run of `command`: what it is `about`, and the settings it depends on."""
-        return {
-            "command": command,
+        return Manifest(
+            command=command,
             **about,
-            "profile": self.name,
-            "config": self.configuration.named_file,
-            "settings": science(self.profile),
-        }
+            profile=self.name,
+            config=self.configuration.named_file,
+            settings=science(self.profile),
+        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import MaiaError, UsageError
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
-from agents.records.record_types import FailureRecord, StudyResult, load_record
+from agents.records.record_types import FailureRecord, Manifest, StudyResult, load_record
 from agents.records.store import Store
 from experiments.records.names import stand_ins
 from experiments.records.roles import RecordedRole
@@ -43,7 +43,7 @@ async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any
     store = open_run(selected.profile.dataset, run, manifest)
     finished = record = _finished(store)
     if record is None:
-        record = await _study(console, selected, store, manifest)
+        record = await _study(console, selected, store, manifest, request.model)
     else:
         console.say(f"{run} holds this study's result already")
     return record | {"paths": _paths(run, record, anew=finished is None)}
@@ -64,7 +64,7 @@ def _round_line(number: int, finished: Round, repeats: int) -> str:
 
 
 async def _study(
-    console: Console, selected: Selected, store: Store, manifest: dict[str, Any]
+    console: Console, selected: Selected, store: Store, manifest: Manifest, model: str
 ) -> dict[str, Any]:
     from agents.records.work import WorkItem, write_plan
     from agents.repeats.repeated_study import study_repeatedly
@@ -73,15 +73,13 @@ async def _study(
     from experiments.setup import photograph_notice as photographs
     from experiments.setup.workbench import Workbench
 
-    repeats = manifest.get("repeat", 1)
+    repeats = manifest.repeat
     async with Workbench.open(
-        selected.profile, cache=selected.cache, model=manifest["model"], notify=console.say
+        selected.profile, cache=selected.cache, model=model, notify=console.say
     ) as bench:
-        subject = await bench.subject(manifest["layer"], manifest["unit"])
+        subject = await bench.subject(manifest.layer, manifest.unit)
         claim_run(store, manifest, bench.context.facts)
-        item = WorkItem(
-            subject.id, manifest["layer"], manifest["unit"], seed=manifest["seed"], repeats=repeats
-        )
+        item = WorkItem(subject.id, manifest.layer, manifest.unit, seed=manifest.seed, repeats=repeats)
         write_plan(store, [item])
         console.say("searching the data set for exemplars")
         with console.progress("exemplars") as progress:
@@ -94,7 +92,7 @@ async def _study(
         try:
             result = await study_repeatedly(
                 bench.context,
-                StudyRequest(subject, task, manifest["seed"]),
+                StudyRequest(subject, task, manifest.seed),
                 store,
                 repeats=repeats,
                 at_once=repeats,
@@ -110,13 +108,13 @@ async def _study(
             return FailureRecord.of(subject.id, task.name, error).to_json()
 
 
-async def _warn_of_skipped(console: Console, bench: Workbench, manifest: dict[str, Any]) -> None:
+async def _warn_of_skipped(console: Console, bench: Workbench, manifest: Manifest) -> None:
     """Warn of images of the data set that could not be read; the pass over it has been made."""
     from actors.vision.readout.units import Readout, parse_unit
     from experiments.studies.exemplars import warn_of_skipped
 
     vision = bench.vision
-    unit = await vision.unit(parse_unit(manifest["layer"], manifest["unit"], await vision.class_names()))
+    unit = await vision.unit(parse_unit(manifest.layer, manifest.unit, await vision.class_names()))
     readout = Readout.of(unit)
     exemplars = await vision.layer_exemplars([readout], bench.dataset)
     warn_of_skipped(console, bench.dataset, exemplars[readout].skipped)

@@ -20,6 +20,7 @@ from actors.vision.readout.base import Unit
 from agents.records.journal import Blobs
 from experiments.atlas import catalog
 from experiments.atlas.search_index import SearchIndex, UnitHit, open_index
+from experiments.records.lookup import read_manifest
 from experiments.records.names import UnitName
 from experiments.records.trust import Trust, network_of
 from experiments.report.records import RunDirectory, mapping
@@ -146,7 +147,7 @@ async def confirm(
     ]
     if not units:
         raise UsageError("no unit was found that images could confirm.", "Use other words.")
-    network = network_of(RunDirectory(Path(found.run)).manifest, asked.model or None, trust)
+    network = network_of(read_manifest(Path(found.run)), asked.model or None, trust)
     query = ConceptQuery(found.query, network, "", asked.n_images, asked.top, asked.seed)
     return await confirm_units(console, selection, query, units)
 

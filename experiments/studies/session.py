@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import PIL.Image
 
 from agents.records.journal import slug
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
 from agents.study.person import PersonsStudy
@@ -209,7 +210,7 @@ def _path(text: Path | str | None) -> Path | None:
 
 
 async def _open_study(
-    request: SessionRequest, bench: Workbench, store: Store, manifest: dict[str, Any]
+    request: SessionRequest, bench: Workbench, store: Store, manifest: Manifest
 ) -> PersonsStudy:
     """Claim the run for the unit, find its exemplars, and open the study of it."""
     layer, unit, person = request.layer, str(request.unit), f"person:{request.person}"

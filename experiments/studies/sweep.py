@@ -15,6 +15,7 @@ from actors.vision.readout.base import Unit
 from actors.vision.readout.units import Readout, parse_unit
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.records.manifest import claim, recorded, widen
+from agents.records.record_types import Manifest
 from agents.records.run_files import parse_json
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
@@ -109,7 +110,7 @@ async def sweep(console: Console, selection: Selection, request: Sweep, *, out: 
     store = Store.open(out)
     more: dict[str, Any] = {"repeat": request.repeat} if request.repeat > 1 else {}
     tiers = request.tiers
-    if tiers is not None or "agents" in recorded(store):
+    if tiers is not None or recorded(store).agents is not None:
         more["agents"] = ALL if tiers is None else tiers.text
     manifest = selected.manifest(
         "sweep",
@@ -175,7 +176,7 @@ class _Planner:
 
     console: Console
     store: Store
-    manifest: dict[str, Any]
+    manifest: Manifest
     request: Sweep
 
     async def plan(self, bench: Workbench) -> list[WorkItem]:
@@ -187,7 +188,7 @@ class _Planner:
         for readout in wanted:
             await vision.check(readout.unit(0))
         ids = ids_of(vision.known, wanted)
-        manifest = self.manifest | {"units": ids}
+        manifest = self.manifest.of_units(ids)
         claim(store, manifest)
         plan = read_plan(store)
         items = self._items(vision.name, wanted)
@@ -195,7 +196,7 @@ class _Planner:
         screening = {} if plan is None else read_screening(store)
         new = _unscreened(wanted, screening)
         n_new = sum(map(len, new.values()))
-        asked = recorded(store).get("agents", ALL) if plan is not None else None
+        asked = recorded(store).agents or ALL if plan is not None else None
         if plan is None or n_new:
             added = "" if plan is None else f", which are added to the {len(ids) - n_new} of this run"
             self.console.say(f"searching the data set for the exemplars of {counted(n_new, 'unit')}{added}")
@@ -205,7 +206,7 @@ class _Planner:
                 f"{counted(len(chosen), 'unit')} worth a study, {n_new - len(chosen)} dead, constant, "
                 "duplicates or not finite"
             )
-        if plan is None or n_new or asked != manifest.get("agents", ALL):
+        if plan is None or n_new or asked != (manifest.agents or ALL):
             planned = await asyncio.to_thread(self._given, _alive(screening, items), plan or (), vision)
             plan = _write_plan(store, plan, planned, screening)
         widen(store, manifest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from actors.errors import MaiaError, UsageError
 from actors.images import Image, Provenance
 from agents.records.journal import Journal
 from agents.records.manifest import check_studied
-from agents.records.record_types import PersonTrialRecord, UsageRecord
+from agents.records.record_types import Manifest, PersonTrialRecord, UsageRecord
 from agents.study.budget import BudgetSettings, Cost, Ledger, MeteredStudio
 from agents.study.observers import BlindObservers
 from agents.study.study import RunContext
@@ -312,11 +312,11 @@ def playground_of(run_dir: Path, selection: Selection, trust: Trust) -> Playgrou
     return playground
 
 
-def _selected(selection: Selection, manifest: Mapping[str, Any], trust: Trust) -> Selected:
+def _selected(selection: Selection, manifest: Manifest, trust: Trust) -> Selected:
     """Return the profile of the trials: the person's choice, else the run's if there is one of its name."""
     selection = replace(selection, few_images=True)  # the run has accepted its data set
-    named = manifest.get("profile")
-    if selection.profile is None and isinstance(named, str):
+    named = manifest.profile
+    if selection.profile is None and named is not None:
         with suppress(UsageError):
             replace(selection, profile=named).load()
             selection = replace(selection, profile=named)

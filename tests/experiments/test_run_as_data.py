@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from actors.errors import UsageError
+from agents.records.record_types import Manifest
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, build_task, read_plan
@@ -69,7 +70,7 @@ def test_of_recorded_sandbox_settings_only_lower_limits_count() -> None:
         "wrap": ["sh"], "allow_weak": True, "namespaces": False, "max_calls": 50, "program_timeout_s": 1e9,
     }  # fmt: skip
     recorded.pop("dialect", None)
-    found, output = sandbox_of({"settings": {"sandbox": recorded}}, own)
+    found, output = sandbox_of(Manifest(settings={"sandbox": recorded}), own)
     assert found == own.model_copy(update={"max_calls": 50})
     assert len(output) == 1
     assert "program_timeout_s 1000000000" in output[0]
@@ -79,7 +80,7 @@ def test_of_recorded_sandbox_settings_only_lower_limits_count() -> None:
 def test_a_recorded_limit_that_is_none_is_named(value: float) -> None:
     """Bad values in a manifest are damage, not a traceback."""
     with pytest.raises(RecordError, match=r"sandbox settings of this run are damaged: max_calls: .*[^\n]\.$"):
-        sandbox_of({"settings": {"sandbox": {"max_calls": value}}}, SandboxSettings())
+        sandbox_of(Manifest(settings={"sandbox": {"max_calls": value}}), SandboxSettings())
 
 
 @pytest.mark.parametrize("command", ["replay", "export"])
@@ -149,7 +150,7 @@ def test_code_that_a_run_names_is_not_loaded_unasked(
 )
 def test_a_person_agrees_to_local_parts_of_a_network(model: str, shown: str) -> None:
     """A person agrees by a flag, by an answer, or by naming the network again."""
-    manifest = {"model": model}
+    manifest = Manifest(model=model)
     with pytest.raises(UsageError, match=shown):
         network_of(manifest, None, Trust())
     with pytest.raises(UsageError, match="--trust"):
@@ -168,7 +169,7 @@ def test_a_person_agrees_to_local_parts_of_a_network(model: str, shown: str) -> 
 )
 def test_published_networks_need_no_question(model: str) -> None:
     """They are loaded by name, with the weights of their publisher."""
-    assert network_of({"model": model}, None, Trust()) == model
+    assert network_of(Manifest(model=model), None, Trust()) == model
 
 
 def test_files_of_units_and_images_are_agreed_to() -> None:
@@ -176,9 +177,9 @@ def test_files_of_units_and_images_are_agreed_to() -> None:
     with pytest.raises(UsageError, match=r"the file /tmp/v\.npy"):
         units_of([("layer4", "direction:/tmp/v.npy:0")], Trust())
     units_of([("layer4", "3"), ("output", "logit:dog")], Trust())
-    manifest = {"settings": {"dataset": "/home/ada/photos"}}
+    manifest = Manifest(settings={"dataset": "/home/ada/photos"})
     with pytest.raises(UsageError, match="/home/ada/photos"):
         dataset_of(manifest, "scenes", None, Trust())
     assert dataset_of(manifest, "/home/ada/photos", None, Trust()) == "/home/ada/photos"
     assert dataset_of(manifest, "scenes", "scenes:50", Trust()) == "scenes:50"
-    assert dataset_of({"settings": {"dataset": "scenes:9"}}, "scenes", None, Trust()) == "scenes:9"
+    assert dataset_of(Manifest(settings={"dataset": "scenes:9"}), "scenes", None, Trust()) == "scenes:9"

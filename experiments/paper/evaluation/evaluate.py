@@ -23,7 +23,7 @@ from actors.vision.data.reserve import split
 from agents.critic.skeptic import Skeptic
 from agents.records.journal import slug
 from agents.records.manifest import check_studied
-from agents.records.record_types import EvaluationRow, load_record
+from agents.records.record_types import EvaluationRow, Manifest, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.faults import CONCERNS_ALL
@@ -94,7 +94,7 @@ async def evaluate(console: Console, selection: Selection, request: EvaluationRe
             "Units get labels by `maia describe`, `sweep` and `synthetic`.",
         )
     store = Store.open(run)
-    synthetic = manifest.get("model") == "synthetic"
+    synthetic = manifest.model == "synthetic"
     network = None if synthetic else network_of(manifest, request.model, request.trust)
     units_of(((unit.layer, unit.name) for unit in units), request.trust)
     async with Workbench.open(profile, cache=cache, model=network, notify=console.say) as bench:
@@ -104,13 +104,13 @@ async def evaluate(console: Console, selection: Selection, request: EvaluationRe
         evaluation = await prepare(bench, request.sizes, seed)
         rows = await measure(console, evaluation, units, subject_of, store)
     writer = evaluation.writer.name
-    result = EvaluationResult(manifest.get("model"), writer, seed, omitted, rows, summarize(rows))
+    result = EvaluationResult(manifest.model, writer, seed, omitted, rows, summarize(rows))
     store.replace_json("evaluation.json", result)
     page(result).save(run, "evaluation")
     return result
 
 
-async def subjects(bench: Workbench, cache: Path, manifest: Mapping[str, Any]) -> SubjectFinder:
+async def subjects(bench: Workbench, cache: Path, manifest: Manifest) -> SubjectFinder:
     """Return a function that finds the subject of a unit of a run: of a network, or of the gym."""
     if bench.network is not None:
 
@@ -121,8 +121,8 @@ async def subjects(bench: Workbench, cache: Path, manifest: Mapping[str, Any]) -
     from experiments.paper.gym.opening import open_gym
 
     assert bench.detector is not None, "a set-up without a network has the concept detector"
-    units = [unit for name in manifest["units"] for unit in choose(name)]
-    gym, _ = open_gym(bench.detector, bench.profile, cache, manifest.get("seed", 0), units)
+    units = [unit for name in manifest.units for unit in choose(name)]
+    gym, _ = open_gym(bench.detector, bench.profile, cache, manifest.seed, units)
     known = {gym.subject(unit).id: unit for unit in units}
 
     async def of_gym(unit: LabeledUnit) -> Subject:

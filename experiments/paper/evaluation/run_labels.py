@@ -12,6 +12,7 @@ import numpy as np
 
 from actors.errors import UsageError
 from agents.critic.stimuli import share_words
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
@@ -33,15 +34,15 @@ class LabeledUnit:
     labels: dict[str, str]
 
 
-def manifest_of(run: Path) -> dict[str, Any]:
+def manifest_of(run: Path) -> Manifest:
     """Return the manifest of a run whose units have labels.
 
     Raises:
         UsageError: If it is another kind of run.
     """
     manifest = read_manifest(run)
-    if not manifest.get("model"):
-        command = manifest.get("command") or "another version"
+    if not manifest.model:
+        command = manifest.command or "another version"
         raise UsageError(f"{run} is a run of {command!r}, which has no units with labels.")
     return manifest
 
@@ -88,8 +89,7 @@ def records_of(run: Path, problems: list[str] | None = None) -> list[tuple[WorkI
     finished = finished_studies(store, [] if problems is None else problems)
     records = {record.unit: record.to_json() for record in finished}
     plan = read_plan(store) or [
-        WorkItem(unit, manifest.get("layer", _LAYERS_OF_SYNTHETIC), manifest.get("unit", ""))
-        for unit in records
+        WorkItem(unit, manifest.layer or _LAYERS_OF_SYNTHETIC, manifest.unit) for unit in records
     ]
     return [(item, records[item.unit]) for item in plan if item.unit in records]
 

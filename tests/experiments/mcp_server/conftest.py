@@ -20,6 +20,7 @@ from actors.chat.reply import ChatReply
 from actors.errors import UsageError
 from actors.vision.readout.base import LayerInfo
 from agents.critic.critic import ConfirmationSettings
+from agents.records.record_types import Manifest
 from agents.study.interpreter import InterpreterSettings
 from agents.study.study import RunContext
 from experiments.mcp_server.server import build_server
@@ -116,7 +117,7 @@ def connect(sandboxes: KernelServer, tmp_path: Path) -> Connect:
                 raise left.pop(0)
             yield FakeBench(context, studio)
 
-        manifest = {"command": "mcp", "model": "fake", "seed": 0, "asked": ASKED, "settings": {}}
+        manifest = Manifest(command="mcp", model="fake", seed=0, asked=ASKED, settings={})
         async with OutsideStudies(OutsideRun(tmp_path / "run", "scenes", manifest), open_bench) as studies:
             server = build_server(studies, answer_s=20)
             async with Client(server, client_info=CLIENT, mode=mode) as client:

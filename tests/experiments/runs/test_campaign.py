@@ -17,6 +17,7 @@ from actors.vision.readout.base import LayerInfo
 from agents.orchestration.host import LocalHost
 from agents.orchestration.settings import SweepSettings
 from agents.records.manifest import claim
+from agents.records.record_types import Manifest
 from agents.records.remote import is_working_copy, working_copy
 from agents.records.store import Store
 from experiments.records.status import FailedStudy, RunStatus
@@ -131,8 +132,8 @@ def test_a_run_is_compared_beforehand_only_with_a_network_of_its_name(tmp_path: 
     asked by.
     """
     store = Store.open(tmp_path)
-    manifest = {"command": "sweep", "model": "net", "asked": "0-1", "layers": ["x"]}
-    claim(store, manifest | {"units": ["net (random weights)/x:0", "net (random weights)/x:1"]})
+    manifest = Manifest(command="sweep", model="net", asked="0-1", layers=["x"])
+    claim(store, manifest.of_units(["net (random weights)/x:0", "net (random weights)/x:1"]))
     layer = LayerInfo("x", "vector", 9, (), "Linear")
     weights, random = (
         KnownNetwork(name, {"x": layer}, {}, {}, []) for name in ("net", "net (random weights)")
@@ -140,7 +141,7 @@ def test_a_run_is_compared_beforehand_only_with_a_network_of_its_name(tmp_path: 
     check_known(store, manifest, weights, ["net/x:0", "net/x:1"])
     check_known(store, manifest, None, [])
     with pytest.raises(UsageError, match="leaves out 1 of its 2"):
-        check_known(store, manifest | {"asked": "0"}, random, ["net (random weights)/x:0"])
+        check_known(store, manifest.model_copy(update={"asked": "0"}), random, ["net (random weights)/x:0"])
 
 
 async def test_hosts_that_are_started_meanwhile_join_the_work_whatever_comes_between(

@@ -8,6 +8,7 @@ import pytest
 
 from actors.errors import UsageError
 from agents.records.manifest import check, claim
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from experiments.setup.config import load
 from experiments.setup.spending import (
@@ -74,7 +75,7 @@ def test_a_paid_model_that_would_study_drawings_and_a_model_that_ends_are_warned
 
 def test_a_setting_that_is_newer_than_a_run_does_not_keep_it_from_going_on(tmp_path):
     store = Store.open(tmp_path)
-    claim(store, {"command": "describe", "settings": {"chat": {"model": "m"}}})
-    check(store, {"command": "describe", "settings": {"chat": {"model": "m", "new": 3}, "newer": {"a": 1}}})
+    claim(store, Manifest(command="describe", settings={"chat": {"model": "m"}}))
+    check(store, Manifest(command="describe", settings={"chat": {"model": "m", "new": 3}, "newer": {"a": 1}}))
     with pytest.raises(UsageError, match="another configuration"):
-        check(store, {"command": "describe", "settings": {"chat": {"model": "other", "new": 3}}})
+        check(store, Manifest(command="describe", settings={"chat": {"model": "other", "new": 3}}))

@@ -11,6 +11,7 @@ import pytest
 
 from actors.embedded.concept_net.concept_net import class_names
 from agents.evidence.verdict import holds
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from agents.study.study import StudyRequest, study
 from agents.tasks.describe_unit import DescribeUnit
@@ -165,7 +166,7 @@ def test_a_folder_of_another_study_is_not_touched(config_file, tmp_path, capsys)
     from agents.records.manifest import claim
 
     run = tmp_path / "run"
-    claim(Store.open(run), {"model": "other"})
+    claim(Store.open(run), Manifest(model="other"))
     arguments = ["describe", NET, "blocks.6", "1", "--out", str(run), "--config", str(config_file())]
     assert maia(*arguments) == 2
     assert 'MODEL was "other", now "tf_efficientnet_lite0"' in capsys.readouterr().err
