@@ -23,6 +23,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ import anyio
 from actors.embedded.drawing.withheld import Withheld
 from agents.evidence.statistics import e_benjamini_hochberg, wilson_interval
 from agents.evidence.verdict import HOLDING, verdict_of
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from benchmarks.bench_truth import RESULTS, keep
 from benchmarks.in_process import run_context
@@ -65,19 +67,13 @@ async def study(
     loaded = config.load(None)
     profile = without(loaded.profile("embedded"), withheld)
     profile = profile.model_copy(update={"dataset": f"scenes:{options.images}:0"})
-    manifest = {
-        "command": "synthetic",
-        "model": "synthetic",
-        "units": names,
-        "seed": options.seed,
-        "dataset": profile.dataset,
-        "withheld": withheld.model_dump(),
-    }
+    about: dict[str, Any] = {"dataset": profile.dataset, "withheld": withheld.model_dump()}
+    manifest = Manifest(command="synthetic", model="synthetic", units=names, seed=options.seed, **about)
     async with run_context(profile) as (own, detector):
         gym = GymContext(own, detector, profile, loaded.cache)
         run = NeuronRun(Store.open(out), manifest, units, options.seed, baseline=False)
         result = await study_neurons(Console(), gym, run)
-    return result.rows
+    return [asdict(row) for row in result.rows]
 
 
 def pairs(options: argparse.Namespace) -> str:
@@ -157,7 +153,7 @@ def agreement(options: argparse.Namespace) -> str:
         anyio.run(partial(sweep, Console(), Selection(profile="embedded"), asked, out=out))
         found.append({item.unit: record for item, record in records_of(out)})
     both = sorted(found[0].keys() & found[1].keys())
-    verdicts = Counter(tuple(verdict_of(each[unit]) for each in found) for unit in both)
+    verdicts = Counter(tuple(verdict_of(each[unit].to_json()) for each in found) for unit in both)
     same = sum(count for (first, second), count in verdicts.items() if first == second)
     words = sum(label_of(found[0][unit]) == label_of(found[1][unit]) for unit in both)
     counts = "; ".join(f"{first} / {second}: {count}" for (first, second), count in verdicts.most_common())

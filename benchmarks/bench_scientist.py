@@ -259,6 +259,7 @@ def drawn(count: int, seed: int, words: Words) -> str:
 
 async def in_the_gym(units: str, seed: int, out: Path) -> SyntheticResult:
     """Run `maia synthetic` with the embedded profile in this process, and return its result."""
+    from agents.records.record_types import Manifest
     from agents.records.store import Store
     from benchmarks.in_process import run_context
     from experiments.paper.gym.neurons import choose
@@ -270,7 +271,8 @@ async def in_the_gym(units: str, seed: int, out: Path) -> SyntheticResult:
     profile = loaded.profile("embedded")
     kind, _, count = units.partition(":")
     chosen = choose(drawn(int(count), seed, embedded_words()) if kind == "drawn" else units)
-    manifest = {"command": "synthetic", "model": "synthetic", "units": [u.name for u in chosen], "seed": seed}
+    names = [unit.name for unit in chosen]
+    manifest = Manifest(command="synthetic", model="synthetic", units=names, seed=seed)
     async with run_context(profile) as (own, detector):
         gym = GymContext(own, detector, profile, loaded.cache)
         return await study_neurons(Console(), gym, NeuronRun(Store.open(out), manifest, chosen, seed))

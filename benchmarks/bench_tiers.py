@@ -21,7 +21,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.units import Readout
 from agents.evidence.statistics import wilson_interval
 from agents.evidence.verdict import HOLDING
+from agents.records.record_types import StudyResult
 from agents.records.store import Store
 from agents.study.proposal import examine_proposal
 from agents.study.study import RunContext, StudyRequest
@@ -62,8 +62,8 @@ class Known:
 
     units: Sequence[GymUnit]
     labels: Sequence[UnitLabel]
-    tests: Mapping[str, Mapping[str, Any]]
-    agents: Mapping[str, Mapping[str, Any]]
+    tests: Mapping[str, StudyResult]
+    agents: Mapping[str, StudyResult]
     out_of_vocabulary: frozenset[str]
 
 
@@ -138,19 +138,19 @@ def _words(embedder: ScenesEmbedder, units: Sequence[GymUnit], taken: Sequence[s
 
 async def _tested(
     gym: Gym, units: Sequence[GymUnit], labels: Sequence[UnitLabel], context: RunContext, store: Store
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, StudyResult]:
     tests = {}
     for unit, label in zip(units, labels, strict=True):
         if said := proposed(label):
             request = StudyRequest(gym.subject(unit), DescribeUnit())
-            tests[unit.name] = (await examine_proposal(context, request, said, store)).to_json()
+            tests[unit.name] = await examine_proposal(context, request, said, store)
     return tests
 
 
 def outcomes(known: Known, out: Path) -> list[Outcome]:
     """Return what each way of naming the units comes to."""
     n = len(known.units)
-    rounds = {unit.name: int(known.agents[unit.name].get("rounds") or 0) for unit in known.units}
+    rounds = {unit.name: known.agents[unit.name].rounds for unit in known.units}
     cheap = [proposed(label) or NOTHING for label in known.labels]
     alone = [_labels(known.agents[unit.name]) for unit in known.units]
     found = [
@@ -172,9 +172,9 @@ def _tiers(known: Known, text: str, rounds: Mapping[str, int], out: Path) -> Out
     decided = {tier.unit: tier for tier in LabelTiers(choice).decide(store, network, "", names)}
     answers, asked = [], []
     for name, unit in zip(names, known.units, strict=True):
-        tier, test = decided[name], known.tests.get(unit.name, {})
+        tier, test = decided[name], known.tests.get(unit.name)
         tested = tier.given.startswith("test")
-        if tested and test.get("verdict") in HOLDING:
+        if test is not None and tested and test.verdict in HOLDING:
             answers.append(_labels(test))
         elif tier.given in ("agent", "test, then agent"):
             asked.append(unit.name)
@@ -184,8 +184,8 @@ def _tiers(known: Known, text: str, rounds: Mapping[str, int], out: Path) -> Out
     return Outcome(f"`--agents {text}`", answers, len(asked), sum(rounds[name] for name in asked))
 
 
-def _labels(record: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(record.get("labels") or NOTHING)
+def _labels(record: StudyResult) -> tuple[str, ...]:
+    return tuple(record.labels) or NOTHING
 
 
 def report(known: Known, out: Path) -> str:
@@ -209,7 +209,7 @@ def report(known: Known, out: Path) -> str:
 def _accepted(known: Known) -> str:
     """Return how many of the accepted labels are wrong: before the critic's test, and after it."""
     names = [unit.name for unit, label in zip(known.units, known.labels, strict=True) if proposed(label)]
-    held = [name for name in names if known.tests[name].get("verdict") in HOLDING]
+    held = [name for name in names if known.tests[name].verdict in HOLDING]
     by_name = {unit.name: unit for unit in known.units}
     cheap = {u.name: proposed(label) for u, label in zip(known.units, known.labels, strict=True)}
     lacking = sum(
@@ -224,7 +224,11 @@ def _accepted(known: Known) -> str:
     ]
     for said, chosen, labels in (
         ("not all and only the unit's concepts", names, cheap),
-        ("the same, of those that the critic confirms", held, {n: _labels(known.tests[n]) for n in held}),
+        (
+            "the same, of those that the critic confirms",
+            held,
+            {n: _labels(known.tests[n]) for n in held},
+        ),
     ):
         wrong = sum(not score(by_name[name], labels[name]).right for name in chosen)
         lines_.append(f"| {said} | {wrong}/{len(chosen)} | {_share(wrong, len(chosen))} |")
@@ -232,7 +236,7 @@ def _accepted(known: Known) -> str:
     lines_.append(
         f"| none of the unit's concepts among them | {strange}/{len(names)} | {_share(strange, len(names))} |"
     )
-    images = sum(int(test.get("images_tested") or 0) for test in known.tests.values())
+    images = sum(test.images_tested for test in known.tests.values())
     lines_ += ["", f"A test takes {images / max(1, len(names)):.0f} images in the mean, and no agent."]
     return "\n".join(lines_)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.vision.readout.units import OUTPUT
 from agents.records.journal import read_survey
+from agents.records.record_types import StudyResult
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
@@ -135,10 +136,10 @@ class _AuditResults:
         """
         names = names_of(plan)
         results, surveys = self._measured(plan, names)
-        texts = {result["unit"]: result["description"] for result in results if result.get("description")}
+        texts = {result.unit: result.description for result in results if result.description}
         if texts:
             contexts = {
-                result["unit"]: list(survey.values) for result, survey in zip(results, surveys, strict=True)
+                result.unit: list(survey.values) for result, survey in zip(results, surveys, strict=True)
             }
             await claim_questions.ask_all(self.console, self.store, bench, texts, contexts, self.request.seed)
         if not plan:
@@ -171,9 +172,9 @@ class _AuditResults:
         units = {name: unit for unit, name in names.items()}
         effects = judge(surveys)
         answers = {
-            survey.class_name: result["description"]
+            survey.class_name: result.description
             for survey, result in zip(surveys, results, strict=True)
-            if result.get("description")
+            if result.description
         }
         asked = claim_questions.read(self.store)
         claims = {
@@ -183,7 +184,7 @@ class _AuditResults:
         return AuditRecord(
             model=self.request.model,
             profile=profile,
-            facts=results[0].get("facts", {}) if results else {},
+            facts=results[0].facts if results else {},
             seed=self.request.seed,
             effects=effects,
             detectable={
@@ -216,7 +217,7 @@ class _AuditResults:
 
     def _measured(
         self, plan: Sequence[WorkItem], names: Mapping[str, str]
-    ) -> tuple[list[dict[str, Any]], list[ClassSurvey]]:
+    ) -> tuple[list[StudyResult], list[ClassSurvey]]:
         """Return the results that there are, each with its survey; one with a damaged survey is left out with
         a warning.
         """

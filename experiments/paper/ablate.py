@@ -16,7 +16,7 @@ import numpy as np
 
 from actors.vision.readout.units import parse_unit
 from agents.records.manifest import claim
-from agents.records.record_types import Manifest
+from agents.records.record_types import Manifest, StudyResult
 from agents.records.store import Store
 from experiments.paper.ablation_page import AblationResult, TruthScore, page
 from experiments.paper.evaluation.evaluate import Sizes, measure, prepare
@@ -115,7 +115,7 @@ class AblatedUnit:
 
 Units = Mapping[str, AblatedUnit]
 """Units by id."""
-Records = Mapping[str, Mapping[str, Any]]
+Records = Mapping[str, StudyResult]
 """The results of one variant by unit."""
 
 
@@ -172,7 +172,8 @@ class AblationRun:
         for variant in variants:
             own = self.store.below(f"variants/{variant.name.replace(' ', '-')}")
             model, seed = self.request.model, self.request.seed
-            claim(own, {"command": "ablate", "model": model, "variant": variant.name, "seed": seed})
+            about: dict[str, Any] = {"variant": variant.name}
+            claim(own, Manifest(command="ablate", model=model, seed=seed, **about))
             records[variant.name] = await study_units(
                 self.console, variant, bench.context, subjects, own, seed
             )
@@ -217,9 +218,7 @@ def _truth(units: Units, records: Mapping[str, Records]) -> dict[str, TruthScore
 
     def scores(of_unit: Records) -> list[Score]:
         return [
-            score(unit.truth, of_unit[name].get("labels") or [])
-            for name, unit in units.items()
-            if unit.truth is not None
+            score(unit.truth, of_unit[name].labels) for name, unit in units.items() if unit.truth is not None
         ]
 
     full = np.array([each.f1 for each in scores(records[FULL.name])])

@@ -72,7 +72,7 @@ class Judging:
         if not against:
             raise UsageError("there is nothing to compare with.", "Add --against NAME=DIR or NAME=FILE.json.")
         self.store, self.judge = Store(run), judge
-        records = {record["unit"]: record for _, record in records_of(run)}
+        records = {record.unit: record for _, record in records_of(run)}
         questions = []
         for unit in gather(run, against):
             for other in against:
@@ -80,8 +80,7 @@ class Judging:
                     continue
                 draw = hashlib.blake2b(f"{seed}/{judge}/{unit.unit}/{other}".encode(), digest_size=8).digest()
                 methods = (OURS, other) if draw[0] % 2 else (other, OURS)
-                exemplars = records[unit.unit].get("exemplars") or ()
-                images = tuple(exemplar["image"] for exemplar in exemplars)
+                images = tuple(exemplar.image for exemplar in records[unit.unit].exemplars)
                 labels = (unit.labels[methods[0]], unit.labels[methods[1]])
                 questions.append(LabelComparison(draw.hex(), unit.unit, methods, labels, images))
         if not questions:

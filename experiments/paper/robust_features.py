@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
 from agents.records.manifest import claim, claim_studied
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan, write_plan
 from agents.tasks.selective import JudgeSelectivity
@@ -231,13 +232,13 @@ class TrainingRun:
     async def _judge(self, units: list[int]) -> Choice | None:
         """Return which units the agent keeps; None if it was interrupted."""
         store = Store.open(self.folder)
-        manifest = {
-            "command": "selective",
-            "model": classifiers.spec(self._network),
-            "layer": LAYER,
-            "seed": self.number,
-            "settings": science(self.selected.profile),
-        }
+        manifest = Manifest(
+            command="selective",
+            model=classifiers.spec(self._network),
+            layer=LAYER,
+            seed=self.number,
+            settings=science(self.selected.profile),
+        )
         # The strongest images are looked for in the validation set's own file.
         file = getattr(self.spurious.validation.images, "filename", None)
         profile = self.selected.profile.given(str(file), few_images=True)
@@ -255,7 +256,7 @@ class TrainingRun:
         finished = await campaign.run(plan)
         if finished.outcome.paused or finished.outcome.stopped is not None:
             return None
-        answers = {record["unit"]: record["label"] for record in finished.records()}
+        answers = {record.unit: record.label for record in finished.records()}
         numbers = {item.unit: int(item.name) for item in finished.plan}
         return Choice(
             [number for unit, number in numbers.items() if answers.get(unit) == "SELECTIVE"],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import anyio
 
 from actors.errors import MaiaError
 from actors.grouping import task_group
-from agents.records.record_types import FailureRecord
+from agents.records.record_types import StudyResult
 from agents.records.store import Store
 from agents.study.faults import CONCERNS_ALL
 from agents.study.study import RunContext, StudyRequest, study
@@ -29,9 +28,9 @@ async def study_units(
     subjects: Mapping[str, Subject],
     store: Store,
     seed: int,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, StudyResult]:
     """Return each unit's record by name; a study that failed has a record that says so."""
-    records: dict[str, dict[str, Any]] = {}
+    records: dict[str, StudyResult] = {}
     limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
     own = variant.of(context)
 
@@ -39,13 +38,13 @@ async def study_units(
         async with limiter:
             task = DescribeUnit()
             try:
-                record = (await study(own, StudyRequest(subject, task, seed), store)).to_json()
+                record = await study(own, StudyRequest(subject, task, seed), store)
             except CONCERNS_ALL:
                 raise
-            except MaiaError as error:
-                record = FailureRecord.of(subject.id, task.name, error).to_json()
+            except MaiaError:
+                record = StudyResult(unit=subject.id, task=task.name, status="failed")
             records[name] = record
-            answer = record.get("label") or record["status"]
+            answer = record.label or record.status
             console.say(f"{variant.name}: {len(records)} of {len(subjects)}, {name}: {answer}")
 
     async with task_group() as group:

@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from actors.embedded.drawing.withheld import Withheld
 from agents.evidence.label_card import kind_of
 from agents.evidence.verdict import is_confirmed, verdict_of
 from agents.records.journal import Journal
-from agents.records.record_types import Manifest, RoundRecord
+from agents.records.record_types import Manifest, RoundRecord, StudyResult
 from agents.records.store import Store
 from agents.study.study import RunContext
 from experiments.paper.gym.drawn import reachable
@@ -22,7 +21,13 @@ from experiments.paper.gym.opening import lacked, open_gym, studied, without
 from experiments.paper.gym.score import named_by, same, score, senses
 from experiments.paper.gym.subjects import Gym
 from experiments.paper.study_units import study_units
-from experiments.paper.synthetic_summary import SyntheticResult, summarize
+from experiments.paper.synthetic_summary import (
+    FirstRight,
+    NeuronRow,
+    OneShotLabel,
+    SyntheticResult,
+    summarize,
+)
 from experiments.paper.variants import FULL, ONE_SHOT
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
@@ -105,8 +110,7 @@ async def study_neurons(console: Console, gym_context: GymContext, run: NeuronRu
     context = replace(gym_context.context, facts=facts)
     rows = await _study_and_score(console, context, gym, known, run)
     lacking = lacked(profile)
-    for unit, row in zip(known, rows, strict=True):
-        row["reachable"] = reachable(unit, lacking)
+    rows = [replace(row, reachable=reachable(unit, lacking)) for unit, row in zip(known, rows, strict=True)]
     result = SyntheticResult(facts, run.seed, unknown, coverage(known), rows, summarize(rows))
     store.replace_json("synthetic.json", result)
     return result
@@ -114,46 +118,43 @@ async def study_neurons(console: Console, gym_context: GymContext, run: NeuronRu
 
 async def _study_and_score(
     console: Console, context: RunContext, gym: Gym, units: Sequence[GymUnit], run: NeuronRun
-) -> list[dict[str, Any]]:
+) -> list[NeuronRow]:
     store, seed = run.store, run.seed
     subjects = {unit.name: gym.subject(unit) for unit in units}
     records = await study_units(console, FULL, context, subjects, store, seed)
-    baselines: Mapping[str, Mapping[str, Any]] = {}
+    baselines: dict[str, StudyResult] = {}
     if run.baseline:
         meaningful = {unit.name: gym.subject(unit) for unit in units if unit.formula is not None}
         folder = store.below(f"baselines/{ONE_SHOT.name}")
         baselines = await study_units(console, ONE_SHOT, context, meaningful, folder, seed)
-    rows = []
-    for unit in units:
-        row = _row(unit, records[unit.name], store)
-        if unit.name in baselines:
-            labels = baselines[unit.name].get("labels") or []
-            row["one_shot"] = {"labels": labels, **asdict(score(unit, labels))}
-        rows.append(row)
-    return rows
+    return [_row(unit, records[unit.name], baselines.get(unit.name), store) for unit in units]
 
 
-def _row(unit: GymUnit, record: dict[str, Any], store: Store) -> dict[str, Any]:
-    """Return a unit's truth, its label and how right this is, as `synthetic.json` holds them."""
-    labels = record.get("labels") or []
-    return {
-        "unit": record["unit"],
-        "kind": unit.kind,
-        "truth": unit.name,
-        "status": record["status"],
-        "labels": labels,
-        "confirmed": is_confirmed(record),
-        "verdict": verdict_of(record),
-        "found_kind": kind_of(record),
-        "e_value": (record.get("evidence") or {}).get("e_value_corrected"),
-        "rounds": record.get("rounds"),
-        "images": record.get("images_made"),
-        **asdict(score(unit, labels)),
-        "first_right": first_right(unit, Journal(store, record["unit"]).rounds()),
-    }
+def _row(unit: GymUnit, record: StudyResult, baseline: StudyResult | None, store: Store) -> NeuronRow:
+    """Return a unit's truth, its label and how right this is."""
+    values, ended = record.to_json(), record.status != "failed"
+    one_shot = None
+    if baseline is not None:
+        one_shot = OneShotLabel(labels=baseline.labels, **asdict(score(unit, baseline.labels)))
+    return NeuronRow(
+        unit=record.unit,
+        kind=unit.kind,
+        truth=unit.name,
+        status=record.status,
+        labels=record.labels,
+        confirmed=is_confirmed(values),
+        verdict=verdict_of(values),
+        found_kind=kind_of(values),
+        e_value=None if record.evidence is None else record.evidence.e_value_corrected,
+        rounds=record.rounds if ended else None,
+        images=record.images_made if ended else None,
+        first_right=first_right(unit, Journal(store, record.unit).rounds()),
+        one_shot=one_shot,
+        **asdict(score(unit, record.labels)),
+    )
 
 
-def first_right(unit: GymUnit, rounds: Sequence[RoundRecord]) -> dict[str, int] | None:
+def first_right(unit: GymUnit, rounds: Sequence[RoundRecord]) -> FirstRight | None:
     """Return the round, and the images made by then, in which the leading hypothesis first named the truth
     alone.
     """
@@ -167,7 +168,7 @@ def first_right(unit: GymUnit, rounds: Sequence[RoundRecord]) -> dict[str, int] 
             and all(any(same(sense, other) for other in truth) for sense in named)
             and all(any(same(sense, other) for other in named) for sense in truth)
         ):
-            return {"round": record.round, "images": record.toolbox.images_made}
+            return FirstRight(record.round, record.toolbox.images_made)
     return None
 
 

@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from agents.evidence.statistics import wilson_interval
 from agents.evidence.verdict import HOLDING
+from experiments.paper.gym.score import Score
 
-Row: TypeAlias = Mapping[str, Any]
-"""A unit's truth, labels and scores as `synthetic.json` holds them."""
 KINDS = ("mono", "or", "given", "confounded", "dead", "constant", "random", "noisy")
 PAPER_2AFC = 0.73
 """Share of comparisons that MAIA's label won against MILAN's on synthetic neurons (Table 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstRight:
+    """When the leading hypothesis first named the truth alone: the round, and the images made by then."""
+
+    round: int
+    images: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneShotLabel(Score):
+    """What one look at the exemplars answers, and how right it is."""
+
+    labels: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeuronRow(Score):
+    """A unit's truth, its labels and how right they are; a row of `synthetic.json`.
+
+    `rounds` and `images` are None where the study failed.
+    """
+
+    unit: str
+    kind: str
+    truth: str
+    status: str
+    labels: list[str]
+    confirmed: bool
+    verdict: str
+    found_kind: str | None
+    e_value: float | None
+    rounds: int | None
+    images: int | None
+    first_right: FirstRight | None
+    one_shot: OneShotLabel | None = None
+    reachable: bool = True
+    """Whether the image maker can draw what drives the unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +76,21 @@ class KindSummary:
     one_shot_share: float | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> KindSummary:
-        n, right = len(rows), sum(row["right"] for row in rows)
-        one_shot = [row["one_shot"]["right"] for row in rows if "one_shot" in row]
+    def of(cls, rows: Sequence[NeuronRow]) -> KindSummary:
+        n, right = len(rows), sum(row.right for row in rows)
+        one_shot = [row.one_shot.right for row in rows if row.one_shot is not None]
         means: dict[str, float] = {}
-        if rows[0]["recall"] is not None:
+        if rows[0].recall is not None:
             means = {
-                name: float(np.mean([row[name] for row in rows]))
+                name: float(np.mean([getattr(row, name) for row in rows]))
                 for name in ("recall", "precision", "operator")
             }
-            images = [row["first_right"]["images"] for row in rows if row["first_right"]]
+            images = [row.first_right.images for row in rows if row.first_right]
             if images:
                 means["images_until_right"] = float(np.median(images))
         if one_shot:
             means["one_shot_share"] = float(np.mean(one_shot))
-        failed = sum(row["status"] == "failed" for row in rows)
+        failed = sum(row.status == "failed" for row in rows)
         return cls(n, right, right / n, wilson_interval(right, n), failed, **means)
 
     def __str__(self) -> str:
@@ -82,10 +120,9 @@ class TwoAlternativeChoice:
     paper: float = PAPER_2AFC
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> TwoAlternativeChoice:
-        n = len(rows)
-        wins = sum(row["f1"] > row["one_shot"]["f1"] for row in rows)
-        ties = sum(row["f1"] == row["one_shot"]["f1"] for row in rows)
+    def of(cls, rows: Sequence[NeuronRow]) -> TwoAlternativeChoice:
+        leads = [row.f1 - row.one_shot.f1 for row in rows if row.one_shot is not None]
+        n, wins, ties = len(leads), sum(lead > 0 for lead in leads), sum(lead == 0 for lead in leads)
         points = wins + ties / 2
         return cls(n, wins, ties, points / n, wilson_interval(points, n))
 
@@ -103,10 +140,10 @@ class OutOfReach:
     called_interval: tuple[float, float]
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> OutOfReach:
+    def of(cls, rows: Sequence[NeuronRow]) -> OutOfReach:
         n = len(rows)
-        held = sum(row["verdict"] in HOLDING for row in rows)
-        called = sum(row["verdict"] == "out of reach" for row in rows)
+        held = sum(row.verdict in HOLDING for row in rows)
+        called = sum(row.verdict == "out of reach" for row in rows)
         return cls(n, held, called, wilson_interval(held, n), wilson_interval(called, n))
 
 
@@ -131,18 +168,18 @@ class SyntheticResult:
     """Why units were not studied, by name."""
     coverage: dict[str, int]
     """How many of the neurons that Table A4 prints were studied."""
-    rows: list[dict[str, Any]]
+    rows: list[NeuronRow]
     summary: SyntheticSummary
     experiment: str = field(default="synthetic", kw_only=True)
 
 
-def summarize(rows: Sequence[Row]) -> SyntheticSummary:
+def summarize(rows: Sequence[NeuronRow]) -> SyntheticSummary:
     """Return the figures over all units."""
-    beyond = [row for row in rows if not row.get("reachable", True)]
-    within = [row for row in rows if row.get("reachable", True)]
-    groups = {kind: [row for row in within if row["kind"] == kind] for kind in KINDS}
-    groups["nuisance"] = [row for row in within if row["recall"] is None]
-    scored = [row for row in within if "one_shot" in row and row["kind"] in ("mono", "or", "given")]
+    beyond = [row for row in rows if not row.reachable]
+    within = [row for row in rows if row.reachable]
+    groups = {kind: [row for row in within if row.kind == kind] for kind in KINDS}
+    groups["nuisance"] = [row for row in within if row.recall is None]
+    scored = [row for row in within if row.one_shot is not None and row.kind in ("mono", "or", "given")]
     return SyntheticSummary(
         {kind: KindSummary.of(group) for kind, group in groups.items() if group},
         TwoAlternativeChoice.of(scored) if scored else None,

@@ -335,7 +335,7 @@ class Finished:
     outcome: Outcome
     results: Sequence[Path] = field(default_factory=tuple)
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[StudyResult]:
         """Return the results that there are, in the order of the plan."""
         results = (result_of(self.store, item) for item in self.plan)
         return [record for record in results if record is not None]
@@ -393,11 +393,10 @@ class RunSummary:
         }
 
 
-def result_of(store: Store, item: WorkItem) -> dict[str, Any] | None:
+def result_of(store: Store, item: WorkItem) -> StudyResult | None:
     """Return an item's result, None if it has none yet, or a damaged one, which `status` names."""
     try:
-        result = load_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
-        return None if result is None else result.to_json()
+        return load_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
     except RecordError:
         return None
 

@@ -61,7 +61,7 @@ class HostPlan:
 
     profile: Profile
     cache: Path
-    model: str
+    model: str | None
     addresses: Mapping[str, str]
     run: Path
     folder: Path = field(default_factory=Path.cwd)

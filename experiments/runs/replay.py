@@ -244,7 +244,7 @@ async def _continue(
         claim_run(store, manifest, facts)
         write_plan(store, [replace(item, seed=manifest.seed)])
         await asyncio.to_thread(take_over, source, Journal(store, item.unit), records)
-        console.say(f"took over {len(records)} rounds, continuing from round {manifest['from_round']}")
+        console.say(f"took over {len(records)} rounds, continuing from round {manifest.from_round}")
         result = await study(
             bench.context,
             StudyRequest(subject, build_task(item), manifest.seed),

@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from actors.errors import UsageError
 from agents.critic.stimuli import share_words
-from agents.records.record_types import Manifest
+from agents.records.record_types import Manifest, StudyResult
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
@@ -83,25 +82,24 @@ def left_out(run: Path, labeled: Sequence[LabeledUnit]) -> list[str]:
     return lines
 
 
-def records_of(run: Path, problems: list[str] | None = None) -> list[tuple[WorkItem, dict[str, Any]]]:
+def records_of(run: Path, problems: list[str] | None = None) -> list[tuple[WorkItem, StudyResult]]:
     """Return the items of a run with their results; what is wrong with a damaged one goes to `problems`."""
     store, manifest = Store(run), manifest_of(run)
     finished = finished_studies(store, [] if problems is None else problems)
-    records = {record.unit: record.to_json() for record in finished}
+    records = {record.unit: record for record in finished}
     plan = read_plan(store) or [
         WorkItem(unit, manifest.layer or _LAYERS_OF_SYNTHETIC, manifest.unit) for unit in records
     ]
     return [(item, records[item.unit]) for item in plan if item.unit in records]
 
 
-def label_of(record: Mapping[str, Any]) -> str:
+def label_of(record: StudyResult) -> str:
     """Return a unit's label, "" where its study ended without one or asked for something else."""
-    if record.get("task", "describe") != "describe":
+    if record.task != "describe":
         return ""
-    labels = record.get("labels") or []
-    if all(NOT_INTERPRETABLE in label.lower() or label.lower() == "dead" for label in labels):
+    if all(NOT_INTERPRETABLE in label.lower() or label.lower() == "dead" for label in record.labels):
         return ""
-    return " OR ".join(labels)
+    return " OR ".join(record.labels)
 
 
 def _read_labels(path: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from actors.errors import MaiaError, UsageError
 from actors.serving.replica import ReplicaFacts
 from actors.vision.data.datasets import open_dataset
 from agents.records.journal import slug
+from agents.records.record_types import StudyResult
 from agents.records.store import Store, StoreError
 from experiments.paper.evaluation.evaluate import Sizes, measure, prepare
 from experiments.paper.evaluation.page import EvaluationResult, page
@@ -61,9 +62,9 @@ def test_units_that_are_left_out_are_counted_with_the_reason(tmp_path):
 
 
 def test_what_is_no_label_is_not_evaluated():
-    assert label_of({"task": "selective", "labels": ["SELECTIVE"]}) == ""
-    assert label_of({"task": "describe", "labels": ["dog", "car"]}) == "dog OR car"
-    assert label_of({"status": "failed"}) == ""
+    assert label_of(StudyResult(unit="net/x:0", task="selective", labels=["SELECTIVE"])) == ""
+    assert label_of(StudyResult(unit="net/x:0", labels=["dog", "car"])) == "dog OR car"
+    assert label_of(StudyResult(unit="net/x:0", status="failed")) == ""
 
 
 def test_a_method_without_labels_for_the_run_is_named(tmp_path):

@@ -10,7 +10,7 @@ from agents.records.record_types import ReplyRecord, RoundRecord, ToolboxRecord
 from experiments.paper.gym.neurons import GymUnit, choose, nuisances, table_a4
 from experiments.paper.gym.score import abstained, named_by, operator_of, score
 from experiments.paper.synthetic_neurons import first_right
-from experiments.paper.synthetic_summary import summarize
+from experiments.paper.synthetic_summary import FirstRight, NeuronRow, OneShotLabel, summarize
 
 
 def unit(text: str) -> GymUnit:
@@ -96,24 +96,22 @@ def test_the_first_right_hypothesis_is_the_first_that_names_the_truth_alone():
         row(3, "the unit is driven by a dog OR a cat"),
         row(4, "the unit is driven by a dog"),
     ]
-    assert first_right(unit("dog"), rounds) == {"round": 4, "images": 40}
-    assert first_right(unit("cat OR dog"), rounds) == {"round": 3, "images": 30}
+    assert first_right(unit("dog"), rounds) == FirstRight(4, 40)
+    assert first_right(unit("cat OR dog"), rounds) == FirstRight(3, 30)
     assert first_right(unit("zebra"), rounds) is None
+
+
+def neuron_row(kind, *, right, **more):
+    """Return the row of a unit whose label is right or wrong."""
+    words = dict.fromkeys(("unit", "truth"), "dog") | {"status": "answered", "verdict": "confirmed"}
+    nothing = dict.fromkeys(("found_kind", "e_value", "rounds", "images", "first_right"))
+    scored = {"right": right, "f1": float(right), "recall": 1.0, "precision": 1.0, "operator": True}
+    return NeuronRow(kind=kind, labels=["dog"], confirmed=True, **words, **nothing, **scored, **more)
 
 
 def test_ties_with_the_baseline_count_half():
     def row(right, other):
-        return {
-            "kind": "mono",
-            "status": "answered",
-            "first_right": None,
-            "operator": True,
-            "right": right,
-            "recall": 1.0,
-            "precision": 1.0,
-            "f1": float(right),
-            "one_shot": {"f1": float(other), "right": other},
-        }
+        return neuron_row("mono", right=right, one_shot=OneShotLabel(other, float(other), labels=[]))
 
     afc = summarize([row(True, True), row(True, False), row(False, True), row(True, False)]).two_afc
     assert (afc.wins, afc.ties, afc.rate) == (2, 1, 0.625)

@@ -12,6 +12,7 @@ import pytest
 from actors.embedded.drawing.withheld import Withheld
 from actors.errors import UsageError
 from agents.records.manifest import claim_studied
+from agents.records.record_types import Manifest
 from agents.records.store import Store
 from benchmarks.bench_scientist import drawn
 from benchmarks.in_process import run_context
@@ -22,6 +23,7 @@ from experiments.paper.synthetic_neurons import GymContext, NeuronRun, study_neu
 from experiments.paper.synthetic_summary import summarize, table
 from experiments.setup import config
 from experiments.setup.console import Console
+from tests.experiments.paper.gym.test_score import neuron_row
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -31,20 +33,20 @@ async def test_synthetic_neurons_are_named_and_scored(tmp_path):
     profile = config.load(None).profile("embedded").model_copy(update={"dataset": "scenes:200:0"})
     run = NeuronRun(
         Store.open(tmp_path / "run"),
-        {"command": "synthetic"},
+        Manifest(command="synthetic"),
         choose("umbrella OR castle; dog|grass; random 0; hair"),
     )
     async with run_context(profile) as (own, detector):
         result = await study_neurons(Console(quiet=True), GymContext(own, detector, profile, tmp_path), run)
     assert json.loads((tmp_path / "run/synthetic.json").read_text()) == json.loads(json.dumps(asdict(result)))
     assert list(result.left_out) == ["hair"]
-    rows = {row["truth"]: row for row in result.rows}
-    assert rows["random 0"]["labels"] == ["not interpretable"]
-    assert all(row["right"] for row in rows.values()), rows
-    assert rows["dog|grass"]["operator"]
-    assert rows["dog|grass"]["found_kind"] == "conditional"
-    assert rows["umbrella OR castle"]["found_kind"] == "polysemantic"
-    assert rows["umbrella OR castle"]["first_right"]["images"] <= rows["umbrella OR castle"]["images"]
+    rows = {row.truth: row for row in result.rows}
+    assert rows["random 0"].labels == ["not interpretable"]
+    assert all(row.right for row in rows.values()), rows
+    assert rows["dog|grass"].operator
+    assert rows["dog|grass"].found_kind == "conditional"
+    assert rows["umbrella OR castle"].found_kind == "polysemantic"
+    assert rows["umbrella OR castle"].first_right.images <= rows["umbrella OR castle"].images
     assert result.summary.two_afc.n == 2
     assert "against one look at the exemplars" in table(result)
 
@@ -61,7 +63,9 @@ async def test_neurons_of_another_detector_or_data_set_are_not_resumed(changed, 
         lab = GymContext(replace(own, facts=own.facts | facts), detector, profile, tmp_path)
         with pytest.raises(UsageError, match="started with something else"):
             await study_neurons(
-                Console(quiet=True), lab, NeuronRun(store, {"command": "synthetic"}, chosen, baseline=False)
+                Console(quiet=True),
+                lab,
+                NeuronRun(store, Manifest(command="synthetic"), chosen, baseline=False),
             )
     assert list(store.keys("")) == ["studied.json"], "and nothing was claimed or studied"
 
@@ -106,27 +110,16 @@ def test_concepts_are_taken_from_maker_and_models_alone_and_only_from_stand_ins(
 
 
 def test_units_that_the_maker_cannot_drive_are_counted_apart():
-    row = {
-        "kind": "mono",
-        "right": True,
-        "recall": 1.0,
-        "precision": 1.0,
-        "operator": True,
-        "first_right": None,
-        "status": "answered",
-        "verdict": "confirmed",
-        "reachable": True,
-    }
+    row = neuron_row("mono", right=True)
     far = [
-        row | {"right": False, "reachable": False, "verdict": verdict}
+        replace(row, right=False, reachable=False, verdict=verdict)
         for verdict in ("out of reach", "confirmed")
     ]
     summary = summarize([row, *far])
     assert summary.by_kind["mono"].n == 1
     counts = summary.out_of_reach
     assert (counts.n, counts.held, counts.called) == (2, 1, 1)
-    old = {key: value for key, value in row.items() if key != "reachable"}
-    assert summarize([old]).out_of_reach is None
+    assert summarize([row]).out_of_reach is None
 
 
 def test_drawn_units_differ_by_seed_and_are_of_every_kind():
