@@ -577,8 +577,13 @@ class Judgement(Record):
     judge: str
     unit: str
     methods: Annotated[list[str], Field(min_length=2, max_length=2)]
+    """The methods of the left and the right label."""
+    labels: list[str] = []
     choice: str
     won: str
+    """The chosen method; empty of a tie."""
+    seconds: Number | None = None
+    """How long the question was on the screen."""
 
 
 R = TypeVar("R", bound=Record)

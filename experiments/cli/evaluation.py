@@ -291,6 +291,6 @@ def judge(
     request = JudgeRequest(run_directory, _methods(against), name, seed, port, open_browser)
     result = run(serve(console, request))
     if json:
-        console.result(asdict(result))
+        console.result(result.to_json())
     else:
         console.show(table(result), markup=False)

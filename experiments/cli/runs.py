@@ -172,14 +172,14 @@ def branch(
 
     request = BranchRequest(unit, from_round, out, seed, model)
     work = study_branch(shared.console, shared.selection, request, trust_of(trust))
-    record = run(work, out)
+    branched = run(work, out)
     if shared.json:
-        shared.console.result(record)
+        shared.console.result(branched.result.to_json() | {"report": str(branched.report)})
     else:
         from experiments.studies.describe import card
 
-        shared.console.show(card(record | {"paths": {"report": record["report"]}}))
-    if record["status"] == "failed":
+        shared.console.show(card(branched.result, branched.report))
+    if branched.result.status == "failed":
         raise typer.Exit(1)
 
 

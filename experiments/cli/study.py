@@ -71,21 +71,19 @@ def describe(
     repeat: Repeat = 1,
 ) -> None:
     """Find out what drives one unit, and how sure that is."""
-    from experiments.studies.describe import describe_unit
+    from experiments.studies.describe import card, describe_unit
     from experiments.studies.unit_request import UnitRequest
 
     folder = out or default_run(f"{model} {layer} {unit}")
     if not finished_studies(folder):
         confirm_cost(shared.selection, yes, lambda: repeat, model=model)
     request = UnitRequest(model, layer, unit, shared.selection, folder, seed, repeat)
-    record = run(describe_unit(shared.console, request), folder)
+    studied = run(describe_unit(shared.console, request), folder)
     if shared.json:
-        shared.console.result(record)
+        shared.console.result(studied.to_json())
     else:
-        from experiments.studies.describe import card
-
-        shared.console.show(card(record))
-    if record["status"] == "failed":
+        shared.console.show(card(studied.result, studied.report))
+    if studied.result.status == "failed":
         raise typer.Exit(1)
 
 
@@ -298,9 +296,10 @@ def session(
     elif result is None:
         shared.console.show(f"{rounds} round{'' if rounds == 1 else 's'}\nreport: {page}", markup=False)
     else:
+        from agents.records.record_types import StudyResult
         from experiments.studies.describe import card
 
-        shared.console.show(card(result | {"paths": {"report": str(page)}}))
+        shared.console.show(card(StudyResult.model_validate(result), page))
     if not went_well:
         raise typer.Exit(1)
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from actors.errors import UsageError
 from actors.images import encode_png
 from agents.evidence.statistics import wilson_interval
 from agents.records.journal import Blobs
-from agents.records.record_types import Judgement, load_record
+from agents.records.record_types import Judgement, encode_record, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.paper.evaluation.run_labels import OURS, gather, records_of
@@ -103,16 +102,16 @@ class Judging:
             return False
         left, right = question.methods
         won = {"left": left, "right": right, "tie": ""}[choice]
-        record = {
-            "judge": self.judge,
-            "unit": question.unit,
-            "methods": [left, right],
-            "labels": list(question.labels),
-            "choice": choice,
-            "won": won,
-            "seconds": round(seconds, 1),
-        }
-        self.store.put(self._key(question_id), json.dumps(record, ensure_ascii=False).encode())
+        judgement = Judgement(
+            judge=self.judge,
+            unit=question.unit,
+            methods=[left, right],
+            labels=list(question.labels),
+            choice=choice,
+            won=won,
+            seconds=round(seconds, 1),
+        )
+        self.store.put(self._key(question_id), encode_record(judgement))
         self._finish_if_answered()
         return True
 
@@ -138,13 +137,13 @@ class WinRate:
     """Share of the decided comparisons in which the left label was chosen; None without any."""
 
     @classmethod
-    def of(cls, judgements: Sequence[Mapping[str, Any]]) -> WinRate:
-        n, won = len(judgements), [judgement["won"] for judgement in judgements]
+    def of(cls, judgements: Sequence[Judgement]) -> WinRate:
+        n, won = len(judgements), [judgement.won for judgement in judgements]
         wins, ties = won.count(OURS), won.count("")
-        decided = [judgement["choice"] for judgement in judgements if judgement["won"]]
+        decided = [judgement.choice for judgement in judgements if judgement.won]
         return cls(
             n,
-            len({judgement["judge"] for judgement in judgements}),
+            len({judgement.judge for judgement in judgements}),
             wins,
             ties,
             (wins + ties / 2) / n,
@@ -157,28 +156,31 @@ class WinRate:
 class JudgeResult:
     """What `judgements.json` holds: every choice on record, and the win rate against each other method."""
 
-    judgements: list[dict[str, Any]]
+    judgements: list[Judgement]
     summary: dict[str, WinRate]
     experiment: str = field(default="judge", kw_only=True)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"judgements": [judgement.to_json() for judgement in self.judgements]}
 
 
 def results(run: Path) -> JudgeResult:
     """Return every judgement of a run, and write `judgements.json` and a page."""
     store = Store(run)
     judgements = _judgements(store)
-    by_method: dict[str, list[dict[str, Any]]] = {}
+    by_method: dict[str, list[Judgement]] = {}
     for judgement in judgements:
-        other = next(method for method in judgement["methods"] if method != OURS)
+        other = next(method for method in judgement.methods if method != OURS)
         by_method.setdefault(other, []).append(judgement)
     summary = {method: WinRate.of(chosen) for method, chosen in by_method.items()}
     result = JudgeResult(judgements, summary)
-    store.replace_json("judgements.json", result)
+    store.replace_json("judgements.json", result.to_json())
     if judgements:
         page(summary).save(run, "judgements")
     return result
 
 
-def _judgements(store: Store) -> list[dict[str, Any]]:
+def _judgements(store: Store) -> list[Judgement]:
     """Return the choices on record; one that is damaged is logged and does not count."""
     judgements = []
     for key in store.keys("judgements"):
@@ -189,17 +191,16 @@ def _judgements(store: Store) -> list[dict[str, Any]]:
             continue
         if judgement is None:
             continue
-        record = judgement.to_json()
-        if record["methods"].count(OURS) == 1 and _is_choice(record):
-            judgements.append(record)
+        if judgement.methods.count(OURS) == 1 and _is_choice(judgement):
+            judgements.append(judgement)
         else:
             _log.warning("%s holds no choice between this system and another method", store.root / key)
     return judgements
 
 
-def _is_choice(record: Mapping[str, Any]) -> bool:
-    left, right = record["methods"]
-    return {"left": left, "right": right, "tie": ""}.get(record["choice"]) == record["won"]
+def _is_choice(judgement: Judgement) -> bool:
+    left, right = judgement.methods
+    return {"left": left, "right": right, "tie": ""}.get(judgement.choice) == judgement.won
 
 
 def page(summary: Mapping[str, WinRate]) -> Page:

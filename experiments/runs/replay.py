@@ -15,7 +15,7 @@ from actors.errors import UsageError
 from agents.records.journal import Journal, repeats_of
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import check_studied
-from agents.records.record_types import Manifest, PoolingRecord, load_record
+from agents.records.record_types import Manifest, PoolingRecord, StudyResult, load_record
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
 from agents.records.work import build_task, write_plan
@@ -186,9 +186,17 @@ class BranchRequest:
     """The run's network, named again."""
 
 
+@dataclass(frozen=True, slots=True)
+class BranchedUnit:
+    """The result of a branch, and its report."""
+
+    result: StudyResult
+    report: Path
+
+
 async def branch(
     console: Console, selection: Selection, request: BranchRequest, trust: Trust | None = None
-) -> dict[str, Any]:
+) -> BranchedUnit:
     """Take over the rounds before `from_round` and continue in a new run, with another profile or seed where
     they are named.
 
@@ -225,8 +233,8 @@ async def branch(
 
 async def _continue(
     console: Console, selected: Selected, unit: RecordedUnit, store: Store, manifest: Manifest
-) -> dict[str, Any]:
-    """Take over the rounds, study the unit from there, and return its result with the report's path."""
+) -> BranchedUnit:
+    """Take over the rounds, study the unit from there, and write the report."""
     from experiments.atlas.front_page import write_report
     from experiments.setup.workbench import Workbench
 
@@ -251,7 +259,7 @@ async def _continue(
             store,
             Supervision(on_round=lambda number, finished: console.say(f"round {finished.number}")),
         )
-    return result.to_json() | {"report": str(write_report(store.root))}
+    return BranchedUnit(result, write_report(store.root))
 
 
 def _check_same_network(source: Store, facts: Mapping[str, Any], from_round: int) -> None:

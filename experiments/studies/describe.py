@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,23 @@ _FIGURES = 3
 """Figures of the evidence that the terminal explains; the page explains all."""
 
 
-async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any]:
-    """Study one unit and return its result with the paths of what was written.
+@dataclass(frozen=True, slots=True)
+class StudiedUnit:
+    """A unit's result, and where the run, the unit's records and its page are."""
+
+    result: StudyResult | FailureRecord
+    run: Path
+    unit: Path
+    report: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain JSON values, with the paths."""
+        paths = {"run": str(self.run), "unit": str(self.unit), "report": str(self.report)}
+        return self.result.to_json() | {"paths": paths}
+
+
+async def describe_unit(console: Console, request: UnitRequest) -> StudiedUnit:
+    """Study one unit and return its result.
 
     With `repeat` above 1 it is the answer that is pooled from what all studies measured. An interrupted study
     is resumed; one that is finished is read.
@@ -34,6 +50,8 @@ async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any
     Raises:
         UsageError: If anything that was asked for does not exist or cannot work.
     """
+    from experiments.report import write_unit_page
+
     selected = request.load()
     run = request.out or Path("runs") / slug(f"{request.model} {request.layer} {request.unit}")
     repeat = {"repeat": request.repeat} if request.repeat > 1 else {}
@@ -41,12 +59,16 @@ async def describe_unit(console: Console, request: UnitRequest) -> dict[str, Any
         "describe", model=request.model, layer=request.layer, unit=request.unit, seed=request.seed, **repeat
     )
     store = open_run(selected.profile.dataset, run, manifest)
-    finished = record = _finished(store)
-    if record is None:
-        record = await _study(console, selected, store, manifest, request.model)
+    finished = _finished(store)
+    result: StudyResult | FailureRecord
+    if finished is None:
+        result = await _study(console, selected, store, manifest, request.model)
     else:
+        result = finished
         console.say(f"{run} holds this study's result already")
-    return record | {"paths": _paths(run, record, anew=finished is None)}
+    folder = slug(result.unit)
+    page = write_unit_page(run, folder, anew=finished is None)
+    return StudiedUnit(result, run, run / "units" / folder, page)
 
 
 def _round_line(number: int, finished: Round, repeats: int) -> str:
@@ -65,7 +87,7 @@ def _round_line(number: int, finished: Round, repeats: int) -> str:
 
 async def _study(
     console: Console, selected: Selected, store: Store, manifest: Manifest, model: str
-) -> dict[str, Any]:
+) -> StudyResult | FailureRecord:
     from agents.records.work import WorkItem, write_plan
     from agents.repeats.repeated_study import study_repeatedly
     from agents.study.study import StudyRequest, Supervision
@@ -90,7 +112,7 @@ async def _study(
         console.say("studying the unit" + (f" {repeats} times" if repeats > 1 else ""))
         task = DescribeUnit()
         try:
-            result = await study_repeatedly(
+            return await study_repeatedly(
                 bench.context,
                 StudyRequest(subject, task, manifest.seed),
                 store,
@@ -100,12 +122,11 @@ async def _study(
                     on_round=lambda number, finished: console.say(_round_line(number, finished, repeats))
                 ),
             )
-            return result.to_json()
         except UsageError:
             raise
         except MaiaError as error:
             console.fail(error)
-            return FailureRecord.of(subject.id, task.name, error).to_json()
+            return FailureRecord.of(subject.id, task.name, error)
 
 
 async def _warn_of_skipped(console: Console, bench: Workbench, manifest: Manifest) -> None:
@@ -120,46 +141,40 @@ async def _warn_of_skipped(console: Console, bench: Workbench, manifest: Manifes
     warn_of_skipped(console, bench.dataset, exemplars[readout].skipped)
 
 
-def _finished(store: Store) -> dict[str, Any] | None:
+def _finished(store: Store) -> StudyResult | None:
     results = (
         load_record(store, f"units/{folder}/done.json", StudyResult) for folder in store.folders("units")
     )
-    return next((result.to_json() for result in results if result is not None), None)
+    return next((result for result in results if result is not None), None)
 
 
-def _paths(run: Path, record: dict[str, Any], *, anew: bool) -> dict[str, str]:
-    from experiments.report import write_unit_page
-
-    folder = slug(record["unit"])
-    page = write_unit_page(run, folder, anew=anew)
-    return {"run": str(run), "unit": str(run / "units" / folder), "report": str(page)}
-
-
-def card(record: dict[str, Any]) -> str:
+def card(result: StudyResult | FailureRecord, report: Path) -> str:
     """Return a result in a few lines for a terminal; model-written text is made safe."""
     lines = [""]
-    if replaced := stand_ins(record.get("facts") or {}):
+    failed = isinstance(result, FailureRecord)
+    study = StudyResult(unit=result.unit, status=result.status) if failed else result
+    if replaced := stand_ins(study.facts):
         roles = " and ".join(filter(None, (", ".join(replaced[:-1]), replaced[-1])))
         lines.append(f"[yellow]stand-ins[/yellow] answered as {roles}: rules and a fixed vocabulary")
-    if record["status"] == "answered":
-        lines += [f"[bold]{plain(record['label'])}[/bold]", plain(record["description"]), ""]
-        answered = record.get("answered") or []
-        if record.get("labels") and set(answered) - set(record["labels"]):
-            whole = plain(" OR ".join(answered))
+    if study.status == "answered":
+        lines += [f"[bold]{plain(study.label or '')}[/bold]", plain(study.description or ""), ""]
+        if study.labels and set(study.answered) - set(study.labels):
+            whole = plain(" OR ".join(study.answered))
             lines += [
                 f"the answer was {whole}, and the description is of all of it; the label is what stood its "
                 "tests"
             ]
     else:
-        lines += [f"[bold]no label[/bold]: the study ended with {record['status']}", ""]
-    lines += _evidence(record)
-    lines += [plain(sentence) for sentence in RecordedRole.of(record).sentences()[:1]]
-    lines += _repeats(record)
-    if "rounds" in record:
-        images = record["images_made"] + record.get("images_tested", 0)
-        rounds = record["rounds"] + sum(repeat.get("rounds", 0) for repeat in record.get("repeats", ()))
+        lines += [f"[bold]no label[/bold]: the study ended with {study.status}", ""]
+    values = study.to_json()
+    lines += _evidence(values)
+    lines += [plain(sentence) for sentence in RecordedRole.of(values).sentences()[:1]]
+    lines += _repeats(study)
+    if not failed:
+        images = study.images_made + study.images_tested
+        rounds = study.rounds + sum(repeat.rounds for repeat in study.repeats)
         lines.append(f"{counted(rounds, 'round')}, {images:,} images made and tested")
-    lines.append(f"report: {record['paths']['report']}")
+    lines.append(f"report: {report}")
     return "\n".join(lines)
 
 
@@ -178,20 +193,19 @@ def _evidence(record: dict[str, Any]) -> list[str]:
     return lines + ([f"  {others}"] if others else [])
 
 
-def _repeats(record: dict[str, Any]) -> list[str]:
+def _repeats(study: StudyResult) -> list[str]:
     """Return how far the labels of several studies agree, and what each of them is."""
-    repeats = record.get("repeats") or []
-    if not repeats:
+    if not study.repeats:
         return []
-    agreement = (record.get("agreement") or {}).get("value")
+    agreement = None if study.agreement is None else study.agreement.value
     measured = "not measured: that needs two labels that were put to a test"
     if agreement is not None:
         measured = (
             f"{agreement:.2f} of the images of each other's tests are told apart by a blind witness who "
             "knows the label (0.50 is chance)"
         )
-    return [f"agreement of {len(repeats)} studies: {measured}"] + [
-        f"  {repeat['number']}: {plain(' OR '.join(repeat.get('labels') or ()) or 'no label')} "
-        f"({plain(repeat.get('verdict') or 'no verdict')})"
-        for repeat in repeats
+    return [f"agreement of {len(study.repeats)} studies: {measured}"] + [
+        f"  {repeat.number}: {plain(' OR '.join(repeat.labels) or 'no label')} "
+        f"({plain(repeat.verdict or 'no verdict')})"
+        for repeat in study.repeats
     ]

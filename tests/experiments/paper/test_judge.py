@@ -70,8 +70,8 @@ def test_the_first_answer_counts_and_what_is_open_is_asked_again(run, people):
     assert first not in again.open()
     assert len(again.open()) == 22
     (record,) = results(run).judgements
-    assert record["won"] == first.methods[0]
-    assert record["seconds"] == 2.5
+    assert record.won == first.methods[0]
+    assert record.seconds == 2.5
 
 
 def test_ties_count_half_and_the_page_stands_beside_the_papers_figures(run, people):
