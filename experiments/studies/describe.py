@@ -151,13 +151,13 @@ def _finished(store: Store) -> StudyResult | None:
 def card(result: StudyResult | FailureRecord, report: Path) -> str:
     """Return a result in a few lines for a terminal; model-written text is made safe."""
     lines = [""]
-    failed = isinstance(result, FailureRecord)
-    study = StudyResult(unit=result.unit, status=result.status) if failed else result
+    ended = isinstance(result, StudyResult)
+    study = result if isinstance(result, StudyResult) else StudyResult(unit=result.unit, status="failed")
     if replaced := stand_ins(study.facts):
         roles = " and ".join(filter(None, (", ".join(replaced[:-1]), replaced[-1])))
         lines.append(f"[yellow]stand-ins[/yellow] answered as {roles}: rules and a fixed vocabulary")
     if study.status == "answered":
-        lines += [f"[bold]{plain(study.label or '')}[/bold]", plain(study.description or ""), ""]
+        lines += [f"[bold]{plain(str(study.label))}[/bold]", plain(str(study.description)), ""]
         if study.labels and set(study.answered) - set(study.labels):
             whole = plain(" OR ".join(study.answered))
             lines += [
@@ -170,7 +170,7 @@ def card(result: StudyResult | FailureRecord, report: Path) -> str:
     lines += _evidence(values)
     lines += [plain(sentence) for sentence in RecordedRole.of(values).sentences()[:1]]
     lines += _repeats(study)
-    if not failed:
+    if ended:
         images = study.images_made + study.images_tested
         rounds = study.rounds + sum(repeat.rounds for repeat in study.repeats)
         lines.append(f"{counted(rounds, 'round')}, {images:,} images made and tested")

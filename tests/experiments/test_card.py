@@ -10,8 +10,8 @@ from experiments.studies.describe import card
 
 def test_the_card_of_repeated_studies_shows_agreement_and_labels() -> None:
     record = {
-        "unit": "net/x:0", "status": "answered", "label": "robot", "labels": ["robot"], "description": "Robots.",
-        "verdict": "untested", "confirmed": None,
+        "unit": "net/x:0", "status": "answered", "label": "robot", "labels": ["robot"],
+        "description": "Robots.", "verdict": "untested", "confirmed": None,
         "agreement": {"value": 0.8}, "rounds": 1, "images_made": 4, "images_tested": 2,
         "repeats": [
             {"number": 1, "labels": ["[b]robot"], "verdict": "confirmed", "rounds": 5}, {"number": 2},
@@ -22,6 +22,5 @@ def test_the_card_of_repeated_studies_shows_agreement_and_labels() -> None:
     assert "  1: \\[b]robot (confirmed)" in output, "what a model wrote is no markup"
     assert "  2: no label (no verdict)" in output
     assert "6 rounds, 6 images" in output
-    assert "not measured: that needs two labels" in card(
-        StudyResult(**record | {"agreement": {"value": None}}), Path("p")
-    )
+    alone = StudyResult(**record | {"agreement": {"value": None}})
+    assert "not measured: that needs two labels" in card(alone, Path("p"))
