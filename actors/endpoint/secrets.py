@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import html
 import json
@@ -10,9 +11,12 @@ import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from actors.endpoint.settings import EndpointSettings
 from actors.errors import UsageError
+
+if TYPE_CHECKING:
+    from actors.endpoint.settings import EndpointSettings
 
 
 class MissingKeyError(UsageError):
@@ -21,8 +25,11 @@ class MissingKeyError(UsageError):
 
 PART = 8
 """Characters of a secret that already count as one: servers shorten the keys that they repeat."""
+_CODED_PART = 12
+"""The same of a secret in base64."""
 _ANCHOR = 4
 _LONGEST_WORD = 12
+_URL_SAFE = str.maketrans("+/", "-_")
 _REDACTED = "[redacted]"
 
 
@@ -32,19 +39,21 @@ class Secrets:
     __slots__ = ("_anchors", "_short", "_values")
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        forms = {form for value in values if value for form in _forms(value)}
+        values = [value for value in values if value]
+        forms = {form for value in values for form in _forms(value)}
         # Longest first, so that a secret that contains another leaves no remainder.
         self._values = sorted((form for form in forms if not _is_word(form)), key=len, reverse=True)
         # A placeholder ("EMPTY", "x") is part of ordinary words: it is taken out only where it stands alone.
         short = sorted((form for form in forms if _is_word(form)), key=len, reverse=True)
         words = "|".join(map(re.escape, short))
         self._short = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") if short else None
-        # Every part of PART characters holds one of these: looking for them alone is a fraction of the work.
-        step = PART - _ANCHOR + 1
+        coded = {form for value in values if len(value) >= PART for form in _coded(value)}
+        # Every part holds one of these: looking for them alone is a fraction of the work.
         self._anchors = [
-            (value, at, value[at : at + _ANCHOR])
-            for value in self._values
-            for at in range(0, len(value) - _ANCHOR + 1, step)
+            (form, at, form[at : at + _ANCHOR], least)
+            for forms, least in ((self._values, PART), (sorted(coded), _CODED_PART))
+            for form in forms
+            for at in range(0, len(form) - _ANCHOR + 1, least - _ANCHOR + 1)
         ]
 
     def redact(self, text: str) -> str:
@@ -71,7 +80,7 @@ class Secrets:
 
     def _parts(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield where parts of secrets stand in a text."""
-        for value, at, anchor in self._anchors:
+        for value, at, anchor, least in self._anchors:
             start = text.find(anchor)
             while start >= 0:
                 before, after = 0, _ANCHOR
@@ -84,7 +93,7 @@ class Secrets:
                 ):
                     after += 1
                 part = text[start - before : start + after]
-                if not _is_word(part):
+                if len(part) >= least and not _is_word(part):
                     yield start - before, start + after
                 start = text.find(anchor, start + 1)
 
@@ -105,9 +114,22 @@ def _forms(value: str) -> Iterator[str]:
     yield from (value, urllib.parse.quote(value, safe=""), json.dumps(value)[1:-1], html.escape(value))
 
 
-_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.I)
+def _coded(value: str) -> Iterator[str]:
+    """Yield a value as it stands in base64 of a text that holds it: where it begins shifts its letters."""
+    for before in range(3):
+        coded = base64.b64encode(bytes(before) + value.encode()).decode()
+        inside = coded[-(-before * 4 // 3) : len(coded) - 4 if (before + len(value.encode())) % 3 else None]
+        yield from (inside, inside.translate(_URL_SAFE))
+
+
+_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|SIGNATURE)$", re.I)
 _read: set[str] = set()
 """Values that this process has read for use: whatever their variables are called, they are secrets."""
+
+
+def is_key_name(name: str) -> bool:
+    """Return whether a variable or parameter of that name holds a key: its name ends as keys' do."""
+    return _NAMES.search(name) is not None
 
 
 def without_secrets(data: bytes, environ: Mapping[str, str] = os.environ) -> bytes:
@@ -117,7 +139,7 @@ def without_secrets(data: bytes, environ: Mapping[str, str] = os.environ) -> byt
     Known are the values that were read for use (`read_secret`), and those of variables whose names end as
     keys' do.
     """
-    named = {value for name, value in environ.items() if _NAMES.search(name) and not _is_a_file(value)}
+    named = {value for name, value in environ.items() if is_key_name(name) and not _is_a_file(value)}
     values = frozenset(value.strip() for value in named | _read if len(value.strip()) >= PART)
     if not values:
         return data

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from actors.endpoint.proxies import is_loopback
+from actors.endpoint.secrets import is_key_name
 from actors.settings import Settings
 
 _OWN_HEADERS = {"authorization", "content-type", "content-length", "host"}
@@ -65,11 +66,13 @@ class EndpointSettings(Settings):
     @classmethod
     def _url(cls, value: str) -> str:
         url = urllib.parse.urlsplit(value)
+        # The value is not repeated where it may hold a secret.
+        if "@" in value:
+            raise ValueError("must not hold a user name or password; use api_key_env or headers_env")
+        if any(is_key_name(name) for name, _ in urllib.parse.parse_qsl(f"{url.query}&{url.fragment}")):
+            raise ValueError("must not hold a key; use api_key_env or headers_env")
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(f"must be an http:// or https:// address, got {value!r}")
-        if url.username or url.password:
-            # The value is not repeated: it holds a secret.
-            raise ValueError("must not hold a user name or password; use api_key_env or headers_env")
         return value.rstrip("/")
 
     @field_validator("proxy")

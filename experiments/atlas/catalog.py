@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Literal
 
 from agents.evidence.verdict import verdict_of
@@ -24,6 +25,8 @@ Tier = Literal["agent", "embedding", ""]
 """What named a unit."""
 _THUMBS = 3
 _LONGEST_LINE = 1 << 20
+_MOST_LINES = 1_000_000
+_LARGEST_TABLE = 1 << 30
 _MOST_OUTPUTS = 5
 
 
@@ -193,13 +196,19 @@ def _full(run: RunDirectory, row: dict[str, Any]) -> str:
 
 
 def raw_lines(run: RunDirectory, key: str) -> Iterator[bytes]:
-    """Yield the lines of a table of any length; that it cannot be read is added to `run.problems`."""
+    """Yield the lines of a table; that it cannot be read, or is too long, is added to `run.problems`."""
     try:
         handle = run_files.open_file(run.root, key)
         if handle is not None:
             with os.fdopen(handle, "rb") as file:
-                while line := file.readline(_LONGEST_LINE):
-                    yield line
+                lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
+                if os.fstat(handle).st_size <= _LARGEST_TABLE:
+                    yield from islice(lines, _MOST_LINES)
+                if next(lines, b""):
+                    run.problems.append(
+                        f"{key} is longer than any run's: {_MOST_LINES:,} lines of a file of at most "
+                        f"{_LARGEST_TABLE >> 20:,} MiB are read"
+                    )
     except (OSError, RecordError) as error:
         run.problems.append(f"{key} cannot be read: {error}")
 
@@ -218,7 +227,7 @@ def _lines(run: RunDirectory, key: str) -> Iterator[dict[str, Any]]:
     damaged = 0
     for line in raw_lines(run, key):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode())
             if b"\\u" in line:  # perhaps half of a surrogate pair, which has no UTF-8 and cannot be printed
                 row = json.loads(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace"))
         except (ValueError, RecursionError):

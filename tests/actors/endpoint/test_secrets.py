@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from actors.endpoint.faults import from_status
 from actors.endpoint.secrets import PART, Secrets
+from actors.endpoint.settings import EndpointSettings
+from agents.records.run_files import first_fault
 
 KEY = "sk-proj-5f3e9A1c7b-0Zq_88xVn/+2"
 
@@ -39,6 +43,15 @@ def test_spellings_of_an_address_a_page_and_json_are_known() -> None:
         assert secrets.redact(text) == "[redacted]"
 
 
+@given(st.binary(max_size=9), st.binary(max_size=9))
+def test_a_key_inside_a_coded_text_is_known(before: bytes, after: bytes) -> None:
+    """What is encoded with the key, such as `Bearer` or a user's name, shifts its letters."""
+    whole = before + KEY.encode() + after
+    for coded in (base64.b64encode(whole), base64.urlsafe_b64encode(whole)):
+        left = Secrets([KEY]).redact(coded.decode()).replace("[redacted]", "")
+        assert len(left) <= len(coded) - len(KEY) * 4 // 3 + 8
+
+
 @pytest.mark.parametrize("key", ["EMPTY", "none", "x", "sk-no-key-required", "placeholder-of-mine"])
 def test_a_placeholder_for_a_key_leaves_ordinary_words_alone(key: str) -> None:
     """Local servers are given a word as a key; texts that use such words are not damaged."""
@@ -52,6 +65,17 @@ def test_a_record_keeps_words_that_are_a_short_secret() -> None:
     assert Secrets(["none", KEY]).redact_record(f'{{"status": "none", "model": "{KEY}"}}') == (
         '{"status": "none", "model": "[redacted]"}'
     )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [f"https://me:{KEY}@host/v1", f"htps://me:{KEY}@host", f"me:{KEY}@host", f"https://host/v1?api_key={KEY}",
+     f"https://host/#token={KEY}"],
+)  # fmt: skip
+def test_an_address_with_a_key_is_refused_without_showing_it(address: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        EndpointSettings(model="m", base_url=address)
+    assert KEY[:PART] not in first_fault(refused.value)
 
 
 def test_secrets_do_not_travel() -> None:
