@@ -156,7 +156,8 @@ def e_benjamini_hochberg(e_values: Sequence[float], rate: float = 0.05) -> np.nd
     values = np.asarray(e_values, float)
     n = len(values)
     ordered = np.sort(values)[::-1]
-    enough = np.flatnonzero(ordered * np.arange(1, n + 1) * rate >= n)
+    # Divided, not multiplied: an e-value may be the largest number there is.
+    enough = np.flatnonzero(ordered >= n / (rate * np.arange(1, n + 1)))
     if not len(enough):
         return np.zeros(n, bool)
     kept: np.ndarray = values >= ordered[enough[-1]]

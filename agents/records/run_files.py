@@ -42,6 +42,8 @@ MAX_UNPACKED = 1 << 30
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEPS)
+_ENDLESS_NUMBER = re.compile(rb"[0-9]{301}")
+"""Digits of a number that has no place in a float."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -317,6 +319,8 @@ def _check_extent(data: bytes) -> None:
     bare = _STRING.sub(b"", data)
     if sum(map(bare.count, (b"[", b"{", b","))) > MAX_VALUES:
         raise ValueError(f"it holds more than {MAX_VALUES:,} values")
+    if _ENDLESS_NUMBER.search(bare):
+        raise ValueError("it holds a number of more than 300 digits")
     brackets = bare.translate(None, delete=_NO_BRACKETS)
     if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from experiments.records.lookup import finished_studies, name_runs_below, read_m
 from experiments.records.names import UnitName, without_home
 from experiments.records.results import as_parquet, result
 from experiments.records.roles import RecordedRole
+from experiments.setup.console import printable
 from tools.sandbox import api_page
 
 ENDINGS: dict[str, str] = {
@@ -222,8 +224,13 @@ def _csv(run: Run) -> bytes:
 
 
 def _harmless(value: Any) -> Any:
-    """Keep a spreadsheet from taking model-written text for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    """Keep a spreadsheet from taking model-written text for a formula, and a terminal for orders."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    # Formulas may begin after blanks, and with signs of full width.
+    begins = unicodedata.normalize("NFKC", text.lstrip()[:1]) in ("=", "+", "-", "@")
+    return f"'{text}" if begins or text[:1].isspace() else text
 
 
 def _parquet(run: Run) -> bytes:

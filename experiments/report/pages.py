@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from agents.records import run_files
-from agents.records.store import Store
+from agents.records.store import Store, finite
 from experiments.records import numbers
 from experiments.report.verdicts import SENTENCES
 from experiments.setup.console import money
@@ -86,8 +86,11 @@ def as_script(name: str, value: Any) -> str:
 
 
 def script_value(value: Any) -> str:
-    """Return a value as a script has it, inert as `as_script` says."""
-    coded = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    """Return a value as a script has it, inert as `as_script` says; null for numbers that are not finite."""
+    try:
+        coded = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        coded = json.dumps(finite(value), separators=(",", ":"))
     for character in "<>&":
         coded = coded.replace(character, f"\\u{ord(character):04x}")
     return coded

@@ -7,7 +7,6 @@ is there, and a field of another type counts as absent.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -30,18 +29,19 @@ _MARKS = ("manifest.json", "leases", "plan.json", "units", "experiments")
 """Each of them marks a run's folder: into any other no report is written."""
 
 
+_LARGEST_NUMBER = 1e250
+"""Sums and multiples of smaller ones have a place in a float."""
+
+
 def text(value: Any, default: str = "") -> str:
     return value if isinstance(value, str) else default
 
 
 def number(value: Any) -> float | None:
-    """Return a finite number, else None (JSON written by Python may hold NaN)."""
+    """Return a number that can be reckoned with, else None (JSON written by Python may hold NaN)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if abs(value) <= _LARGEST_NUMBER else None
 
 
 def mapping(value: Any) -> dict[str, Any]:

@@ -167,6 +167,25 @@ def test_a_picture_of_too_many_pixels_is_left_out(kept: Path, tmp_path: Path) ->
         stored_image(bomb)
 
 
+@pytest.mark.parametrize("value", [10**400, -1e308, 2**200, float("nan")])
+def test_numbers_beyond_all_bounds_cost_their_record(value: float, kept: Path, tmp_path: Path) -> None:
+    """Also where their sum or mean has no place in a float."""
+
+    def huge(content: Any) -> Any:
+        if isinstance(content, dict):
+            return {key: huge(item) for key, item in content.items()}
+        if isinstance(content, list):
+            return [huge(item) for item in content]
+        return value if isinstance(content, int | float) else content
+
+    run = tmp_path / "run"
+    shutil.copytree(kept, run)
+    for record in run.rglob("*.json"):
+        record.write_text(json.dumps(huge(json.loads(record.read_bytes()))))
+    for words, code in commands(run, tmp_path / "out"):
+        assert code in (0, 1, 2), words
+
+
 HEADER = "{'descr': '%s', 'fortran_order': False, 'shape': (%d,)}\n"
 
 

@@ -26,7 +26,7 @@ from tests.experiments.report.run_directories import LAYER, FakeRun
 def run(tmp_path) -> FakeRun:
     run = FakeRun(tmp_path / "run")
     run.write_unit(3, "wheels")
-    run.write_unit(5, "=HYPERLINK(1)")
+    run.write_unit(5, " \x1b＝HYPERLINK(1)")
     run.write_unit(8, finished=False)
     return run
 
@@ -81,7 +81,7 @@ def test_jsonl_has_one_record_a_finished_unit(run):
     output = export(run.root, "jsonl")
     rows = [json.loads(line) for line in (run.root / "export.jsonl").read_text().splitlines()]
     assert output.units == len(rows) == 2
-    assert {row["label"] for row in rows} == {"wheels", "=HYPERLINK(1)"}
+    assert {row["label"] for row in rows} == {"wheels", " \x1b＝HYPERLINK(1)"}
     assert rows[0]["cost"]["dollars"] == pytest.approx(0.05)
 
 
@@ -91,13 +91,13 @@ def test_csv_opens_in_a_spreadsheet_and_holds_no_formula(run, tmp_path):
     wheels, formula = sorted(rows, key=lambda row: row["name"])
     assert (wheels["layer"], wheels["name"], wheels["label"]) == (LAYER, "3", "wheels")
     assert (wheels["auroc"], wheels["auroc_low"], wheels["cost_tokens"]) == ("0.91", "0.78", "5380")
-    assert formula["label"] == "'=HYPERLINK(1)"
+    assert formula["label"] == "' \N{REPLACEMENT CHARACTER}＝HYPERLINK(1)"
 
 
 def test_parquet_reads_back(run):
     pq = pytest.importorskip("pyarrow.parquet")
     table = pq.read_table(export(run.root, "parquet").path)
-    assert sorted(table["label"].to_pylist()) == ["=HYPERLINK(1)", "wheels"]
+    assert sorted(table["label"].to_pylist()) == [" \x1b＝HYPERLINK(1)", "wheels"]
 
 
 def test_neuronpedia_features_have_explanations_and_images_of_the_run(run):
