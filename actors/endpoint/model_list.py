@@ -97,4 +97,4 @@ def find(models: Sequence[ListedModel], name: str) -> ListedModel | None:
 def nearest(models: Sequence[ListedModel], name: str, n: int = 3) -> list[str]:
     """Return the listed names that are most like `name`, the most like first."""
     plain = {model.id.lower(): model.id for model in models}
-    return [plain[match] for match in difflib.get_close_matches(name.lower(), list(plain), n, 0.4)]
+    return [plain[match] for match in difflib.get_close_matches(name.lower(), list(plain), n, 0.0)]

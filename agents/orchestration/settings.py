@@ -21,6 +21,6 @@ class SweepSettings(Settings):
     agents: int = Field(32, ge=1, le=4096)
     """Studies at once on each host."""
     budget: BudgetSettings = BudgetSettings()
-    """What the whole run may spend; may be raised to resume."""
+    """What the whole run may spend, also of `maia describe`; may be raised to resume."""
     unit_budget: BudgetSettings = BudgetSettings()
     """What one unit may spend; near it, its agent is asked for its final answer."""

@@ -173,7 +173,7 @@ class Ledger:
 
 
 class UnitAccount:
-    """One unit's account within a run's; also decides when its agent must conclude."""
+    """One unit's account within a run's; also steers its study, whose agent must conclude near a limit."""
 
     def __init__(self, unit: Ledger, run: Account, note: Callable[[Cost], None] = lambda _: None) -> None:
         """`note` gets everything that is spent."""
@@ -231,6 +231,12 @@ class UnitAccount:
         return self.reason
 
     async def near(self) -> str:
+        return self.reason
+
+    def paused(self) -> bool:
+        return False
+
+    def conclude(self) -> str:
         return self.reason
 
 

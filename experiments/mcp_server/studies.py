@@ -237,7 +237,7 @@ class OutsideStudies:
         rates = context.rates | {"interpreter": FreeRate()}
         run = replace(context, interpreter=model, facts=facts, rates=rates)
         request = StudyRequest(subject, DescribeUnit(), self.run.seed)
-        return PreparedStudy(StudyContext(run, request, store, account), request, _Budgeted(account))
+        return PreparedStudy(StudyContext(run, request, store, account), request, account)
 
     def _claim(self, store: Store, context: RunContext, unit: str, study: OutsideStudy) -> None:
         """Write down that the run has this unit."""
@@ -295,16 +295,3 @@ def _check_names_no_file(layer: str, unit: str) -> None:
             f"the unit {unit[:60]!r} is read from a file, and clients name no files.",
             "Name a unit by its number, or a class.",
         )
-
-
-class _Budgeted:
-    """Ends a study with its budget."""
-
-    def __init__(self, account: UnitAccount) -> None:
-        self._account = account
-
-    def paused(self) -> bool:
-        return False
-
-    def conclude(self) -> str:
-        return self._account.reason

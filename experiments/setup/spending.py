@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from actors.chat.settings import OpenAIChat, known_price
 from actors.endpoint.catalogue import HostedModel, catalogue
+from actors.endpoint.prices import ImagePrice, TokenPrice
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import UsageError
-from actors.generation.settings import hosted_makers
+from actors.generation.settings import OpenAIImages, hosted_makers
 from experiments.setup.config import Profile
 
 
@@ -25,8 +26,11 @@ def endpoints(profile: Profile) -> dict[str, EndpointSettings]:
 
 
 def may_charge(profile: Profile) -> bool:
-    """Return whether any endpoint of the profile may cost money."""
-    return any(part.charges for part in endpoints(profile).values())
+    """Return whether any endpoint of the profile may cost money: one elsewhere, or with a price, as a gateway
+    on this machine has."""
+    free = (TokenPrice(), ImagePrice(image=0.0))
+    parts = endpoints(profile).values()
+    return any(isinstance(part, OpenAIChat | OpenAIImages) and part.known_price not in free for part in parts)
 
 
 def unpriced(profile: Profile) -> list[str]:

@@ -90,6 +90,7 @@ async def _study(
 ) -> StudyResult | FailureRecord:
     from agents.records.work import WorkItem, write_plan
     from agents.repeats.repeated_study import study_repeatedly
+    from agents.study.budget import Ledger, UnitAccount, spent_under
     from agents.study.study import StudyRequest, Supervision
     from agents.tasks.describe_unit import DescribeUnit
     from experiments.setup import photograph_notice as photographs
@@ -110,8 +111,12 @@ async def _study(
         if "notice" in bench.context.facts:
             console.say(await photographs.of_unit(bench.context.observers, subject))
         console.say("studying the unit" + (f" {repeats} times" if repeats > 1 else ""))
-        task = DescribeUnit()
+        task, limits = DescribeUnit(), selected.profile.sweep
         try:
+            spent, _ = spent_under(store, limits.budget)
+            account = await UnitAccount.resume(
+                store, subject.id, limits.unit_budget, Ledger(limits.budget, spent)
+            )
             return await study_repeatedly(
                 bench.context,
                 StudyRequest(subject, task, manifest.seed),
@@ -119,7 +124,9 @@ async def _study(
                 repeats=repeats,
                 at_once=repeats,
                 supervision=Supervision(
-                    on_round=lambda number, finished: console.say(_round_line(number, finished, repeats))
+                    account,
+                    account,
+                    lambda number, finished: console.say(_round_line(number, finished, repeats)),
                 ),
             )
         except UsageError:

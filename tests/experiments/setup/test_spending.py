@@ -32,6 +32,7 @@ profiles:
     sweep: {budget: {dollars: 5}}
   ending: {extends: hosted, chat: {observers: {backend: openai, model: gpt-4o-mini}}}
   server: {extends: embedded, chat: {interpreter: {backend: openai, model: x, base_url: "http://127.0.0.1:1/v1"}}}
+  gateway: {extends: server, chat: {interpreter: {backend: openai, model: x, price: {prompt: 2}}}}
 """
 TODAY = datetime.date(2026, 12, 1)
 
@@ -48,6 +49,7 @@ def test_endpoints_are_named_by_their_settings(profiles):
         *("chat.interpreter", "chat.observers", "generation", "generation.editor")
     }
     assert may_charge(profiles.profile("mine"))
+    assert may_charge(profiles.profile("gateway"))
     assert not may_charge(profiles.profile("server"))
     assert not may_charge(profiles.profile("embedded"))
 
