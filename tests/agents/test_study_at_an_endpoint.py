@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from agents.records.journal import Journal
@@ -18,7 +16,6 @@ from tests.tools.fakes import FakeObservers, darken
 from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
 
-pytestmark = pytest.mark.anyio
 DRAFT = CODE.replace("look", "draft")
 
 

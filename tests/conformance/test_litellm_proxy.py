@@ -23,8 +23,6 @@ from tests.conformance.servers import Environment, Server, free_port, serving
 from tests.fake_endpoint import KEY as UPSTREAM_KEY
 from tests.fake_endpoint import MODEL, FakeEndpoint, Fault, Reply, Seen
 
-pytestmark = pytest.mark.anyio
-
 LITELLM = Environment("litellm", ("litellm[proxy]==1.108.7",))
 KEY = "sk-proxy-5d2a9e10"
 MOCKS = {

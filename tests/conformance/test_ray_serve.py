@@ -13,8 +13,6 @@ from actors.endpoint.faults import ContextLengthError, EndpointDownError, Endpoi
 from tests.conformance.asking import ask, ask_a_server_that_dies, endpoint, picture, probe, study
 from tests.conformance.servers import Environment, Server, free_port, serving
 
-pytestmark = pytest.mark.anyio
-
 RAY_SERVE = Environment(
     "ray-serve",
     ("ray[serve]==2.60.0", "fastapi==0.165.0", "uvicorn==0.54.0", "opentelemetry-api==1.45.2"),

@@ -15,8 +15,6 @@ from tests.actors.chat.tiny_models import save_qwen2_vl
 from tests.conformance.asking import ask, ask_a_server_that_dies, endpoint, picture, probe, study
 from tests.conformance.servers import ROOT, Environment, Server, free_port, serving
 
-pytestmark = pytest.mark.anyio
-
 TRANSFORMERS = Environment(
     "transformers-serve", ("fastapi==0.165.0", "uvicorn==0.54.0", "opentelemetry-api==1.45.2"), beside=True
 )

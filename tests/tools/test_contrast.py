@@ -97,7 +97,6 @@ class BrowsableSubject(FakeSubject):
         ]
 
 
-@pytest.mark.anyio
 async def test_a_program_gets_masked_images_with_the_reason_for_each() -> None:
     studio = FakeStudio()
     subject = BrowsableSubject(studio, len)
@@ -109,7 +108,6 @@ async def test_a_program_gets_masked_images_with_the_reason_for_each() -> None:
     assert all(100 <= index < 130 for index in subject.asked), "the lowest of 40 are silent ones"
 
 
-@pytest.mark.anyio
 async def test_a_unit_that_tells_only_its_strongest_says_so() -> None:
     studio = FakeStudio()
     box = Toolbox(SubjectSystem(FakeSubject(studio, len), darken), studio, FakeObservers(), seed=0)

@@ -33,8 +33,6 @@ from tools.subject import NetworkUnit
 from tools.system import SubjectSystem
 from tools.toolbox import Toolbox, ToolFailedError, ToolLimits
 
-pytestmark = pytest.mark.anyio
-
 ONE = Placement(threads=1)
 WEIGHTS = np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, -1.0, 1.0], [0.0, 0.0, 0.5]], np.float32)
 CLASSES = ("red car", "snowplow, plow", "frog", "sky")

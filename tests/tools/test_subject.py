@@ -59,7 +59,6 @@ class Classifier:
         return 6.5
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("unit", "anchor"),
     [

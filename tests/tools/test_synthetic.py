@@ -18,8 +18,6 @@ from actors.serving.pool import LocalPool
 from actors.vision.readout.base import SampleError
 from tools.synthetic import ConceptTable, SyntheticNeuron
 
-pytestmark = pytest.mark.anyio
-
 CONCEPTS = {"dog": 0, "grass": 1, "car": 2}
 
 

@@ -12,8 +12,6 @@ from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken, pi
 from tools.system import SubjectSystem
 from tools.toolbox import Album, Screen, Toolbox, ToolFailedError, ToolLimits
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.fixture
 def studio():

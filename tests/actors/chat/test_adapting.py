@@ -21,7 +21,6 @@ from actors.endpoint.faults import (
 from tests.actors.chat.conftest import FakeClock, picture
 from tests.fake_endpoint import FakeEndpoint, Fault, Reply, Seen
 
-pytestmark = pytest.mark.anyio
 Opened = Callable[..., Any]
 Script = Callable[[Seen], Any]
 

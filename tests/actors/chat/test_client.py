@@ -14,8 +14,6 @@ from actors.errors import BackendError
 from actors.images import Image
 from tests.actors.chat.conftest import picture
 
-pytestmark = pytest.mark.anyio
-
 
 class EchoModel:
     name = "echo"

@@ -19,8 +19,6 @@ from actors.serving.pool import LocalPool
 from tests.actors.chat.conftest import picture
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
 
-pytestmark = pytest.mark.anyio
-
 
 def ask(agent: int, turn: int = 0) -> ChatRequest:
     parts = (f"agent {agent} turn {turn}", picture(agent))

@@ -23,8 +23,6 @@ from tests.actors.chat import tiny_models
 from tests.actors.chat.conftest import picture
 from tests.actors.weights import oversized
 
-pytestmark = pytest.mark.anyio
-
 SYSTEM = Message("system", ("You are shown images.",))
 
 

@@ -25,7 +25,7 @@ from actors.serving.cluster import Cluster, RayReplica
 from actors.settings import Placement
 
 NODES = [Node("a", {"CPU": 4, "GPU": 2}, {"CPU": 1, "GPU": 0.5}), Node("b", {"CPU": 8}, {"CPU": 8})]
-ray_test = [pytest.mark.ray, pytest.mark.anyio, pytest.mark.usefixtures("ray_cluster")]
+ray_test = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 SCRIPTED = "tests.actors.scripted:build"
 
 
@@ -85,7 +85,6 @@ class ScriptedState(RayState):
         return False
 
 
-@pytest.mark.anyio
 async def test_the_timeout_starts_when_the_last_node_that_could_carry_the_actor_is_lost() -> None:
     """The wait for room on nodes that are there does not count."""
     state, clock = ScriptedState([NODES] * 9 + [NODES[1:]] * 5), iter(range(60, 10000, 60))
@@ -110,7 +109,6 @@ class HeadAway(ScriptedState):
         raise ConnectionError("the head is away")
 
 
-@pytest.mark.anyio
 async def test_an_actor_is_not_at_fault_when_ray_does_not_answer() -> None:
     answer = asyncio.get_running_loop().create_future()
     state = HeadAway(answer)

@@ -19,8 +19,6 @@ from actors.errors import BackendError, MaiaError, UsageError
 from actors.images import Image
 from actors.serving.pool import LocalPool
 
-pytestmark = pytest.mark.anyio
-
 
 class Seeker:
     """A `Detector` that finds each concept in the whole image, more surely the longer its name."""

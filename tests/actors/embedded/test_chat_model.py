@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from actors.chat.base import ChatRequest, Message
 from actors.chat.settings import BuiltinChat
 from actors.chat.tasks import DescribeUnitTask
 from actors.embedded.chat_model import BuiltinBackend
 
-pytestmark = pytest.mark.anyio
 REQUEST = ChatRequest(
     (Message("system", ("the API",)), Message("user", ("[DESCRIPTION] [LABEL]",))), "a", seed=1
 )

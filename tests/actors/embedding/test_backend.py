@@ -16,8 +16,6 @@ from actors.errors import BackendError, UsageError
 from actors.images import Image
 from actors.serving.pool import LocalPool
 
-pytestmark = pytest.mark.anyio
-
 
 @dataclass
 class MeanColors:

@@ -12,8 +12,6 @@ from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
 from tests.actors.endpoint.test_gate import Timeline
 
-pytestmark = pytest.mark.anyio
-
 
 class Endpoint:
     """Answers when asked; `sent` are the times."""

@@ -11,8 +11,6 @@ from actors.endpoint.faults import EndpointDownError, EndpointStopError
 from actors.endpoint.gate import Gate, Permit, TokenBucket
 from actors.endpoint.settings import EndpointSettings
 
-pytestmark = pytest.mark.anyio
-
 NEW = Permit(10**9, 0.0)
 """A request newer than any slow-down."""
 

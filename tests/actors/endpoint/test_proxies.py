@@ -105,7 +105,6 @@ async def backend_at(base_url: str, environ: dict[str, str], **settings: Any) ->
 ASK = ChatRequest((Message("user", ("hello",)),))
 
 
-@pytest.mark.anyio
 async def test_a_host_elsewhere_is_asked_through_the_proxy_of_the_environment() -> None:
     """With the real client: the name need not even be known here."""
     proxy = FakeProxy()
@@ -117,7 +116,6 @@ async def test_a_host_elsewhere_is_asked_through_the_proxy_of_the_environment() 
     assert proxy.asked == ["http://model.invalid/v1/chat/completions"]
 
 
-@pytest.mark.anyio
 async def test_a_proxy_that_wants_a_login_is_named() -> None:
     """It is no fault of the key, and the run stops."""
     proxy = FakeProxy(407)
@@ -131,7 +129,6 @@ async def test_a_proxy_that_wants_a_login_is_named() -> None:
             await backend.complete(ASK)
 
 
-@pytest.mark.anyio
 async def test_a_server_on_this_machine_is_asked_directly_whatever_the_environment_says() -> None:
     """A proxy could not reach it."""
     with FakeEndpoint(key=None) as server:
@@ -141,7 +138,6 @@ async def test_a_server_on_this_machine_is_asked_directly_whatever_the_environme
             assert (await backend.complete(ASK)).text
 
 
-@pytest.mark.anyio
 async def test_a_proxy_that_is_not_there_is_named_and_can_be_switched_off() -> None:
     """The error says which proxy, and that `proxy` sets it."""
     async with backend_at("http://model.invalid/v1", {}, proxy="http://127.0.0.1:9") as backend:

@@ -19,8 +19,6 @@ from actors.generation.store import ImageStore
 from actors.images import Image, Provenance
 from actors.serving.pool import LocalPool
 
-pytestmark = pytest.mark.anyio
-
 
 @dataclass
 class Painter:

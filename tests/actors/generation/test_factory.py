@@ -18,7 +18,6 @@ from actors.images import Image
 from actors.serving.pool import LocalPool
 
 pytestmark = [
-    pytest.mark.anyio,
     pytest.mark.usefixtures("one_torch_thread"),
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]

@@ -16,7 +16,6 @@ from actors.settings import Placement
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.anyio,
     pytest.mark.timeout(400),  # each actor imports torch, diffusers and transformers
     pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),
 ]

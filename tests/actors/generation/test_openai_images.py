@@ -23,8 +23,6 @@ from actors.serving.pool import LocalPool
 from tests.fake_endpoint import KEY, FakeEndpoint, Fault
 from tests.fake_images import IMAGE_MODEL, FakeImages
 
-pytestmark = pytest.mark.anyio
-
 
 class Pauses:
     """A clock that only waiting moves, so that back-off takes no time."""

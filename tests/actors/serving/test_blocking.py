@@ -12,8 +12,6 @@ from actors.errors import BackendError, DeviceLostError, RefusedError
 from actors.serving.blocking import BlockingBackend, DeviceThread, run_in_halves
 from actors.serving.coalescer import Coalescer
 
-pytestmark = pytest.mark.anyio
-
 
 async def ask(run: Callable[[Sequence[int]], list[int]]) -> int:
     backend: BlockingBackend[int, int] = BlockingBackend("model", run)

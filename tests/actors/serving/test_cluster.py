@@ -20,7 +20,7 @@ from tests.actors.scripted import Show, image
 from tests.conftest import CANARY
 
 SCRIPTED = "tests.actors.scripted:build"
-ray_test = [pytest.mark.ray, pytest.mark.anyio]
+ray_test = [pytest.mark.ray]
 
 
 @pytest.fixture
@@ -111,7 +111,6 @@ class TestPools:
         assert (await pool.call("environment"))["OMP_NUM_THREADS"] == "1"
 
 
-@pytest.mark.anyio
 class TestInThisProcess:
     """Without Ray, by `ray: {address: none}`."""
 

@@ -13,8 +13,6 @@ from actors.serving.backend import Backend, Priority
 from actors.serving.coalescer import BatchMismatchError, ClosedError, Coalescer
 from tests.actors.scripted import Clock, settle, submit
 
-pytestmark = pytest.mark.anyio
-
 
 @dataclass(frozen=True, slots=True)
 class Probe:

@@ -19,9 +19,6 @@ from actors.serving.transport import Payload, unpack
 from actors.settings import Placement
 from tests.actors.scripted import Clock, ScriptedBackend, Show, image, settle, submit
 
-pytestmark = pytest.mark.anyio
-
-
 PICTURES = {each.id: each for each in (image(value) for value in range(8))}
 
 

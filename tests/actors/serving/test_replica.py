@@ -17,8 +17,6 @@ from actors.serving.transport import images_from, pack, unpack
 from tests.actors.scripted import ScriptedBackend, Show, build_badly, image, settle
 from tests.actors.scripted import build as build_scripted
 
-pytestmark = pytest.mark.anyio
-
 
 def exchange_request(
     *arrivals: tuple[int, Show] | tuple[int, Show, int], client: str = "c", epoch: int = 0

@@ -26,8 +26,6 @@ from actors.vision.settings import VisionSettings
 from tests.actors.scripted import submit
 from tests.actors.vision import tiny_networks as networks
 
-pytestmark = pytest.mark.anyio
-
 DEEP, STEM, SCORES = Readout("deep"), Readout("stem"), Readout(OUTPUT, "logit")
 ONE_THREAD = Placement(threads=1)
 

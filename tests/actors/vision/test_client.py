@@ -32,8 +32,6 @@ from tests.actors.vision import tiny_networks as networks
 from tests.actors.vision.sweep.test_accumulators import Numbered, brute_force
 from tests.actors.vision.test_backend import ONE_THREAD
 
-pytestmark = pytest.mark.anyio
-
 CLASSES = ("ant", "bee", "cat", "dog")
 
 

@@ -23,7 +23,6 @@ from tests.actors.vision.test_client import make_backend
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.anyio,
     pytest.mark.timeout(400),  # each actor imports torch, and the machine may be busy
     pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),
 ]

@@ -20,8 +20,6 @@ from tests.actors.vision.test_backend import ONE_THREAD
 
 PAGE = Path(__file__).parents[3] / "docs" / "own-network.md"
 
-pytestmark = pytest.mark.anyio
-
 
 def blocks() -> list[str]:
     return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -16,8 +16,6 @@ from agents.tasks.base import FinalAnswer
 from tests.tools.fakes import FakeStudio, FakeSubject, ReservingSubject, picture_of
 from tools.toolbox import Made, seed_for
 
-pytestmark = pytest.mark.anyio
-
 
 def critic(activation, **settings):
     studio = FakeStudio()

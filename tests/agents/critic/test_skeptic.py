@@ -9,8 +9,6 @@ from actors.images import Image
 from agents.critic.skeptic import Skeptic
 from tests.tools.fakes import picture_of
 
-pytestmark = pytest.mark.anyio
-
 
 class Chat:
     """Gives its reply to every question, and keeps them."""

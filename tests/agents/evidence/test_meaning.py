@@ -24,7 +24,6 @@ from agents.evidence.meaning import (
 )
 from agents.evidence.simpler_labels import Doubt, doubts
 
-pytestmark = pytest.mark.anyio
 DOG = "CORE: dog\nBROADER: animal\nNARROWER: poodle\nSYNONYM: canine"
 
 

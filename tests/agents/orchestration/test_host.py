@@ -24,8 +24,6 @@ from tests.tools.fakes import FakeStudio, FakeSubject
 from tools.subject import Subject
 from tools.toolbox import Studio
 
-pytestmark = pytest.mark.anyio
-
 
 async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str) -> survey.Survey:
     """Measure two pictures; as a survey may, it fails when one cannot be made, and breaks on "broken"."""

@@ -22,8 +22,6 @@ from agents.study.faults import HostLostError
 from agents.study.interpreter import StudyPausedError
 from tools.sandbox import SandboxError
 
-pytestmark = pytest.mark.anyio
-
 
 def items(n: int) -> list[WorkItem]:
     return [WorkItem(f"net/layer:{i}", "layer", str(i)) for i in range(n)]

@@ -12,8 +12,6 @@ from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from tests.agents.records.test_journal import CountingChat, ask
 
-pytestmark = pytest.mark.anyio
-
 
 def test_a_host_that_is_given_up_can_read_and_no_longer_write(tmp_path: Path) -> None:
     store, given_up, other = Store(tmp_path), FencedStore(tmp_path, "one"), FencedStore(tmp_path, "two")

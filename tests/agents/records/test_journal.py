@@ -28,8 +28,6 @@ from agents.study.budget import (
     spent_so_far,
 )
 
-pytestmark = pytest.mark.anyio
-
 
 class CountingChat:
     name = "counting"

@@ -15,8 +15,6 @@ from agents.records import lease
 from agents.records.lease import Lease, LeaseLostError
 from agents.records.store import Store
 
-pytestmark = pytest.mark.anyio
-
 
 class Watch:
     """A monotonic clock that moves when a caller sleeps; `during` runs at each sleep."""

@@ -17,8 +17,6 @@ from agents.records.run_files import MAX_BYTES
 from agents.records.store import Store, StoreError
 from tests.object_store import s3
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.fixture(scope="module")
 def bucket():

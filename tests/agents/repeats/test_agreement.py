@@ -13,7 +13,6 @@ from agents.repeats import agreement
 from agents.repeats.agreement import LabelledStudy
 from tests.tools.fakes import picture_of
 
-pytestmark = pytest.mark.anyio
 TRIAL = {"image": "0" * 16, "activation": 1.0}
 PICTURES = {f"{kind} {i}": picture_of(f"{kind} {i}") for kind in ("dog", "car", "cup") for i in range(4)}
 SHOWN = {image.id: name.split()[0] for name, image in PICTURES.items()}

@@ -30,7 +30,6 @@ from tests.agents.fakes import FakeSandbox
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
 from tools.subject import NamedOutputs
 
-pytestmark = pytest.mark.anyio
 CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: fruit\n[CODE]:\n```python\nlook\n```"
 
 

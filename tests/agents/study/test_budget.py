@@ -32,8 +32,6 @@ from agents.study.budget import (
     spent_under,
 )
 
-pytestmark = pytest.mark.anyio
-
 ASK = ChatRequest((Message("user", ("x" * 400,)),), max_tokens=100)
 
 

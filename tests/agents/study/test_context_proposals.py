@@ -70,7 +70,6 @@ def test_there_are_no_more_contexts_than_asked_for_and_none_twice():
     assert len(left_out) <= MOST_CONTEXTS
 
 
-@pytest.mark.anyio
 async def test_the_first_contexts_that_were_written_down_count(tmp_path):
     store = Store.open(tmp_path)
     writer = Writer("[CONTEXTS]:\n- in a kitchen")
@@ -93,7 +92,6 @@ def test_a_record_with_contexts_that_would_not_have_been_taken_is_refused(tmp_pa
         read(store, "net/1", 3)
 
 
-@pytest.mark.anyio
 async def test_the_built_in_interpreter_names_settings_and_companions_of_its_vocabulary():
     found = await propose(Scientist(embedded_words()), "teapot", 12, KNOWN, seed=4)
     assert len(found.phrases) == 12

@@ -32,8 +32,6 @@ from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
 from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
 
-pytestmark = pytest.mark.anyio
-
 ANSWER = "[DESCRIPTION]: Dogs.\n[LABEL]: dogs"
 CODE = "[HYPOTHESIS LIST]:\nHypothesis_1: dogs\n[CODE]:\n```python\nlook\n```"
 

@@ -12,8 +12,6 @@ from actors.endpoint.faults import EndpointStopError, ImageRejectedError
 from agents.study.observers import BlindObservers
 from tests.tools.fakes import picture_of
 
-pytestmark = pytest.mark.anyio
-
 
 class EchoChat:
     name = "echo"

@@ -20,7 +20,6 @@ from agents.study.study import RunContext
 from tests.agents.repeats.test_repeated_study import Agents, Sandboxes, Witness
 from tests.tools.fakes import FakeStudio, FakeSubject, darken
 
-pytestmark = pytest.mark.anyio
 UNIT = "fake/unit"
 
 

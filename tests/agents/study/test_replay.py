@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from agents.records.journal import Journal
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
@@ -19,8 +17,6 @@ from tests.tools.sandbox.conftest import LIMITS
 from tools.sandbox.kernel import KernelServer
 from tools.system import SubjectSystem
 from tools.toolbox import Toolbox
-
-pytestmark = pytest.mark.anyio
 
 PROGRAMS = (
     "images = tools.text2image(['a dog', 'a cat'])\n"

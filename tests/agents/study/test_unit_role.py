@@ -30,8 +30,6 @@ from tests.actors.vision.sweep.test_accumulators import Numbered
 from tests.tools.fakes import FakeStudio, FakeSubject
 from tools.subject import NetworkUnit
 
-pytestmark = pytest.mark.anyio
-
 SINGLE, DOUBLE, BOTH, THROUGH = range(16), range(16, 24), range(24, 32), range(32, 36)
 CLASSES = tuple(f"class {i}" for i in range(28))
 DATA = Numbered(60, size=8)

@@ -164,7 +164,6 @@ class FakeObservers:
         return ChatReply(reply)
 
 
-@pytest.mark.anyio
 async def test_each_text_is_put_to_the_observers_once_and_one_without_an_answer_is_read_by_its_words(
     tmp_path,
 ):

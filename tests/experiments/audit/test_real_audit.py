@@ -130,7 +130,6 @@ class Eyes:
         )
 
 
-@pytest.mark.anyio
 async def test_observers_are_asked_of_real_images_and_judged_by_generated_ones_they_cannot_tell_apart():
     real = [picture_of(f"real {number}") for number in range(3)]
     studio = FakeStudio()
@@ -175,7 +174,6 @@ class Classifier:
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
 @pytest.mark.parametrize(("reliance", "biased"), [(0.6, True), (0.0, False)])
 async def test_the_bias_of_a_classifier_is_found_on_waterbirds_and_none_of_a_fair_one(
     tmp_path, reliance, biased
@@ -215,7 +213,6 @@ def finding(context: str) -> ContextEffect:
     return ContextEffect("waterbird", context, 0.3, (0.2, 0.4), 0.8, -0.5, 0.001, 0.01, 48, 0, True)
 
 
-@pytest.mark.anyio
 async def test_a_survey_measures_the_images_asks_about_each_finding_and_records_all(tmp_path):
     """The observers call land "snow"; what they said is not asked again."""
     studio, store = FakeStudio(), Store.open(tmp_path / "run")

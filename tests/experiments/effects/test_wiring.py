@@ -29,8 +29,6 @@ from experiments.studies.ablation import MOST
 from tests.actors.vision.test_backend import ONE_THREAD
 from tests.experiments.effects.test_edited_network import run_command
 
-pytestmark = pytest.mark.anyio
-
 
 class Noise:
     """Forty images of noise, each with a tint of its own."""

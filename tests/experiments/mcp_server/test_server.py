@@ -21,8 +21,6 @@ from tests.experiments.mcp_server.conftest import words
 from tests.tools.fakes import FakeStudio
 from tools.sandbox import api_page
 
-pytestmark = pytest.mark.anyio
-
 
 async def investigate(place) -> None:
     """Study a unit as a client would, up to an answer that is sent back."""

@@ -56,7 +56,6 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-@pytest.mark.anyio
 async def test_a_client_with_the_token_studies_over_http(url):
     async with (
         httpx2.AsyncClient(headers=bearer(TOKEN)) as http,
@@ -68,7 +67,6 @@ async def test_a_client_with_the_token_studies_over_http(url):
     assert [part.type for part in shown.content[-2:]] == ["image", "image"]
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -116,7 +114,6 @@ def test_a_port_that_is_taken_is_named():
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
 async def test_a_client_starts_the_command_and_its_output_holds_the_protocol_alone(tmp_path, config_file):
     command = shlex.join([sys.executable, "-m", "maia_main", "mcp", "--config", str(config_file())])
     log = tmp_path / "output"

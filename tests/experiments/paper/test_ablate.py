@@ -82,7 +82,6 @@ def test_the_page_has_the_papers_columns_beside_ours(result):
     assert made["blocks"][1]["title"] == "Against the truth"
 
 
-@pytest.mark.anyio
 async def test_an_unknown_variant_is_refused_before_anything_starts(config_file, tmp_path):
     request = Ablation("synthetic", "", "dog", variants=("half",))
     with pytest.raises(UsageError, match="'half'"):
@@ -119,7 +118,6 @@ class FakeBench:
         return FakeSubject()
 
 
-@pytest.mark.anyio
 async def test_a_comparison_is_not_resumed_on_another_network(config_file, tmp_path, monkeypatch):
     monkeypatch.setattr(Workbench, "open", lambda *_, **__: contextlib.nullcontext(FakeBench()))
     store = Store.open(tmp_path / "run")

@@ -167,7 +167,6 @@ def post(url, form):
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
 @pytest.mark.parametrize("fetches_last_page", [True, False])
 async def test_the_server_waits_for_the_last_page_to_be_fetched_but_not_for_long(
     run, people, fetches_last_page

@@ -134,7 +134,6 @@ async def measured(out, *outcomes):
     )
 
 
-@pytest.mark.anyio
 async def test_an_audit_that_did_not_end_is_not_judged_and_no_other_network_is_trained(tmp_path):
     interrupted = AuditOutcome(RECORD, INTERRUPTED)
     result = await measured(tmp_path / "run", AuditOutcome(RECORD, DONE), interrupted)
@@ -144,7 +143,6 @@ async def test_an_audit_that_did_not_end_is_not_judged_and_no_other_network_is_t
     assert not (await measured(tmp_path / "run", interrupted)).finished
 
 
-@pytest.mark.anyio
 async def test_a_run_is_not_resumed_on_other_data_under_the_same_name(tmp_path):
     claim_studied(Store.open(tmp_path / "run"), {"dataset": "another"})
     with pytest.raises(UsageError, match=r"data set .* was another"):
@@ -160,7 +158,6 @@ def test_the_command_ends_as_a_run_that_can_be_resumed(monkeypatch, finished, co
     assert CliRunner().invoke(app, ["planted-biases", "--json"]).exit_code == code
 
 
-@pytest.mark.anyio
 async def test_a_class_that_could_not_be_audited_is_named_and_is_neither_missed_nor_without_alarm(tmp_path):
     without = replace(RECORD, detectable={"fox": 0.1, "apple": 0.1})
     result = await measured(tmp_path / "run", AuditOutcome(without, DONE), AuditOutcome(RECORD, DONE))

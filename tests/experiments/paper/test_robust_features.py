@@ -206,7 +206,6 @@ def test_options_that_do_not_go_together_are_refused(options, message):
         options.request()
 
 
-@pytest.mark.anyio
 async def test_a_whole_run_trains_judges_and_reports_and_repeated_reads_what_it_has(config_file, tmp_path):
     design = SceneDesign(("dog", "frog"), ("snow", "grass", "beach"), 64, 96, 24, side=32)
     recipe = Recipe(architecture="test_resnet", side=32, epochs=1, batch=16)

@@ -88,7 +88,6 @@ def write_study(store: Store, index: int, label: str, level: int, n: int) -> Wor
     return item
 
 
-@pytest.mark.anyio
 async def test_a_run_is_compared_from_its_own_records(tmp_path):
     store = Store.open(tmp_path)
     plan = [write_study(store, 0, "light", 200, 40), write_study(store, 1, "dark", 10, 40)]
@@ -105,7 +104,6 @@ async def test_a_run_is_compared_from_its_own_records(tmp_path):
     assert found["net/a:0"]["nearest"][0]["mean"] == pytest.approx(np.mean(first))
 
 
-@pytest.mark.anyio
 async def test_an_image_that_is_gone_is_an_error_with_its_name(tmp_path):
     store = Store.open(tmp_path)
     plan = [write_study(store, 0, "light", 200, 2), write_study(store, 1, "dark", 10, 2)]

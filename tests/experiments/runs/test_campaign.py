@@ -26,8 +26,6 @@ from experiments.runs.hosts import HostPlan, RayHostGroup
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
 
-pytestmark = pytest.mark.anyio
-
 
 class Orchestrator:
     def __init__(self) -> None:

@@ -29,8 +29,6 @@ from experiments.runs.context_survey import (
 )
 from tests.tools.fakes import FakeStudio, FakeSubject
 
-pytestmark = pytest.mark.anyio
-
 
 def noise(text: str) -> float:
     """Return a number in [0, 0.2) that belongs to the text."""

@@ -433,7 +433,6 @@ def test_methods_have_names_of_their_own(tmp_path, capsys, command, names):
     assert repr(names[0]) in capsys.readouterr().err.replace("\n", " ")
 
 
-@pytest.mark.anyio
 async def test_of_a_network_that_was_loaded_before_no_more_units_are_predicted_than_it_has(
     tmp_path, monkeypatch
 ):

@@ -29,7 +29,7 @@ from experiments.runs.hosts import HostActor, HostMachinery, HostPlan, RayHost, 
 from experiments.runs.run_account import LedgerActor, RemoteAccount
 from experiments.setup.config import Profile
 
-pytestmark = [pytest.mark.anyio, pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
 class Host:

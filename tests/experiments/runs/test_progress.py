@@ -12,8 +12,6 @@ from agents.records.work import WorkItem
 from agents.study.faults import HostLostError
 from experiments.runs.progress import ExpectedStudies, Live
 
-pytestmark = pytest.mark.anyio
-
 
 class Clock:
     now = 100.0

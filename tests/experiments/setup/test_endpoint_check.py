@@ -20,8 +20,6 @@ from experiments.setup.selection import Selection
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
 from tests.fake_images import IMAGE_MODEL, FakeImages
 
-pytestmark = pytest.mark.anyio
-
 ENVIRON = {"SOME_KEY": KEY}
 
 

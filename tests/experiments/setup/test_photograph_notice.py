@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from actors.chat.base import ChatRequest
 from actors.chat.reply import ChatReply
 from actors.chat.tasks import DRAWN, PHOTOGRAPH, UNKNOWN_PHOTOGRAPH, ClassifyMediumTask
 from actors.images import Image, Provenance
 from experiments.setup.photograph_notice import of_dataset
-
-pytestmark = pytest.mark.anyio
 
 
 class Observer:

@@ -136,7 +136,6 @@ def test_too_few_images_are_refused_before_ray_starts(here, capsys, command):
         maia(*command.split(), "--data", "x.npy", "--few-images")
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(("n", "warned"), [(30, True), (199, True), (200, False)])
 async def test_few_images_are_warned_of(tmp_path, n, warned):
     """With their number, below the number from which results are steady."""
@@ -146,7 +145,6 @@ async def test_few_images_are_warned_of(tmp_path, n, warned):
     assert [f"{n} distinct" in line and line.startswith("warning") for line in output] == [True] * warned
 
 
-@pytest.mark.anyio
 async def test_other_files_of_a_folder_are_reported_once(tmp_path):
     """Files passed over, unreadable ones, and 12-bit values."""
     profile = Profile(dataset=str(folder_of(tmp_path / "data", 30)), few_images=True)

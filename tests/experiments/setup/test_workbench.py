@@ -12,8 +12,6 @@ from actors.chat.base import ChatRequest, Message, PermitRequest, PermittedReque
 from actors.chat.settings import OpenAIChat
 from experiments.setup.workbench import _chat
 
-pytestmark = pytest.mark.anyio
-
 
 class Pool:
     """Keeps what it is asked, by conversation, and answers when everybody has had their turn."""

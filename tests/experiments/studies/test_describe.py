@@ -57,7 +57,6 @@ def test_a_unit_of_known_meaning_is_named(config_file, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.anyio
 async def test_concurrent_studies_give_the_results_of_separate_ones(config_file, tmp_path):
     loaded = config.load(config_file())
     units = [("concepts", "3"), ("concepts", "40")]

@@ -134,7 +134,6 @@ class Studio:
         return made
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("fault", [ReplicaLostError("lost."), EndpointStopError("no credit left.")])
 async def test_infrastructure_errors_are_raised_and_not_counted_as_undrawable_images(fault) -> None:
     class Breaking(Studio):
@@ -146,7 +145,6 @@ async def test_infrastructure_errors_are_raised_and_not_counted_as_undrawable_im
         await _make_group(bench, "things", ["a cake", "a dog", "a dog"], 0)
 
 
-@pytest.mark.anyio
 async def test_images_without_their_subject_are_left_out_and_counted() -> None:
     bench = SimpleNamespace(context=SimpleNamespace(studio=Studio()))
     group = await _make_group(bench, "things", ["a cake", "a bird", "a ring", "a dog", "a dog"], 0)

@@ -13,7 +13,6 @@ from experiments.setup.selection import Selection
 from experiments.studies.layers import list_layers
 
 
-@pytest.mark.anyio
 async def test_the_layers_of_a_known_network_are_listed_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,6 @@ from experiments.web.trials import PhotoTrial, read_trial
 from tests.tools.fakes import FakeStudio, IntervenableSubject, darken
 from tools.toolbox import ToolFailedError
 
-pytestmark = pytest.mark.anyio
 UNIT = "fake/layer:3"
 
 

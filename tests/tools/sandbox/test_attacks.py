@@ -27,8 +27,6 @@ from tools.sandbox.calls import MAX_REFUSALS
 from tools.sandbox.child.wire import MAX_THREADS
 from tools.sandbox.kernel import KernelSandbox, KernelServer
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.fixture(scope="module")
 async def quick() -> AsyncIterator[KernelServer]:

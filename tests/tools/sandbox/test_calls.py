@@ -11,8 +11,6 @@ from tools.sandbox.calls import CallDesk, Clock, Pace
 from tools.sandbox.settings import SandboxSettings
 from tools.sandbox.shelf import ImageShelf
 
-pytestmark = pytest.mark.anyio
-
 
 async def test_a_clock_ends_what_takes_longer_than_its_budget() -> None:
     clock = Clock(0.01)

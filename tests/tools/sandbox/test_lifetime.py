@@ -100,7 +100,6 @@ class StuckHost:
         await asyncio.Event().wait()
 
 
-@pytest.mark.anyio
 async def test_closing_a_server_ends_a_program_that_waits_for_a_tool() -> None:
     """Otherwise it would wait as long as all tool calls of a program may take: half an hour."""
     host = StuckHost()

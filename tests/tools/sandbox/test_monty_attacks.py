@@ -18,8 +18,6 @@ from tests.tools.sandbox.test_attacks import memory_holds
 from tests.tools.sandbox.test_lifetime import descendants
 from tools.sandbox.monty import MontySandbox, MontyServer
 
-pytestmark = pytest.mark.anyio
-
 
 @pytest.fixture(scope="module")
 async def monty_server() -> AsyncIterator[MontyServer]:

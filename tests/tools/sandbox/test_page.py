@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from tests.tools.sandbox.conftest import LIMITS
 from tests.tools.sandbox.hosts import FakeHost
 from tools.sandbox import Sandbox, api_page
@@ -41,7 +39,6 @@ def test_the_page_of_the_papers_dialect_shows_images_as_text() -> None:
     assert "intervene" not in page, "the paper's protocol has none"
 
 
-@pytest.mark.anyio
 async def test_the_examples_of_the_page_run(sandbox: KernelSandbox, host: FakeHost) -> None:
     ready = """
 prompts = ["a", "b"]
@@ -51,7 +48,6 @@ activations, masked = system.call_neuron(images)
     await check_examples(sandbox, host, "maia2", ready)
 
 
-@pytest.mark.anyio
 async def test_the_examples_of_the_papers_page_run(host: FakeHost) -> None:
     ready = """
 prompt_list = ["a", "b"]

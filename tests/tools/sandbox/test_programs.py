@@ -15,8 +15,6 @@ from tools.sandbox import ProgramOutcome, Sandbox, SandboxServer
 from tools.sandbox.kernel import KernelSandbox, KernelServer
 from tools.sandbox.monty import MontyServer
 
-pytestmark = pytest.mark.anyio
-
 
 async def good(sandbox: Sandbox, host: FakeHost, program: str) -> ProgramOutcome:
     outcome = await sandbox.run(program, host)

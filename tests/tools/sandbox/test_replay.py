@@ -20,8 +20,6 @@ from tools.sandbox import Sandbox, SandboxError, SandboxServer
 from tools.sandbox.kernel import KernelSandbox, KernelServer
 from tools.sandbox.monty import MontyServer
 
-pytestmark = pytest.mark.anyio
-
 Open = Callable[..., Awaitable[KernelSandbox]]
 
 

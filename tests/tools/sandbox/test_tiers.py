@@ -16,8 +16,6 @@ from tools.sandbox import SandboxError, SandboxServer, SandboxSettings, SandboxU
 from tools.sandbox.kernel import KernelServer
 from tools.sandbox.self_test import PROBES, run_checks
 
-pytestmark = pytest.mark.anyio
-
 ROOT = os.geteuid() == 0
 
 

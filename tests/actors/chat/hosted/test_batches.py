@@ -16,7 +16,6 @@ from actors.endpoint.openai_client import connect
 from tests.actors.chat.conftest import picture
 from tests.fake_endpoint import FakeEndpoint, Fault
 
-pytestmark = pytest.mark.anyio
 Opened = Callable[..., Any]
 
 

@@ -37,7 +37,6 @@ from actors.errors import BackendError, UsageError
 from tests.actors.chat.conftest import FakeClock, picture
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Reply, Seen
 
-pytestmark = pytest.mark.anyio
 Opened = Callable[..., Any]
 
 SYSTEM = Message("system", ("You are shown images.",))

@@ -14,7 +14,6 @@ from actors.embedded.observer.eyes import Seen, SeenThing
 from actors.embedded.observer.observer import Observer
 from actors.images import Image
 
-pytestmark = pytest.mark.anyio
 WORDS = embedded_words()
 DESCRIBE, SUMMARIZE = "You describe images for a scientist.", "You summarize images for a scientist."
 

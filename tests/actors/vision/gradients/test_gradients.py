@@ -21,8 +21,6 @@ from actors.vision.readout.requests import Ask, VisionRequest
 from actors.vision.readout.units import OUTPUT, Readout
 from actors.vision.settings import VisionSettings
 
-pytestmark = pytest.mark.anyio
-
 SIZE = 24
 MIDDLE, SCORES = Readout("middle"), Readout(OUTPUT, "logit")
 

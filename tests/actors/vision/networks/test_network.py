@@ -21,8 +21,6 @@ from actors.vision.readout.units import OUTPUT, Readout
 from tests.actors.vision import tiny_networks as networks
 from tests.actors.vision.test_backend import photos, results, settings, want
 
-pytestmark = pytest.mark.anyio
-
 
 def body(n_in: int = 3) -> nn.Sequential:
     torch.manual_seed(0)

@@ -23,8 +23,6 @@ from actors.vision.readout.units import OUTPUT, Readout
 from actors.vision.settings import VisionSettings
 from tests.actors.vision import tiny_networks as networks
 
-pytestmark = pytest.mark.anyio
-
 SCORES = Readout(OUTPUT, "logit")
 
 

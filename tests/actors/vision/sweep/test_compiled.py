@@ -26,7 +26,7 @@ from tests.actors.vision.test_backend import is_white, network, settings
 from tests.actors.vision.tiny_networks import tiny_conv, tiny_vit
 
 # torch's own compiler imports what torch itself has deprecated.
-pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)

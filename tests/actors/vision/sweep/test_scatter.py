@@ -16,7 +16,6 @@ from actors.vision.sweep import scatter
 from actors.vision.sweep.scatter import ScatterTable, comparing_layer
 from tests.actors.vision.sweep.test_accumulators import Numbered
 
-pytestmark = pytest.mark.anyio
 LAYERS = [
     LayerInfo("early", "map", 4, (2, 2), "Conv2d"),
     LayerInfo("late", "vector", 3, (), "Linear"),

@@ -35,8 +35,6 @@ from experiments.setup.console import Console
 from tests.actors.vision.test_backend import ONE_THREAD
 from tests.tools.fakes import FakeStudio
 
-pytestmark = pytest.mark.anyio
-
 
 class Leaning(nn.Module):
     """Unit 0 sees the middle, unit 1 the border, which lowers class 0; the others see noise that all logits

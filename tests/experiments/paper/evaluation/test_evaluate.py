@@ -95,7 +95,6 @@ class Broken(FakeStudio):
         raise MaiaError("the generator is gone.")
 
 
-@pytest.mark.anyio
 async def test_what_was_measured_is_read_and_a_failure_is_on_record_and_tried_again(tmp_path):
     units = [LabeledUnit("u1", "a", "1", {"maia": "dog", NULL: "guitar"})]
     store, studio = Store.open(tmp_path), FakeStudio()
@@ -122,7 +121,6 @@ async def test_what_was_measured_is_read_and_a_failure_is_on_record_and_tried_ag
     await measure(console, changed, units, subject_of, store)
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("fault", [EndpointDownError("it is down."), StoreError("full.")])
 async def test_what_every_unit_would_meet_ends_the_evaluation_and_is_no_units_failure(tmp_path, fault):
     class Down(FakeStudio):
@@ -149,7 +147,6 @@ class Pool:
         return ReplicaFacts(7, 1, 8, {"generator": generator})
 
 
-@pytest.mark.anyio
 async def test_an_evaluation_knows_its_generator_and_the_settings_that_decide_its_measures():
     profile = Profile(dataset="scenes:300:1")
 

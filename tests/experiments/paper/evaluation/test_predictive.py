@@ -21,8 +21,6 @@ from experiments.paper.evaluation.prompts import (
 )
 from tests.tools.fakes import FakeStudio, FakeSubject, picture_of
 
-pytestmark = pytest.mark.anyio
-
 
 class FakeWitness:
     """Sees what the studio was asked for; nothing in images that it did not make."""

@@ -23,7 +23,7 @@ from experiments.setup import config
 from tools.synthetic import ConceptTable
 from tools.toolbox import Studio
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 class Blanking:

@@ -25,7 +25,7 @@ from experiments.setup import config
 from experiments.setup.console import Console
 from tests.experiments.paper.gym.test_score import neuron_row
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 async def test_synthetic_neurons_are_named_and_scored(tmp_path):
