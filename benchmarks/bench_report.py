@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.report import write_site
+from experiments.report import site
 from tests.experiments.browser import installed, started
 from tests.experiments.report.run_directories import FakeRun, many_units
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _timed(what: str, run: FakeRun) -> Path:
     began = time.perf_counter()
-    index = write_site(run.root)
+    index = site.write(run.root)
     print(f"{what:45} {time.perf_counter() - began:8.2f} s", flush=True)
     return index
 

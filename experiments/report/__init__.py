@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.report import site, unit_page
 from experiments.report.records import RunDirectory
 
-__all__ = ["write_site", "write_unit_page"]
+__all__ = ["write_unit_page"]
 
 
 def write_unit_page(run_dir: Path, slug: str, *, anew: bool = True) -> Path:
@@ -27,15 +27,3 @@ def write_unit_page(run_dir: Path, slug: str, *, anew: bool = True) -> Path:
         return unit_page.write_page(run, unit)
     site.write(run_dir, anew=slug if anew else "")
     return run_dir / "report" / "units" / f"{slug}.html"
-
-
-def write_site(run_dir: Path) -> Path:
-    """Write the index and every page that is missing or older than its records; return the index.
-
-    May be called at any time while a run is at work, as often as wanted: what has not changed is not read
-    again.
-
-    Raises:
-        UsageError: If there is no such run.
-    """
-    return site.write(run_dir)

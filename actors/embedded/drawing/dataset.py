@@ -57,10 +57,6 @@ class ScenesDataset:
         """Return what image `index` shows, in words."""
         return self.scene(index).caption()
 
-    def captions(self) -> list[str]:
-        """Return every image's caption, in order; nothing is rendered."""
-        return [self.caption(index) for index in range(self._size)]
-
     def provenance(self, index: int) -> Provenance:
         scene = self.scene(index)
         return Provenance(

@@ -35,10 +35,6 @@ class Fitted:
     def units(self) -> np.ndarray:
         return self.columns[np.abs(self.model.coef_).max(axis=0) > 0]
 
-    @property
-    def converged(self) -> bool:
-        return bool(np.max(self.model.n_iter_) < self.model.max_iter)
-
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> float:
         """Return the share of features float32 (N, units of the network) whose class is predicted right."""
         predicted = self.model.predict((features[:, self.columns] - self.mean) / self.spread)
@@ -116,7 +112,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, columns: np.ndarray, **option
     mean, spread = chosen.mean(axis=0), chosen.std(axis=0)
     spread[spread == 0] = 1.0
     with warnings.catch_warnings():
-        # Said by `converged`: separable data has no optimum, and a path of penalties need not be exact.
+        # Separable data has no optimum, and a path of penalties need not be exact.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(**options).fit((chosen - mean) / spread, labels)
     return Fitted(columns, mean, spread, model)

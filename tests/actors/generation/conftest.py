@@ -1,9 +1,10 @@
-"""Tiny pipelines, built and saved once for the whole run."""
+"""Tiny pipelines."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,28 +12,6 @@ from tests.actors.generation import tiny_pipelines
 
 
 @pytest.fixture(scope="session")
-def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def pipeline_folder(saved_model: Callable[[ModuleType, str], Path]) -> Callable[[str], Path]:
     """Return the folder of a saved tiny pipeline by the name of the function that saves it."""
-    folders: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in folders:
-            from actors.runtime import import_vision_libraries
-
-            import_vision_libraries()
-            save = getattr(tiny_pipelines, f"save_{name}")
-            folders[name] = save(tmp_path_factory.mktemp("pipelines") / name)
-        return folders[name]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def one_torch_thread() -> Iterator[None]:
-    """Run tiny models on one thread: more would only wait for each other, and spin while other tests run."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return lambda name: saved_model(tiny_pipelines, name)

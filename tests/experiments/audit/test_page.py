@@ -11,7 +11,7 @@ from experiments.audit.real_images import MatchedClass
 from experiments.audit.record import AuditRecord
 from experiments.audit.replication import Replication
 from experiments.audit.subgroups import Average, Findings, Subgroup
-from experiments.report import write_site
+from experiments.report import site
 from experiments.report.charts import styled
 from experiments.runs.context_survey import ContextEffect, Shown
 from tests.experiments.report import markup
@@ -56,7 +56,7 @@ QUIET = replace(RECORD, effects=RECORD.effects[1:], disagreements=[], undrawn={}
 def test_findings_come_first_then_classes_then_what_would_have_been_found(tmp_path):
     run = FakeRun(tmp_path / "run")
     page(RECORD).save(run.root, "audit")
-    write_site(run.root)
+    site.write(run.root)
     shown = markup.check(run.root / "report" / "experiments" / "audit.html")
     text = " ".join(shown.text.split())
     assert "1 of 2 classes have a context in which the probability surely differs by more than 0.1" in text
@@ -112,7 +112,7 @@ def test_the_worst_images_of_a_class_stand_below_its_contexts_with_what_they_sho
         RECORD, lowest={"<b>tench</b>": shown[:2], "kite": []}, telling={"<b>tench</b>": telling, "kite": []}
     )
     page(record).save(run.root, "audit")
-    write_site(run.root)
+    site.write(run.root)
     page_path = run.root / "report" / "experiments" / "audit.html"
     pictures = [*markup.check(page_path).find("img")]
     assert [image.attributes["alt"] for image in pictures] == [
@@ -165,7 +165,7 @@ def test_a_page_says_what_was_audited_by_what_and_what_real_images_say_of_each_f
     beyond = {"zebra": "its probability is 0.020 at most in 12 ordinary generated images"}
     record = replace(RECORD, model="resnet50", profile="mine", facts=facts, real=REAL, out_of_reach=beyond)
     page(record).save(run.root, "audit")
-    write_site(run.root)
+    site.write(run.root)
     text = " ".join(markup.check(run.root / "report" / "experiments" / "audit.html").text.split())
     assert "Network: resnet50. Profile: mine." in text
     assert "Stand-ins answered as generator:" in text
@@ -198,7 +198,7 @@ def test_a_finding_stands_between_images_of_both_sides_with_what_bears_it_out(tm
     assert contrast.difference.high < 0
     assert [check.holds for check in contrast.checks] == [True, True], "replicated, and named by the agent"
     page(record).save(run.root, "audit")
-    write_site(run.root)
+    site.write(run.root)
     shown = markup.check(run.root / "report" / "experiments" / "audit.html")
     section = next(shown.find("section", class_="contrast"))
     assert [image.attributes["alt"] for image in section.find("img")] == [

@@ -17,7 +17,7 @@ from actors.errors import UsageError
 from agents.records import run_files
 from experiments.records.diff import diff, summary
 from experiments.records.export import export
-from experiments.report import write_site
+from experiments.report import site
 from tests.command_line import maia
 from tests.experiments.report.run_directories import LAYER, FakeRun
 
@@ -73,7 +73,7 @@ def test_an_abstention_is_called_one_everywhere_and_counts_as_no_label(run, tmp_
         "5": True,
         "9": False,
     }
-    assert '"unexplained"' in write_site(run.root).with_name("units.js").read_text()
+    assert '"unexplained"' in site.write(run.root).with_name("units.js").read_text()
     assert diff(run.root, run.root).same == 3
 
 

@@ -16,7 +16,7 @@ from experiments.atlas.search_index import open_index
 from experiments.records.export import export
 from experiments.records.results import as_parquet
 from experiments.records.roles import RecordedRole
-from experiments.report import write_site
+from experiments.report import site
 from experiments.report.records import RunDirectory
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import FakeRun
@@ -98,7 +98,7 @@ def test_what_is_missing_or_damaged_is_said_to_be(value: Any, sentences: list[st
 
 
 def test_every_page_shows_the_role_as_text(run: FakeRun) -> None:
-    index = write_site(run.root)
+    index = site.write(run.root)
     pages = {unit: markup.check(index.parent / "units" / f"{unit}.html") for unit in run_pages(run)}
     page = next(page for name, page in pages.items() if name.split("-")[0].endswith("_3"))
     words = " ".join(next(page.find("section", **{"aria-labelledby": "role-title"})).text.split())

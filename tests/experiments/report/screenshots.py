@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.report import write_site
+from experiments.report import site
 from tests.experiments.browser import started, view
 
 _LOADED = """const done = arguments[0], images = [...document.images];
@@ -40,7 +40,7 @@ def main() -> None:
 
 def take_all(browser: Any, run_dir: Path, folder: Path) -> list[str]:
     """Take the pages that a run has: its index, the best unit, the largest layer, its first experiment."""
-    report = write_site(run_dir).parent
+    report = site.write(run_dir).parent
     rows = json.loads((report / "summaries.json").read_bytes())["units"].values()
     units = sorted((summary for _, _, summary in rows), key=lambda unit: -(unit["auroc"] or 0.0))
     taken: list[str] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from experiments.report import charts, write_site
+from experiments.report import charts, site
 from experiments.report.schema import (
     Bar,
     Bars,
@@ -102,7 +102,7 @@ def example(words: str = "") -> Page:
 
 
 def page_of(run: FakeRun, name: str) -> markup.Element:
-    write_site(run.root)
+    site.write(run.root)
     return markup.check(run.root / "report/experiments" / f"{name}.html")
 
 
@@ -180,13 +180,13 @@ def test_hostile_text_in_an_experiment_stays_text(run):
 
 def test_only_a_changed_experiment_writes_the_index_again(run):
     example().save(run.root, "one")
-    index = write_site(run.root)
+    index = site.write(run.root)
     before = index.stat().st_ino
-    assert write_site(run.root).stat().st_ino == before
+    assert site.write(run.root).stat().st_ino == before
     example().save(run.root, "two")
-    assert write_site(run.root).stat().st_ino != before
+    assert site.write(run.root).stat().st_ino != before
     (run.root / "experiments/one.json").unlink()
-    write_site(run.root)
+    site.write(run.root)
     assert [path.name for path in (run.root / "report/experiments").iterdir()] == ["two.html"]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from experiments.report import write_site, write_unit_page
+from experiments.report import site, write_unit_page
 from tests.experiments.browser import await_text, view
 from tests.experiments.report.run_directories import FakeRun, many_units
 from tests.experiments.report.screenshots import take, take_all
@@ -25,7 +25,7 @@ DOWN, ENTER, ESCAPE = "\ue015", "\ue007", "\ue00c"
 def many(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("many") / "run"
     many_units(root, 150)
-    return write_site(root)
+    return site.write(root)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_transcript_full_of_markup_and_script_stays_text(browser, run):
         "facts": {HOSTILE: HOSTILE},
     }
     name = run.write_unit(1, rounds=rounds, done=done)
-    index = write_site(run.root)
+    index = site.write(run.root)
     for page in (index, run.root / "report/units" / f"{name}.html"):
         open_page(browser, page)
         assert browser.execute_script("return window.hurt") is None
@@ -271,7 +271,7 @@ def test_no_page_is_wider_than_its_window(browser, run, width):
     done = run.done(1, evidence=evidence) | {"label": long, "labels": [long], "description": long}
     name = run.write_unit(1, rounds=rounds, done=done)
     run.write_unit(2)
-    index = write_site(run.root)
+    index = site.write(run.root)
     view(browser, width, 800)
     layer = next((run.root / "report/layers").iterdir())
     for page in (index, run.root / "report/units" / f"{name}.html", layer):

@@ -11,7 +11,7 @@ import pytest
 
 from actors.errors import UsageError
 from experiments.records import journal_scan
-from experiments.report import pages, write_site
+from experiments.report import pages, site
 from experiments.report.layer_page import group_labels, similarity
 from experiments.report.records import RunDirectory
 from experiments.report.summary import summarize
@@ -50,7 +50,7 @@ def test_the_index_counts_and_lists_every_unit(run):
     run.write_unit(
         4, done={"unit": run.unit_id(4), "status": "failed", "error": {"message": "gone.", "fix": ""}}
     )
-    page = markup.check(write_site(run.root))
+    page = markup.check(site.write(run.root))
     tally = " ".join(next(page.find("p", class_="tally")).text.split())
     assert tally == "confirmed 1 not confirmed 1 failed 1 in progress 1 waiting 1"
     rows = {row["index"]: row for row in table(run)}
@@ -67,42 +67,42 @@ def test_the_index_counts_and_lists_every_unit(run):
 
 
 def test_an_empty_run_has_an_index(run):
-    assert "No unit has begun" in markup.check(write_site(run.root)).text
+    assert "No unit has begun" in markup.check(site.write(run.root)).text
 
 
 def test_a_run_without_a_readable_manifest_has_an_index(run):
     (run.root / "manifest.json").write_text("{")
     run.write_unit(1)
-    page = markup.check(write_site(run.root))
+    page = markup.check(site.write(run.root))
     assert "manifest.json cannot be read" in page.text
     assert len(table(run)) == 1
 
 
 def test_no_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match="there is no such folder"):
-        write_site(tmp_path / "nothing")
+        site.write(tmp_path / "nothing")
     (tmp_path / "photo.png").touch()
     with pytest.raises(UsageError, match="there is no run in"):
-        write_site(tmp_path)
+        site.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
 def test_writing_again_writes_nothing(run):
     for index in range(3):
         run.write_unit(index)
-    write_site(run.root)
+    site.write(run.root)
     before = written(run)
-    write_site(run.root)
+    site.write(run.root)
     assert written(run) == before
 
 
 def test_only_the_unit_that_went_on_is_written_again(run):
     run.put("plan.json", [{"unit": run.unit_id(index)} for index in range(3)])
     names = [run.write_unit(index, finished=False) for index in range(3)]
-    write_site(run.root)
+    site.write(run.root)
     before = written(run)
     run.put(f"units/{names[1]}/done.json", run.done(1))
-    write_site(run.root)
+    site.write(run.root)
     changed = {name for name, inode in written(run).items() if before.get(name) != inode}
     assert {name for name in changed if name.startswith("units/")} == {f"units/{names[1]}.html"}
     assert {"index.html", "units.js"} <= changed
@@ -115,22 +115,22 @@ def test_only_the_unit_that_went_on_is_written_again(run):
 
 def test_a_deleted_page_comes_back_and_a_deleted_unit_goes(run):
     keep, gone = run.write_unit(1), run.write_unit(2)
-    write_site(run.root)
+    site.write(run.root)
     (run.root / "report/units" / f"{keep}.html").unlink()
     for path in sorted((run.root / "units" / gone).rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     (run.root / "units" / gone).rmdir()
-    write_site(run.root)
+    site.write(run.root)
     assert [path.stem for path in (run.root / "report/units").iterdir()] == [keep]
     assert len(table(run)) == 1
 
 
 def test_pages_of_another_edition_are_written_again(run, monkeypatch):
     name = run.write_unit(1)
-    write_site(run.root)
+    site.write(run.root)
     before = written(run)
     monkeypatch.setattr(pages, "edition", lambda: "another")
-    write_site(run.root)
+    site.write(run.root)
     after = written(run)
     assert after[f"units/{name}.html"] != before[f"units/{name}.html"]
 
@@ -138,33 +138,33 @@ def test_pages_of_another_edition_are_written_again(run, monkeypatch):
 @pytest.mark.parametrize("content", ["", "[]", '{"edition": 1}', '{"units": {"x": 1}}'])
 def test_damaged_summaries_are_made_again(run, content):
     run.write_unit(1)
-    write_site(run.root)
+    site.write(run.root)
     (run.root / "report/summaries.json").write_text(content)
-    write_site(run.root)
+    site.write(run.root)
     assert len(table(run)) == 1
 
 
 def test_a_changed_manifest_changes_the_pages(run):
     name = run.write_unit(1)
-    write_site(run.root)
+    site.write(run.root)
     run.put("manifest.json", {"model": "other", "profile": "lab"})
     later = (run.root / "manifest.json").stat().st_mtime_ns + 10**9
     os.utime(run.root / "manifest.json", ns=(later, later))
-    write_site(run.root)
+    site.write(run.root)
     assert "--profile lab" in (run.root / "report/units" / f"{name}.html").read_text()
 
 
 def test_hostile_labels_stay_text_in_the_data_of_the_table(run):
     label = "</script><script>hurt()</script>\u2028&amp;\"'"
     run.write_unit(1, done=run.done(1) | {"label": label, "labels": [label], "unit": f"m/{label}:3"})
-    markup.check(write_site(run.root))
+    markup.check(site.write(run.root))
     assert table(run)[0]["label"] == label
 
 
 def test_a_folder_of_any_name_is_linked(run):
     name = 'a "b" <c> %41?#&.d'
     (run.root / "units" / name).mkdir(parents=True)
-    markup.check(write_site(run.root))
+    markup.check(site.write(run.root))
     assert table(run)[0]["href"] == "units/a%20%22b%22%20%3Cc%3E%20%2541%3F%23%26.d.html"
 
 
@@ -174,7 +174,7 @@ def test_units_that_were_given_no_agent_are_counted_by_the_reason(run):
         {"unit": n, "verdict": word} for n, word in enumerate(("alive", "dead", "duplicate", "duplicate"))
     ]
     run.put("screening.json", {LAYER: rows})
-    page = markup.check(write_site(run.root))
+    page = markup.check(site.write(run.root))
     assert "Given no agent: 1 dead, 2 duplicates." in " ".join(page.text.split())
 
 
@@ -182,7 +182,7 @@ def test_the_table_shows_the_strongest_images_that_the_store_holds(run):
     done = run.done(1)
     done["exemplars"].insert(0, {"image": "../../etc/passwd", "source": "", "activation": 1})
     run.write_unit(1, done=done)
-    write_site(run.root)
+    site.write(run.root)
     (row,) = table(run)
     assert len(row["thumbs"]) == 3
     assert all((run.root / path).is_file() for layers in row["thumbs"] for path in layers)
@@ -194,7 +194,7 @@ def test_a_layer_has_a_page_with_similar_labels_together(run):
         ["wheels of cars", "car wheels", "a dog's face", "wheels of the car", "blue sky"]
     ):
         run.write_unit(index, label, rounds=[])
-    page = markup.check(write_site(run.root))
+    page = markup.check(site.write(run.root))
     (link,) = [a for a in page.find("a") if a.attributes["href"].startswith("layers/")]
     layer = markup.check(run.root / "report" / link.attributes["href"])
     (group,) = layer.find("details", class_="group")
@@ -220,7 +220,7 @@ def test_units_without_a_label_are_in_no_group(run):
 
 def test_a_site_of_many_units_is_written_whole(tmp_path):
     run = many_units(tmp_path / "run", 40)
-    markup.check(write_site(run.root))
+    markup.check(site.write(run.root))
     assert len(table(run)) == 40
     assert len(list((run.root / "report/layers").iterdir())) == 7
 
@@ -228,24 +228,24 @@ def test_a_site_of_many_units_is_written_whole(tmp_path):
 def test_the_overview_shows_reuse_rate_and_cost(run):
     run.write_unit(1)
     run.put("leases/0001/machinery.json", {"vision": {"asked": 200, "reused": 126}})
-    index = write_site(run.root)
+    index = site.write(run.root)
     overview = " ".join(next(markup.check(index).find("section", class_="overview")).text.split())
     assert "63% of measurements" in overview
     assert "$0.05" in overview
     run.put("leases/0002/machinery.json", {"vision": {"asked": 200, "reused": 200}})
-    assert "82% of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
+    assert "82% of measurements" in " ".join(markup.check(site.write(run.root)).text.split())
     run.put("leases/0003/machinery.json", ["damaged"])
-    assert "82% of measurements" in " ".join(markup.check(write_site(run.root)).text.split())
+    assert "82% of measurements" in " ".join(markup.check(site.write(run.root)).text.split())
 
 
 def test_the_index_names_the_stand_ins_of_the_run(run):
     run.write_unit(1, "wheels")
-    page = markup.check(write_site(run.root))
+    page = markup.check(site.write(run.root))
     assert not list(page.find("p", class_="stand-in"))
     settings = {"generation": {"backend": "scenes"}, "chat": {"interpreter": {"backend": "openai"}}}
     run.put("manifest.json", {"command": "sweep", "model": "net", "settings": settings})
     (run.root / "report" / "index.html").unlink()
-    page = markup.check(write_site(run.root))
+    page = markup.check(site.write(run.root))
     output = next(page.find("p", class_="stand-in")).text
     assert "generator" in output
     assert "interpreter" not in output
@@ -255,7 +255,7 @@ def test_the_index_says_how_many_studies_show_a_sign_of_careless_reasoning(run):
     answered = run.answer(1, "wheels", None) | {"toolbox": {"images_made": 0}}
     careless = run.write_unit(1, "wheels", rounds=[answered])
     careful = run.write_unit(2, "wheels", rounds=[run.round(1), run.round(2), run.answer(3, "wheels", None)])
-    index = write_site(run.root).read_text(encoding="utf-8")
+    index = site.write(run.root).read_text(encoding="utf-8")
     sign = journal_scan.SIGNS["untried"]
     assert "<td>1 of 2</td>" in index[index.index(sign) :].split("</tr>")[0]
     pages_of = {
@@ -275,7 +275,7 @@ def test_repeated_studies_have_pages_and_the_layer_shows_their_agreement(run):
         run.put(f"{folder}/rounds/0001.json", run.round(1))
         run.put(f"{folder}/done.json", run.done(1, f"wheels of kind {number}"))
     run.put(f"units/{name}/pooling.json", {"evidence": "4.20 | a <b>wheel</b>", "agreement": agreement})
-    index = write_site(run.root)
+    index = site.write(run.root)
     page = (index.parent / f"units/{name}.html").read_text("utf-8")
     assert "4.20 | a &lt;b&gt;wheel&lt;/b&gt;" in page
     (layer,) = (index.parent / "layers").iterdir()
@@ -288,7 +288,7 @@ def test_repeated_studies_have_pages_and_the_layer_shows_their_agreement(run):
     assert "agree to 0.87" in layer.read_text("utf-8")
     assert table(run)[0]["label"] == "wheels", "a unit is one row, however often it was studied"
     before = written(run)
-    write_site(run.root)
+    site.write(run.root)
     assert written(run) == before, "pages of studies stay with those of their units"
 
 
