@@ -87,7 +87,7 @@ def models(
     listing = list_models(config, pattern)
     console = Console(quiet=json)
     if json:
-        console.result(listing)
+        console.result(listing.to_json())
     else:
         console.show(table(listing), markup=False)
 

@@ -135,30 +135,52 @@ def uncovered(value: Any, gallery: Gallery) -> list[Picture]:
     ]
 
 
-def card_of(value: Any, *, holds: bool) -> dict[str, Any]:
-    """Return the label card's kind, of a label that holds, warnings and figures; what is not recorded is
-    empty or None.
-    """
+@dataclass(frozen=True, slots=True)
+class CardLabel:
+    """One of several labels, and its own figures."""
+
+    label: str
+    auroc: float | None
+    margin: float | None
+    explains: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownCard:
+    """What a page shows of a label card; what is not recorded is empty or None."""
+
+    answered: str
+    """The whole answer, where the labels are not all of it."""
+    kind: str
+    """Of a label that holds."""
+    reason: str
+    warnings: list[str]
+    labels: list[CardLabel]
+    """Each label, where there are several."""
+    auprc: float | None
+    pearson: float | None
+    null_percentile: float | None
+    ceiling: float | None
+    explained: float | None
+
+
+def card_of(value: Any, *, holds: bool) -> ShownCard:
+    """Return what a page shows of a label card."""
     card = mapping(value)
     labels = [
-        {
-            "label": text(label.get("label")),
-            "auroc": number(label.get("auroc")),
-            "margin": number(label.get("margin")),
-            "explains": number(label.get("explains")),
-        }
+        CardLabel(
+            text(label.get("label")), *(number(label.get(name)) for name in ("auroc", "margin", "explains"))
+        )
         for label in map(mapping, sequence(card.get("labels")))
     ]
     answered = [label for label in sequence(card.get("answered")) if isinstance(label, str)]
-    kept = {label["label"] for label in labels}
-    return {
-        "answered": " OR ".join(answered) if kept and set(answered) - kept else "",
-        "kind": text(card.get("kind")) if holds else "",
-        "reason": text(card.get("reason")),
-        "warnings": [warning for warning in sequence(card.get("warnings")) if isinstance(warning, str)],
-        "labels": labels if len(labels) > 1 else [],
-        **{
-            name: number(card.get(name))
-            for name in ("auprc", "pearson", "null_percentile", "ceiling", "explained")
-        },
-    }
+    kept = {label.label for label in labels}
+    figures = ("auprc", "pearson", "null_percentile", "ceiling", "explained")
+    return ShownCard(
+        " OR ".join(answered) if kept and set(answered) - kept else "",
+        text(card.get("kind")) if holds else "",
+        text(card.get("reason")),
+        [warning for warning in sequence(card.get("warnings")) if isinstance(warning, str)],
+        labels if len(labels) > 1 else [],
+        *(number(card.get(name)) for name in figures),
+    )

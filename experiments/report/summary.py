@@ -113,9 +113,9 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
         tested=any(_tested(record) for record in (done, *(mapping(r.get("verdict")) for r in unit.rounds))),
         rounds=len(rounds) or int(number(done.get("rounds")) or 0),
         images=_images(done, rounds, [study.rounds[-1] for study in (unit, *repeats) if study.rounds]),
-        tokens=usage["tokens"],
-        dollars=usage["dollars"],
-        unpriced=usage["unpriced"],
+        tokens=usage.tokens,
+        dollars=usage.dollars,
+        unpriced=usage.unpriced,
         seconds=unit.seconds,
         error=error_of(unit.done or (unit.failures[-1] if unit.failures else {})) or "; ".join(unit.problems),
         damaged=bool(unit.problems),
@@ -161,21 +161,36 @@ def error_of(record: dict[str, Any]) -> str:
     return " ".join(filter(None, (text(error.get("message")), text(error.get("fix")))))
 
 
-def usage_of(unit: UnitRecords) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class RecordedUsage:
+    """What a study has used, None where it is not on record."""
+
+    tokens: float | None
+    cached: float | None
+    """Tokens of prompts that a cache held."""
+    dollars: float | None
+    unpriced: bool
+    """Whether a part has no known price."""
+    requests: float | None
+    estimated: bool
+    """Whether tokens were estimated."""
+
+
+def usage_of(unit: UnitRecords) -> RecordedUsage:
     """Return tokens, dollars and requests: of the result, or so far of the rounds that are there."""
     recorded = list(map(mapping, mapping(mapping(unit.done).get("usage")).values()))
     parts = recorded or [mapping(mapping(r.get("reply")).get("usage")) for r in unit.rounds]
     tokens = [count for count in map(tokens_of, parts) if count is not None]
     dollars = [amount for part in parts if (amount := number(part.get("dollars"))) is not None]
     requests = [amount for part in parts if (amount := number(part.get("requests"))) is not None]
-    return {
-        "tokens": sum(tokens) if tokens else None,
-        "cached": sum(number(part.get("cached_tokens")) or 0 for part in parts) if parts else None,
-        "dollars": sum(dollars) if dollars else None,
-        "unpriced": any(number(part.get("unpriced")) for part in parts),
-        "requests": sum(requests) if requests else None,
-        "estimated": any(part.get("estimated") is True for part in parts),
-    }
+    return RecordedUsage(
+        tokens=sum(tokens) if tokens else None,
+        cached=sum(number(part.get("cached_tokens")) or 0 for part in parts) if parts else None,
+        dollars=sum(dollars) if dollars else None,
+        unpriced=any(number(part.get("unpriced")) for part in parts),
+        requests=sum(requests) if requests else None,
+        estimated=any(part.get("estimated") is True for part in parts),
+    )
 
 
 def tokens_of(usage: dict[str, Any]) -> float | None:

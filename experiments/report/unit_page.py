@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -145,7 +145,19 @@ def _words(run: RunDirectory, unit: UnitRecords, summary: Summary) -> dict[str, 
     }
 
 
-def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class RepeatedStudy:
+    """One of several studies of a unit. `predicted`: the share of the others' images that its label tells
+    apart.
+    """
+
+    number: int
+    summary: Summary
+    href: str
+    predicted: float | None
+
+
+def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[RepeatedStudy]:
     """Return each of several studies of a unit, with the share of the others' images that its label tells
     apart.
     """
@@ -157,15 +169,33 @@ def _repeats(run: RunDirectory, unit: UnitRecords) -> Iterator[dict[str, Any]]:
         own = [number(pair.get("predicted")) for pair in pairs if pair.get("label_of") == repeat.repeat]
         known = [value for value in own if value is not None]
         predicted = sum(known) / len(known) if known else None
-        yield {
-            "number": repeat.repeat,
-            "summary": summary,
-            "href": f"{quote(repeat.slug, safe='')}.html",
-            "predicted": predicted,
-        }
+        href = f"{quote(repeat.slug, safe='')}.html"
+        yield RepeatedStudy(repeat.repeat, summary, href, predicted)
 
 
-def _crosswise(run: RunDirectory, unit: UnitRecords) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class OtherLabel:
+    """The label of another unit of the layer, and what the unit answers to its images."""
+
+    label: str
+    short: str
+    """The other unit, as `layer:number`."""
+    href: str
+    mean: float | None
+    share: float | None
+    """Of what its own label reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrosswiseFigures:
+    """The share of `n` other labels of the layer that drive the unit less than its own, and the nearest."""
+
+    percentile: float
+    n: float
+    nearest: list[OtherLabel]
+
+
+def _crosswise(run: RunDirectory, unit: UnitRecords) -> CrosswiseFigures | None:
     """Return how the unit's label compares with those of the layer's other units; None if it was not
     compared.
     """
@@ -174,16 +204,16 @@ def _crosswise(run: RunDirectory, unit: UnitRecords) -> dict[str, Any] | None:
     if percentile is None or n is None:
         return None
     nearest = [
-        {
-            "label": text(label.get("label")),
-            "short": UnitName.parse(text(label.get("unit"))).short,
-            "href": f"{quote(slug(text(label.get('unit'))), safe='')}.html",
-            "mean": number(label.get("mean")),
-            "share": number(label.get("share")),
-        }
+        OtherLabel(
+            text(label.get("label")),
+            UnitName.parse(text(label.get("unit"))).short,
+            f"{quote(slug(text(label.get('unit'))), safe='')}.html",
+            number(label.get("mean")),
+            number(label.get("share")),
+        )
         for label in map(mapping, sequence(comparison.get("nearest")))
     ]
-    return {"percentile": percentile, "n": n, "nearest": nearest}
+    return CrosswiseFigures(percentile, n, nearest)
 
 
 def _sight(facts: dict[str, Any]) -> str:

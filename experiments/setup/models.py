@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.serving.backend import Readiness
 from experiments.setup import config as configuration
 from experiments.setup.preflight import availability
 
 
-def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
-    """Return, as plain JSON values, the networks whose names match `pattern` and every profile's models."""
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """Whether a profile's model can be used here, and in a sentence why (not)."""
+
+    state: Readiness
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelListing:
+    """The networks that can be named, and every profile's models by role."""
+
+    sources: list[str]
+    aliases: dict[str, str]
+    layer_aliases: dict[str, dict[str, str]]
+    pattern: str
+    timm: list[str]
+    """Names of timm that match `pattern`."""
+    timm_total: int
+    weights_here: list[str]
+    profiles: dict[str, dict[str, ModelState]]
+
+    def to_json(self) -> dict[str, Any]:
+        profiles = {
+            name: {role: {"state": model.state, "told": model.reason} for role, model in roles.items()}
+            for name, roles in self.profiles.items()
+        }
+        return asdict(self) | {"profiles": profiles}
+
+
+def list_models(config: Path | None, pattern: str) -> ModelListing:
+    """Return the networks whose names match `pattern` and every profile's models."""
     from actors.runtime import import_timm
     from actors.vision.networks.zoo import LAYER_ALIASES, MODEL_ALIASES, SOURCES
 
@@ -19,20 +51,20 @@ def list_models(config: Path | None, pattern: str) -> dict[str, Any]:
     profiles = {}
     for name, profile in loaded.profiles.items():
         checks = availability(profile)
-        profiles[name] = {role: {"state": state, "told": reason} for role, (state, reason) in checks.items()}
-    return {
-        "sources": sorted(SOURCES),
-        "aliases": dict(MODEL_ALIASES),
-        "layer_aliases": {model: dict(layers) for model, layers in LAYER_ALIASES.items()},
-        "pattern": pattern,
-        "timm": timm.list_models(pattern) if pattern else [],
-        "timm_total": len(timm.list_models()),
-        "weights_here": ["tf_efficientnet_lite0", "tf_efficientnet_lite2", "concept-net"],
-        "profiles": profiles,
-    }
+        profiles[name] = {role: ModelState(*check) for role, check in checks.items()}
+    return ModelListing(
+        sources=sorted(SOURCES),
+        aliases=dict(MODEL_ALIASES),
+        layer_aliases={model: dict(layers) for model, layers in LAYER_ALIASES.items()},
+        pattern=pattern,
+        timm=timm.list_models(pattern) if pattern else [],
+        timm_total=len(timm.list_models()),
+        weights_here=["tf_efficientnet_lite0", "tf_efficientnet_lite2", "concept-net"],
+        profiles=profiles,
+    )
 
 
-def table(listing: dict[str, Any]) -> Any:
+def table(listing: ModelListing) -> Any:
     """Return the list for a terminal."""
     from rich.console import Group
     from rich.table import Table
@@ -40,28 +72,28 @@ def table(listing: dict[str, Any]) -> Any:
 
     from experiments.setup.console import mark
 
-    if listing["pattern"]:
+    if listing.pattern:
         # A name asks for a network: the rest is what `maia models` says alone.
         return "\n".join(
             [
-                f"networks of timm that match {listing['pattern']}: {len(listing['timm'])}",
-                *listing["timm"],
+                f"networks of timm that match {listing.pattern}: {len(listing.timm)}",
+                *listing.timm,
             ]
-            if listing["timm"]
+            if listing.timm
             else [
-                f"no network of timm matches {listing['pattern']}: write * for anything, as in "
-                f"'*{listing['pattern'].strip('*')}*'"
+                f"no network of timm matches {listing.pattern}: write * for anything, as in "
+                f"'*{listing.pattern.strip('*')}*'"
             ]
         )
     networks = Table(title="networks under study", title_justify="left", box=None)
     networks.add_column("write")
     networks.add_column("for")
-    networks.add_row(", ".join(listing["weights_here"]), "their weights are on this machine")
-    for alias, name in listing["aliases"].items():
-        if alias not in listing["weights_here"]:
+    networks.add_row(", ".join(listing.weights_here), "their weights are on this machine")
+    for alias, name in listing.aliases.items():
+        if alias not in listing.weights_here:
             networks.add_row(alias, name)
     networks.add_row(
-        "NAME or timm:NAME", f"one of {listing['timm_total']} networks of timm (maia models PATTERN)"
+        "NAME or timm:NAME", f"one of {listing.timm_total} networks of timm (maia models PATTERN)"
     )
     networks.add_row("hf-hub:OWNER/NAME", "a network that timm saved on the hub")
     networks.add_row("torchvision:NAME", "a network of torchvision")
@@ -75,7 +107,7 @@ def table(listing: dict[str, Any]) -> Any:
     models = Table(title="models of the profiles", title_justify="left", box=None)
     for column in ("", "profile", "role", "found"):
         models.add_column(column)
-    for profile, roles in listing["profiles"].items():
+    for profile, roles in listing.profiles.items():
         for role, check in roles.items():
-            models.add_row(mark(check["state"]), profile, role, Text(check["told"]))
+            models.add_row(mark(check.state), profile, role, Text(check.reason))
     return Group(networks, Text(), models)

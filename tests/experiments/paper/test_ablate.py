@@ -10,6 +10,7 @@ import pytest
 
 from actors.errors import UsageError
 from agents.records.manifest import claim_studied
+from agents.records.record_types import StudyResult
 from agents.records.store import Store
 from experiments.paper.ablate import AblatedUnit, Ablation, _differences, _truth, ablate
 from experiments.paper.ablation_page import AblationResult, page, table
@@ -29,7 +30,7 @@ UNITS = {
 
 def records(all_labels):
     return {
-        name: {"labels": labels} if labels is not None else {"status": "failed"}
+        name: StudyResult(unit=name, labels=labels or [], status="failed" if labels is None else "answered")
         for name, labels in zip(UNITS, all_labels, strict=True)
     }
 
