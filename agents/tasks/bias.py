@@ -12,7 +12,7 @@ You are auditing one class of an image classifier. What `system` measures is the
 classifier gives \
 to the class "{name}". Find out in which contexts that probability is lower or higher although the object is \
 there: \
-another background, colour, number, size, or something beside it.
+another background, color, number, size, or something beside it.
 
 Work in rounds: list your hypotheses, then write one program that compares images with a context to images \
 without it, \

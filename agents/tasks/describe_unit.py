@@ -8,7 +8,7 @@ from agents.tasks.base import FinalAnswer, first_line, read_sections
 _OPENING = """\
 You are studying one unit of a computer-vision network. Find out which visual concepts drive it.
 
-A unit may answer to one specific thing, to a broad kind of thing, to a colour, texture, place or position, \
+A unit may answer to one specific thing, to a broad kind of thing, to a color, texture, place or position, \
 or to \
 several things that have nothing to do with each other. It may also answer to nothing that words can name. \
 You will never be told which network or unit it is, so rely on measurements only.
@@ -36,7 +36,7 @@ What makes good experiments: the data set's exemplars first, with a hypothesis f
 several \
 images for a claim, never a single one; controls that lack the concept; edits that change one thing and keep \
 the \
-rest; tests of the background, the colour and the number of things as well as of the thing itself; a search \
+rest; tests of the background, the color and the number of things as well as of the thing itself; a search \
 for a \
 second, unrelated concept. Change your hypotheses when the numbers differ from what they predicted, in \
 either \

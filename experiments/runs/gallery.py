@@ -10,8 +10,8 @@ import contextlib
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,6 @@ class GalleryUnit:
 class GalleryRun:
     """Where units and findings of the page come from."""
 
-    name: str
     network: str
     profile: str
     weights: str
@@ -110,7 +109,7 @@ def write_gallery(folders: Sequence[Path], out: Path, most: int = UNITS) -> Writ
         "gallery.html",
         run_name="Gallery",
         root="",
-        runs=[_about(run) for run in runs],
+        runs=_sources(runs),
         units=units,
         audits=audits,
         stand_ins=list({role: (role, name) for run in runs for role, name in stand_ins(run)}.values()),
@@ -183,13 +182,20 @@ def _locator(run: RunDirectory, *, bare: bool = False) -> Any:
     return locate
 
 
+def _sources(runs: Iterable[RunDirectory]) -> list[GalleryRun]:
+    """Return what each run says of itself; runs of one network, weights and profile are named once."""
+    totals: dict[GalleryRun, list[str]] = {}
+    for about in map(_about, runs):
+        totals.setdefault(replace(about, total=""), []).append(about.total)
+    return [replace(about, total=". ".join(filter(None, all_of))) for about, all_of in totals.items()]
+
+
 def _about(run: RunDirectory) -> GalleryRun:
     manifest = run.manifest
     trained = mapping(mapping(manifest.get("settings")).get("vision")).get("pretrained")
     verdicts = Counter(verdict_of(run.unit(slug)) for slug in _studied(run))
     tally = ", ".join(f"{verdicts[key]:,} {word}" for key, word in VERDICTS.items() if verdicts[key])
     return GalleryRun(
-        name=run.root.resolve().name,
         network=text(manifest.get("model")),
         profile=text(manifest.get("profile")),
         weights={True: "trained", False: "random"}.get(trained, "") if isinstance(trained, bool) else "",
