@@ -34,9 +34,9 @@ class Chosen:
     note: str
 
 
-def unit_length(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Return features float (n, d) less their centre (d,), each of length 1; of one at the centre, zeros."""
-    moved = features.astype(np.float64) - centre
+def unit_length(features: np.ndarray, center: np.ndarray) -> np.ndarray:
+    """Return features float (n, d) less their center (d,), each of length 1; of one at the center, zeros."""
+    moved = features.astype(np.float64) - center
     length = np.linalg.norm(moved, axis=1, keepdims=True)
     return np.divide(moved, length, out=np.zeros_like(moved), where=length > 0)
 

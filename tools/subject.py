@@ -54,7 +54,7 @@ class DatasetImage:
 
 @dataclass(frozen=True, slots=True)
 class ActivationStatistics:
-    """A subject's behaviour over the data set, for scale: per-image activations.
+    """A subject's behavior over the data set, for scale: per-image activations.
 
     `mask_threshold` is the activation above which a position counts as active.
     """

@@ -170,7 +170,7 @@ class SyntheticNeuron:
         return await self.pictures(order.tolist())
 
     async def background(self) -> ActivationStatistics:
-        """Return the behaviour over the images on which it is known.
+        """Return the behavior over the images on which it is known.
 
         Raises:
             SampleError: If there is none.

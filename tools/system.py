@@ -93,13 +93,13 @@ class SubjectSystem:
         seen = await self.subject.features([exemplar.image for exemplar in top])
         if features is None or seen is None:
             raise UsageError("images cannot be compared in this network.", 'Ask for "quantiles" or "least".')
-        centre = features.mean(axis=0)
-        vectors = contrast.unit_length(seen, centre)
+        center = features.mean(axis=0)
+        vectors = contrast.unit_length(seen, center)
         if which == "modes":
             groups = await asyncio.to_thread(contrast.modes, vectors)
             return [(top[choice.row], choice.note) for choice in groups]
         strengths = np.array([exemplar.response.activation for exemplar in top])
-        others = contrast.unit_length(features, centre)
+        others = contrast.unit_length(features, center)
         chosen = await asyncio.to_thread(contrast.near, values, others, strengths, vectors)
         return await self._pictured(self.subject, scatter, chosen)
 

@@ -1,6 +1,6 @@
 """Sampling for a batch of conversations in which each answer is as it would be alone.
 
-`generate` draws all rows of a batch from one random stream, so an answer would depend on its neighbours.
+`generate` draws all rows of a batch from one random stream, so an answer would depend on its neighbors.
 Here every row has a generator of its own: adding Gumbel noise to the logits and taking the largest is
 the same as sampling from their softmax (the Gumbel-max trick), and needs no random stream of the library.
 """

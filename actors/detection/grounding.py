@@ -94,7 +94,7 @@ class GroundingDetector:
                 results[index] = UsageError(f"a concept must have words, got {request.concept!r}")
             else:
                 by_size[self._seen_size(request.image)].append(index)
-        # One size a batch: padding to the largest would let an image's boxes depend on its neighbours.
+        # One size a batch: padding to the largest would let an image's boxes depend on its neighbors.
         for indices in by_size.values():
             for start in range(0, len(indices), self.max_batch):
                 batch = indices[start : start + self.max_batch]

@@ -18,9 +18,9 @@ from agents.critic.stimuli import share_words
 from agents.evidence.meaning import LabelMeaning, ask_meaning
 
 _ROLE = (
-    "You summarise images for a scientist, who must not be led. Each image is followed by how strongly a "
+    "You summarize images for a scientist, who must not be led. Each image is followed by how strongly a "
     "sensor answered "
-    "to it. Say what the images with strong answers have in common, and consider places, colours and "
+    "to it. Say what the images with strong answers have in common, and consider places, colors and "
     "companions as well "
     "as the most striking thing. Write phrases of the form `N of M show <thing>`, divided by semicolons, "
     "the most frequent "

@@ -130,10 +130,10 @@ def wilson_interval(successes: float, trials: float, z: float = 1.96) -> tuple[f
     if trials == 0:
         return 0.0, 1.0
     share = successes / trials
-    centre = share + z * z / (2 * trials)
+    center = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
 def benjamini_hochberg(p_values: Sequence[float]) -> np.ndarray:

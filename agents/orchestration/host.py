@@ -137,7 +137,7 @@ class LocalHost:
         except MaiaError:
             raise
         except Exception as error:
-            # A fault in this program ends one study, on record, and not those of its neighbours.
+            # A fault in this program ends one study, on record, and not those of its neighbors.
             _log.exception("the study of %s met a fault in the program", item.unit)
             raise UnexpectedError(f"the program failed: {type(error).__name__}: {error}") from error
 

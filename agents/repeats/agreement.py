@@ -21,7 +21,7 @@ Shows = Callable[[Sequence[tuple[Image, str]]], Awaitable[list[bool | None]]]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledStudy:
+class LabeledStudy:
     """What one study answered, and the images of its last confirmation by id, with the label that each was
     made of.
     """
@@ -75,14 +75,14 @@ class Agreement:
         return AgreementRecord(value=self.value, studies=self.studies, labelled=self.labelled, pairs=pairs)
 
 
-def labelled_study(number: int, result: StudyResult) -> LabelledStudy | None:
+def labeled_study(number: int, result: StudyResult) -> LabeledStudy | None:
     """Return a study's labels and the images of its test; None without a label that was tested."""
     labels, evidence = tuple(result.labels), result.evidence
     if not labels or evidence is None or evidence.kind == "abstention":
         return None
     if not evidence.positives or not evidence.controls:
         return None
-    return LabelledStudy(
+    return LabeledStudy(
         number,
         labels,
         tuple((trial.image, trial.label or labels[0]) for trial in evidence.positives[:IMAGES]),
@@ -91,7 +91,7 @@ def labelled_study(number: int, result: StudyResult) -> LabelledStudy | None:
 
 
 async def measure(
-    studies: int, labelled: Sequence[LabelledStudy], image_of: Callable[[str], Image], shows: Shows
+    studies: int, labelled: Sequence[LabeledStudy], image_of: Callable[[str], Image], shows: Shows
 ) -> Agreement:
     """Ask of each study's images whether they show the labels of the others.
 
@@ -114,7 +114,7 @@ async def measure(
 
 
 def _pair(
-    one: LabelledStudy, other: LabelledStudy, answers: Mapping[tuple[str, str], bool | None]
+    one: LabeledStudy, other: LabeledStudy, answers: Mapping[tuple[str, str], bool | None]
 ) -> Pair | None:
     def shown(image: str) -> bool | None:
         replies = [answers[image, label] for label in one.labels]
@@ -129,7 +129,7 @@ def _pair(
 
 
 def _seen(
-    labelled: Sequence[LabelledStudy], answers: Mapping[tuple[str, str], bool | None]
+    labelled: Sequence[LabeledStudy], answers: Mapping[tuple[str, str], bool | None]
 ) -> dict[tuple[str, str], tuple[int, int]]:
     counts: dict[tuple[str, str], tuple[int, int]] = {}
     made_of = {image: label for study in labelled for image, label in study.positives}

@@ -164,7 +164,7 @@ async def _evidence(
 
 
 async def _agreement(context: StudyContext, results: Sequence[StudyResult]) -> Agreement:
-    studies = [agreement.labelled_study(number, result) for number, result in enumerate(results, 1)]
+    studies = [agreement.labeled_study(number, result) for number, result in enumerate(results, 1)]
     witness = Skeptic(context.observer, seed=context.seed)
     labelled = [study for study in studies if study is not None]
     wanted = {image for one in labelled for image in (*(image for image, _ in one.positives), *one.controls)}

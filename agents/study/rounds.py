@@ -132,7 +132,7 @@ def objection(review: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
 
 
 def merge_text(parts: Sequence[Shown]) -> list[Part]:
-    """Join neighbouring texts: fewer parts, the same reading."""
+    """Join neighboring texts: fewer parts, the same reading."""
     merged: list[Part] = []
     for part in parts:
         if isinstance(part, str) and merged and isinstance(merged[-1], str):

@@ -38,7 +38,7 @@ without code."""
 
 @dataclass(frozen=True)
 class AuditClass:
-    """Ask in which contexts a class is recognised worse or better."""
+    """Ask in which contexts a class is recognized worse or better."""
 
     name = "audit"
     names_concept = False

@@ -1,4 +1,4 @@
-"""Recognise, from pixels alone, an image that was darkened outside a region with a red outline.
+"""Recognize, from pixels alone, an image that was darkened outside a region with a red outline.
 
 That is how a unit's exemplars are shown: the region that drives the unit keeps its brightness.
 """

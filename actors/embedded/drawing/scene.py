@@ -19,9 +19,9 @@ class Placed:
 
     concept: str
     x: float
-    """Centre, 0 is the left edge and 1 the right."""
+    """Center, 0 is the left edge and 1 the right."""
     y: float
-    """Centre, 0 is the top edge and 1 the bottom."""
+    """Center, 0 is the top edge and 1 the bottom."""
     size: float
     """The longer side of the sprite, before rotation."""
     color: str | None = None

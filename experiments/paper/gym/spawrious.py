@@ -62,7 +62,7 @@ class SpuriousSet:
 
 @dataclass(frozen=True, slots=True)
 class SceneDesign:
-    """A set of scenes: one object each, in its own colours, small enough for the place to be the easier sign.
+    """A set of scenes: one object each, in its own colors, small enough for the place to be the easier sign.
 
     Some labels are wrong, so that no choice of units separates the classes perfectly: a fit without a
     penalty then has an optimum.

@@ -10,7 +10,7 @@ import pytest
 from actors.images import Image
 from agents.records.record_types import StudyResult
 from agents.repeats import agreement
-from agents.repeats.agreement import LabelledStudy
+from agents.repeats.agreement import LabeledStudy
 from tests.tools.fakes import picture_of
 
 TRIAL = {"image": "0" * 16, "activation": 1.0}
@@ -24,12 +24,12 @@ async def shows(questions: Sequence[tuple[Image, str]]) -> list[bool | None]:
     return [None if label == "blurs" else SHOWN[image.id] in MEANS[label] for image, label in questions]
 
 
-def answer(number: int, label: str, kind: str) -> LabelledStudy:
+def answer(number: int, label: str, kind: str) -> LabeledStudy:
     positives = tuple((f"{kind} {i}", label) for i in range(4))
-    return LabelledStudy(number, (label,), positives, tuple(f"cup {i}" for i in range(4)))
+    return LabeledStudy(number, (label,), positives, tuple(f"cup {i}" for i in range(4)))
 
 
-async def measured(*found: LabelledStudy) -> agreement.Agreement:
+async def measured(*found: LabeledStudy) -> agreement.Agreement:
     return await agreement.measure(len(found), found, PICTURES.__getitem__, shows)
 
 
@@ -70,4 +70,4 @@ async def test_a_single_label_has_no_agreement() -> None:
 )
 def test_a_study_without_a_tested_label_takes_no_part(fields: dict[str, Any]) -> None:
     result = StudyResult.model_validate({"unit": "u", **fields})
-    assert agreement.labelled_study(1, result) is None
+    assert agreement.labeled_study(1, result) is None
