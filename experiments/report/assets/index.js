@@ -103,9 +103,9 @@
     const line = element("tr", place === chosen ? "chosen" : "");
     line.setAttribute("aria-rowindex", String(place + 2));
     line.dataset.place = String(place);
-    const cell = (className, content) => {
+    const cell = (className, ...content) => {
       const made = element("td", className);
-      made.append(content);
+      made.append(...content);
       line.append(made);
     };
     cell("short", element("span", "said", unit[at.short]));
@@ -113,7 +113,7 @@
     link.href = unit[at.href];
     link.title = unit[at.label] || unit[at.short];
     cell("thumbs", thumbs(unit[at.thumbs], unit[at.short]));
-    cell("label", link);
+    cell("label", link, element("small", "said", unit[at.short]));
     if (roles) {
       const role = element("span", "said", unit[at.role] || "–");
       role.title = unit[at.role];
