@@ -103,17 +103,18 @@
     const line = element("tr", place === chosen ? "chosen" : "");
     line.setAttribute("aria-rowindex", String(place + 2));
     line.dataset.place = String(place);
-    const cell = (className, ...content) => {
+    const cell = (className, content) => {
       const made = element("td", className);
-      made.append(...content);
+      made.append(content);
       line.append(made);
+      return made;
     };
     cell("short", element("span", "said", unit[at.short]));
     const link = element("a", "said", unit[at.label] || "–");
     link.href = unit[at.href];
     link.title = unit[at.label] || unit[at.short];
     cell("thumbs", thumbs(unit[at.thumbs], unit[at.short]));
-    cell("label", link, element("small", "said", unit[at.short]));
+    cell("label", link).dataset.unit = unit[at.short]; // what a narrow screen shows in place of its column
     if (roles) {
       const role = element("span", "said", unit[at.role] || "–");
       role.title = unit[at.role];
