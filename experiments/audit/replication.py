@@ -26,7 +26,7 @@ ConfidenceInterval = tuple[float, float]
 Replicated = Literal["replicated", "not replicated", "opposite", "too few images", "not tested"]
 _ATTRIBUTES = {
     "background": {"background", "place", "scene", "setting", "location", "habitat"},
-    "color": {"color", "color"},
+    "colour": {"colour", "color"},
     "companion": {"companion", "beside", "next to"},
     "count": {"count", "number"},
     "size": {"size"},
