@@ -17,7 +17,7 @@ from actors.errors import MaiaError
 from actors.grouping import task_group
 from agents.orchestration.host import HostHandle
 from agents.records.journal import slug
-from agents.records.record_types import FailureRecord, StudyResult, encode_record
+from agents.records.record_types import FailureRecord, encode_record
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
 from agents.study.budget import BudgetSpentError
@@ -31,9 +31,12 @@ ATTEMPTS = 3
 
 @dataclass
 class Outcome:
-    """How a run ended. `stopped` is why it did not finish, None if every item came to an end."""
+    """How a run ended. `stopped` is why it did not finish, None if every item came to an end.
 
-    done: dict[str, StudyResult] = field(default_factory=dict)
+    Results are in the store, and only named here: those of a large run do not fit into memory.
+    """
+
+    done: list[str] = field(default_factory=list)
     failed: dict[str, FailureRecord] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
     stopped: MaiaError | None = None
@@ -113,7 +116,7 @@ class Orchestrator:
         while (item := await self._next()) is not None:
             self._on_event(Event("started", item))
             try:
-                record = await host.study(item)
+                await host.study(item)
             except StudyPausedError:
                 self._on_event(Event("paused", item))
                 self._close(item)
@@ -133,7 +136,7 @@ class Orchestrator:
             except MaiaError as error:
                 await self._fail(item, error)
             else:
-                self._outcome.done[item.unit] = record
+                self._outcome.done.append(item.unit)
                 self._on_event(Event("done", item))
                 self._finish()
 
@@ -199,7 +202,8 @@ class Orchestrator:
 
     def _finish(self) -> None:
         self._open -= 1
-        self._news.set()
+        if not self._open:
+            self._news.set()  # nothing can come back to those who wait
 
 
 def record_failure(store: Store, unit: str, record: FailureRecord) -> None:

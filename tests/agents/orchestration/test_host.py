@@ -13,8 +13,8 @@ import structlog
 from actors.errors import RefusedError
 from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
 from agents.orchestration.orchestrator import Orchestrator
-from agents.records.journal import read_survey
-from agents.records.record_types import MEASURED, SurveyRecord
+from agents.records.journal import read_survey, slug
+from agents.records.record_types import MEASURED, StudyResult, SurveyRecord, load_record
 from agents.records.store import Store
 from agents.records.work import WorkItem
 from agents.study import survey
@@ -73,6 +73,11 @@ class World:
             survey="brightness", survey_arguments={"words": words},
         )  # fmt: skip
 
+    def result(self, words: str) -> StudyResult:
+        record = load_record(self.store, f"units/{slug(f'fake/{words}')}/done.json", StudyResult)
+        assert record is not None
+        return record
+
     async def run(self, *words: str) -> Any:
         return await Orchestrator(self.store, [self.host], agents_per_host=2).run([*map(self.item, words)])
 
@@ -81,8 +86,7 @@ async def test_a_survey_is_taken_once_and_its_images_are_on_the_account(tmp_path
     world = World(tmp_path)
     outcome = await world.run("dog", "kite")
     assert sorted(outcome.done) == ["fake/dog", "fake/kite"]
-    assert outcome.done["fake/dog"].status == MEASURED
-    assert outcome.done["fake/dog"].images_made == 2
+    assert (world.result("dog").status, world.result("dog").images_made) == (MEASURED, 2)
     assert world.account.spent == Cost(images=4)
     assert read_survey(world.store, "fake/dog") == SurveyRecord(images=2, found={"values": [3.0, 12.0]})
     assert len([*world.store.keys("blobs")]) == 2, "of each survey, the image that it keeps"
@@ -109,10 +113,10 @@ async def test_no_agent_is_asked_about_a_unit_that_its_survey_finds_out_of_reach
 ) -> None:
     """The run of this world has no interpreter that could be asked."""
     world = World(tmp_path)
-    outcome = await Orchestrator(world.store, [world.host], agents_per_host=1).run(
+    await Orchestrator(world.store, [world.host], agents_per_host=1).run(
         [WorkItem("fake/dog", "output", "dog", seed=3, survey="unreached")]
     )
-    record = outcome.done["fake/dog"].to_json()
+    record = world.result("dog").to_json()
     assert record["evidence"]["finding"] == UNREACHED
     assert (record["rounds"], record["status"]) == (0, MEASURED)
     assert read_survey(world.store, "fake/dog").finding == UNREACHED
@@ -121,7 +125,7 @@ async def test_no_agent_is_asked_about_a_unit_that_its_survey_finds_out_of_reach
 async def test_a_survey_that_fails_leaves_nothing_and_a_broken_one_harms_no_other(tmp_path: Path) -> None:
     world = World(tmp_path)
     outcome = await world.run("forbidden", "kite", "broken")
-    assert list(outcome.done) == ["fake/kite"]
+    assert outcome.done == ["fake/kite"]
     assert outcome.failed["fake/forbidden"].error.type == "RefusedError"
     assert outcome.failed["fake/broken"].error.type == UnexpectedError.__name__
     assert read_survey(world.store, "fake/forbidden") is None
