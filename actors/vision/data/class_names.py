@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
+from actors.vision.data.tables import separator
 
 _PLACEHOLDER = re.compile(r"(?:[a-z]+[ _-]?)?(\d+)", re.IGNORECASE)
 _TITLES = ("name", "class", "label", "class_name", "names", "classes")
@@ -48,7 +49,7 @@ def read(path: Path) -> tuple[str, ...]:
 
                 content = yaml.safe_load(text)
             case ".csv" | ".tsv":
-                content = _columns(text, "\t" if path.suffix.lower() == ".tsv" else ",")
+                content = _columns(text, separator(text, path.suffix.lower()))
             case _:
                 content = [line.strip() for line in text.rstrip().splitlines()]
     except Exception as error:  # of four parsers, each with errors of its own

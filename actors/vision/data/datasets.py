@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,10 @@ class ArrayDataset:
         self.name = self._path.stem
         array = self._pixels
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[3] != 3 or not len(array):
-            raise UsageError(f"{self._path} must be uint8 (N, H, W, 3), it is {array.dtype} {array.shape}")
+            raise UsageError(
+                f"{self._path} must be uint8 (N, H, W, 3), it is {array.dtype} {array.shape}.",
+                "Scale it to 0..255 and put the colors last; a gray one: np.repeat(a[..., None], 3, 3).",
+            )
         digest = hashlib.blake2b(json.dumps([self.name, *array.shape]).encode(), digest_size=12)
         for place in evenly_spaced(len(array), _FINGERPRINTED_IMAGES):
             digest.update(np.ascontiguousarray(array[place]).data)
@@ -116,17 +120,24 @@ def open_dataset(text: str, image_column: str = "") -> ImageDataset:
         return HubDataset.named(rest, image_column)
     if kind == "scenes":
         return _scenes(text)
+    if not text.strip() or "://" in text:
+        raise UsageError(
+            f"the data set {text!r} is an address, which is not fetched."
+            if text.strip()
+            else "the data set has no name.",
+            "Give a folder of this machine, or hf:OWNER/NAME.",
+        )
     path = Path(text).expanduser()
     if path.suffix == ".npy":
         return ArrayDataset(path)
-    if path.is_file() and path.suffix.lower() in LISTS:
+    if path.suffix.lower() in LISTS and path.is_file():
         return FolderDataset.of_list(path, image_column)
     if is_saved(path):
         return HubDataset(str(path.resolve()), column=image_column)
     try:
         return FolderDataset(path)
     except UsageError:
-        if path.is_dir() and has_tables(path):
+        if os.path.isdir(path) and has_tables(path):  # noqa: PTH112 (Path's own raises for a long name)
             return HubDataset(str(path.resolve()), column=image_column)
         raise
 

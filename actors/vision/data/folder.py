@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import tarfile
 from collections import Counter
@@ -41,7 +42,11 @@ SUFFIXES = frozenset(f".{name}" for name in _NAMES.split(" "))
 HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 LISTS = frozenset({".txt", *tables.SUFFIXES})
 _HEAD = 32
-_FIX = "Give a folder of images (with subfolders or without), a .tar, or a list of paths (.txt, .csv)."
+_QUOTES = "\"' \t"
+_FIX = (
+    "Give a folder of images (with subfolders or without), a .tar, a list of paths (.txt, .csv), or an array "
+    "uint8 (N, H, W, 3) (.npy)."
+)
 
 
 class Entry(NamedTuple):
@@ -68,8 +73,8 @@ class FolderDataset:
             UsageError: If it does not exist, cannot be read, or holds no image.
         """
         root = Path(folder).expanduser().resolve()
-        if not root.exists():
-            raise UsageError(f"the data set folder {str(root)!r} does not exist.", _FIX)
+        if not os.path.exists(root):  # noqa: PTH110 (Path's own raises for a name that is too long)
+            raise UsageError(f"the data set folder {str(root)[:300]!r} does not exist.", _FIX)
         skipped: Counter[str] = Counter()
         name = root.name
         if root.is_dir():
@@ -78,7 +83,8 @@ class FolderDataset:
             root = root.parent
             entries = sorted(_in_tar(root / name, name, skipped))
         else:
-            raise UsageError(f"{str(root)!r} is not a folder.", _FIX)
+            why = _skip_reason(root.suffix.lower(), root)
+            raise UsageError(f"{str(root)!r} is not a folder{f' but {why}' if why else ''}.", _FIX)
         if not entries:
             raise UsageError(
                 f"the data set folder {str(root)!r} holds no image ({', '.join(sorted(SUFFIXES))})"
@@ -116,15 +122,20 @@ class FolderDataset:
         skipped: Counter[str] = Counter()
         entries = []
         for name in names:
-            if (listing.parent / name).is_file():
-                entries.append(Entry(name, (listing.parent / name).stat().st_size, name, None))
+            # As Windows writes paths, too.
+            for path in (name, name.replace("\\", "/")):
+                if _is_file(listing.parent / path):
+                    entries.append(Entry(path, (listing.parent / path).stat().st_size, path, None))
+                    break
             else:
-                skipped["named, but not there"] += 1
+                skipped["addresses, which are not fetched" if "://" in name else "named, but not there"] += 1
         if not entries:
             raise UsageError(
                 f"{str(listing)!r} names no image that exists"
-                f"{f'; the first of {len(names)}: {names[0]!r}' if names else ''}.",
-                "Write one path a line, relative to the list's own folder, or a column named path.",
+                f"{f'; the first of {len(names)}: {names[0][:200]!r}' if names else ''}.",
+                "Addresses are not fetched: download the images, and write their paths."
+                if names and "://" in names[0]
+                else "Write one path a line, relative to the list's own folder, or a column named path.",
             )
         self = cls.__new__(cls)
         self._hold(listing.stem, listing.parent, entries, skipped)
@@ -189,6 +200,11 @@ def _read(root: Path, entry: Entry) -> bytes:
         return file.read(entry.size)
 
 
+def _is_file(path: Path) -> bool:
+    """Return whether there is such a file; False too for what cannot be a file's name."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path's own raises for a name that is too long)
+
+
 def _printable(path: str) -> str:
     """Return a path as text that can be stored: names on disk are bytes, and not all are UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -198,7 +214,9 @@ def _below(root: Path, skipped: Counter[str]) -> Iterator[Entry]:
     """Yield the pictures below a folder in any order, and count the other files."""
 
     def fail(error: OSError) -> None:
-        raise UsageError(f"the data set folder {str(root)!r} cannot be read: {error}", _FIX) from error
+        if Path(error.filename) == root:
+            raise UsageError(f"the data set folder {str(root)!r} cannot be read: {error}", _FIX) from error
+        skipped["folders that may not be read"] += 1  # such as the lost+found of a disk
 
     walked: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(root, onerror=fail, followlinks=True):
@@ -213,6 +231,9 @@ def _below(root: Path, skipped: Counter[str]) -> Iterator[Entry]:
             continue
         # In this order whatever the disk's is: which of two ways to a folder counts must not change.
         folders.sort()
+        if hidden := [folder for folder in folders if folder.startswith(".")]:
+            skipped["hidden folders"] += len(hidden)
+            folders[:] = [folder for folder in folders if folder not in hidden]
         for file in files:
             if not file.startswith("."):
                 yield from _in_file(root, Path(parent) / file, skipped)
@@ -281,8 +302,8 @@ def _skip_reason(suffix: str, path: Path | None) -> str | None:
 
 
 def _listed(listing: Path) -> Table:
-    """Return a list of images as a table; a line of a .txt may have a class after the path, as training code
-    writes it.
+    """Return a list of images as a table; a line of a .txt may have a class after the path, behind a space, a
+    tab, a comma or a semicolon, and quotes around it.
 
     Raises:
         OSError, ValueError: If it cannot be read.
@@ -291,11 +312,15 @@ def _listed(listing: Path) -> Table:
         return read_table(listing)
     rows = []
     for line in listing.read_text("utf-8-sig").splitlines():
-        name, (path, _, label) = line.strip(), line.strip().rpartition(" ")
+        name = line.strip()
         if not name or name.startswith("#"):
             continue
-        labeled = path and not (listing.parent / name).is_file() and (listing.parent / path).is_file()
-        rows.append({"path": path, "label": label} if labeled else {"path": name})
+        there = _is_file(listing.parent / name)
+        before, label = [*re.split(r"[ \t,;](?=[^ \t,;]+$)", name, maxsplit=1), ""][:2]
+        if not there and _is_file(listing.parent / before.strip(_QUOTES)):
+            rows.append({"path": before.strip(_QUOTES), "label": label.strip(_QUOTES)})
+        else:
+            rows.append({"path": name if there else name.strip(_QUOTES)})
     return Table(listing.name, tuple(rows))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,7 +36,7 @@ _USUAL_COLUMNS = ("image", "img", "jpg", "png", "webp", "pixel_values")
 
 def is_saved(folder: Path) -> bool:
     """Return whether `save_to_disk` wrote the folder."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+    return any(os.path.isfile(folder / name) for name in ("dataset_dict.json", "state.json"))  # noqa: PTH113
 
 
 def has_tables(folder: Path) -> bool:

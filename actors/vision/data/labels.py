@@ -6,6 +6,7 @@ They come from class folders, tables with the images (`metadata.csv`, CelebA's l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -214,16 +215,18 @@ def _label_column(columns: Sequence[str]) -> str:
 
 
 def _folders(images: Sequence[str]) -> dict[str, list[str | None]]:
-    """Return the folders of images as columns: `folder1` the outermost, without those of splits and
-    tars.
+    """Return the folders of images as columns: `folder1` the outermost, without those of splits, of tars and
+    of all images.
     """
     columns: dict[str, list[str | None]] = {}
-    for index, image in enumerate(images):
-        parts = image.split("/")[:-1]
-        own = [part for part in parts if not part.endswith(".tar")]
-        named = [part for part in own if part.lower() not in _SPLIT_FOLDERS]
-        splits = [part for part in own if part.lower() in _SPLIT_FOLDERS]
-        for number, part in enumerate(named, 1):
+    own = [[part for part in image.split("/")[:-1] if not part.endswith(".tar")] for image in images]
+    named = [[part for part in parts if part.lower() not in _SPLIT_FOLDERS] for parts in own]
+    # What all images lie in divides nothing, unless there is nothing else.
+    shared = len(os.path.commonprefix(named))  # noqa: RUF071 (it compares the parts of lists, too)
+    shared = shared if any(len(parts) > shared for parts in named) else 0
+    for index, parts in enumerate(own):
+        splits = [part for part in parts if part.lower() in _SPLIT_FOLDERS]
+        for number, part in enumerate(named[index][shared:], 1):
             columns.setdefault(f"folder{number}", [None] * len(images))[index] = part
         if splits:
             columns.setdefault("split", [None] * len(images))[index] = splits[0].lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -45,7 +46,10 @@ def read_table(path: Path, place: str = "") -> Table:
     Raises:
         ValueError: If it is no table.
     """
-    text = path.read_text("utf-8-sig")
+    data = path.read_bytes()
+    text = data.decode(
+        "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    )
     try:
         rows = _objects(text) if path.suffix.lower() == ".jsonl" else _lines(text, path.suffix.lower())
     except (csv.Error, RecursionError) as error:
@@ -71,11 +75,17 @@ def _objects(text: str) -> list[Mapping[str, str]]:
 
 def _lines(text: str, suffix: str) -> list[Mapping[str, str]]:
     # Only a line's end ends a line: other separators, and line ends within quotes, may be part of a field.
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator(text, suffix))
     return [
         {key.strip(): (value or "").strip() for key, value in row.items() if isinstance(key, str)}
         for row in reader
     ]
+
+
+def separator(text: str, suffix: str) -> str:
+    """Return what separates columns: a tab in .tsv, else what is most frequent in the first line."""
+    first = text.partition("\n")[0]
+    return "\t" if suffix == ".tsv" else max(",;\t|", key=first.count)
 
 
 def _storable(text: str) -> str:

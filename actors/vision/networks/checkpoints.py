@@ -72,7 +72,7 @@ _TRAINING_PARTS = frozenset(
 """Last words of the names of tensors that training stores besides the network's; another name may be that
 of a part which the network lacks.
 """
-_DEPTH = 4
+_DEPTH = 8
 _MOST_CLASSES_OF_OBJECTS = 200
 
 
@@ -163,7 +163,25 @@ class _Fit:
         return [*self.state.place.split("."), *self.prefix.split(".")]
 
     def of(self, module: torch.nn.Module) -> _Fit:
-        return _fit(_own(module), self.state, self.prefix, self.common)
+        own = _own(module)
+        return _fit(own, self.state, self.prefix, self.common).completed(own)
+
+    def completed(self, own: Mapping[str, torch.Tensor]) -> _Fit:
+        """Return the fit with the network's tensors that lie outside the prefix of most, each by its bare
+        name, or by the one name that ends with it.
+
+        So a wrapper may hold a backbone in one part and the classifier in another. Only the first axis may
+        differ in length, as the number of classes does.
+        """
+        outside = {
+            name: value for name, value in self.state.tensors.items() if not name.startswith(self.prefix)
+        }
+        taken = {}
+        for name in own.keys() - self.tensors.keys():
+            names = [name] if name in outside else [each for each in outside if each.endswith(f".{name}")]
+            if len(names) == 1 and outside[names[0]].shape[1:] == own[name].shape[1:]:
+                taken[name] = outside[names[0]]
+        return replace(self, tensors={**self.tensors, **taken})
 
     def notes(self, states: tuple[StateDict, ...]) -> list[str]:
         notes = []
@@ -172,7 +190,8 @@ class _Fit:
             notes.append(f"taken from {self.state.place or 'the file itself'!r}, not {_some(others)}")
         if self.prefix:
             notes.append(f"prefix {self.prefix!r} removed")
-        outside = [name for name in self.state.tensors if not name.startswith(self.prefix)]
+        ours = {id(value) for value in self.tensors.values()}
+        outside = [name for name, value in self.state.tensors.items() if id(value) not in ours]
         if outside:
             notes.append(f"{len(outside)} tensors outside it ignored ({_some(outside)})")
         return notes
@@ -224,7 +243,10 @@ class _Fit:
         if parts:
             raise UsageError(
                 f"the checkpoint {path} was made for another network: tensors {', '.join(parts)}.",
-                "Give the network that it was saved from.",
+                "Gather its parts first: they are those of one process (DeepSpeed's zero_to_fp32.py)."
+                if wrong and not any(self.tensors[name].numel() for name in wrong)
+                else "Give the network that it was saved from, by its name or a factory "
+                "(python:FILE.py:FACTORY@FILE).",
             )
 
 
@@ -257,10 +279,11 @@ def _common(names: Iterable[str]) -> str:
 
 
 def _best(module: torch.nn.Module, states: Iterable[StateDict]) -> _Fit:
-    return max(
+    best = max(
         (fit for state in states for fit in _fits(module, state)),
         key=lambda fit: (fit.same, fit.named, -_rank(fit.words), -len(fit.prefix)),
     )
+    return best.completed(_own(module))
 
 
 def _converted(module: torch.nn.Module, fit: _Fit) -> _Fit | None:
@@ -305,7 +328,8 @@ def _alike(stored: torch.Tensor, own: torch.Tensor) -> bool:
 
 
 def _is_training_part(part: str) -> bool:
-    return part in _TRAINING_PARTS or part.rpartition("_")[2] in _TRAINING_PARTS
+    # Masked autoencoders call all parts of their decoder so.
+    return part.startswith("decoder_") or not _TRAINING_PARTS.isdisjoint((part, part.rpartition("_")[2]))
 
 
 def _other_head(
@@ -348,20 +372,35 @@ def read(path: Path) -> Checkpoint:
         UsageError: If it is missing, damaged, or holds no tensors by name.
     """
     path = path.expanduser()
-    if not path.is_file():
+    if not path.is_file() or path.suffix == ".distcp":
         raise missing(path)
     content = _shards(path) if path.name.endswith(".index.json") else _file(path)
     states = tuple(_states(content))
     if not states:
         raise UsageError(
-            f"the checkpoint {path} holds no tensors by name ({type(content).__name__}).",
+            f"the checkpoint {path} holds no tensors by name ({_kinds(content)}).",
             "Save a state dict: torch.save(module.state_dict(), FILE).",
         )
     return Checkpoint(path, states, _class_names(content))
 
 
+def _kinds(content: Any) -> str:
+    """Return the class of what a file holds, and those of the values in it."""
+    values = (
+        content.values() if isinstance(content, Mapping) else content if isinstance(content, list) else ()
+    )
+    inside = list(dict.fromkeys(type(value).__name__ for value in values))
+    return type(content).__name__ + (f" of {_some(inside)}" if inside else "")
+
+
 def missing(path: Path) -> UsageError:
     """Return the error that a checkpoint is not there."""
+    folder = path.parent if path.suffix == ".distcp" else path
+    if (folder / ".metadata").is_file():
+        return UsageError(
+            f"the checkpoint {str(path)!r} is of distributed training, in parts.",
+            f"Join them: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} FILE.",
+        )
     if path.is_dir():
         return UsageError(
             f"the checkpoint {str(path)!r} is a folder.", "Give its file of weights or its index."
@@ -389,12 +428,25 @@ def _shards(path: Path) -> Mapping[str, Any]:
     return tensors
 
 
+_SAFETENSORS, _ZIP, _PICKLE = b"{", b"PK\x03\x04", b"\x80"
+"""How files of weights begin, that of safetensors behind the eight bytes of its header's length."""
+
+
 def _file(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    with path.open("rb") as file:
+        head = file.read(40)
+    if head[8:9] != _SAFETENSORS and not head.startswith((_ZIP, _PICKLE)):
+        raise UsageError(
+            f"the checkpoint {path} is no file of torch or safetensors: it begins with {head[:24]!r}.",
+            "Fetch the file that this one points to: git lfs pull."
+            if head.startswith(b"version https://git-lfs")
+            else "Unpack or convert it: a plain state dict of tensors, best as .safetensors.",
+        )
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        return load_file(path) if head[8:9] == _SAFETENSORS else _unpickled(path)
     except UsageError:
         raise
     except SafetensorError as error:
@@ -408,7 +460,7 @@ def _file(path: Path) -> Any:
         if "persistent_load" in str(error):
             raise _whole_module(path, "") from error
         # Of torch's long message, the line with the cause.
-        reason = re.search(r"Trying to [^\n]+|Can only [^\n]+", str(error))
+        reason = re.search(r"Trying to [^\n]+|Can only [^\n]+|(?<=Unpickler error: )[^\n]+", str(error))
         raise UsageError(
             f"the checkpoint {path} cannot be read: "
             f"{reason[0] if reason else str(error)[:200] or type(error).__name__}",
@@ -458,8 +510,10 @@ def _unpickled(path: Path) -> Any:
         kinds = dict.fromkeys(torch.serialization.get_unsafe_globals_in_checkpoint(path), "object")
     for _ in range(_MOST_CLASSES_OF_OBJECTS):
         try:
-            with torch.serialization.safe_globals([(_inert(*item), item[0]) for item in kinds.items()]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            inert: list[Any] = [(_inert(*item), item[0]) for item in kinds.items()]
+            # A file that is open already: of a path, torch goes by its suffix.
+            with path.open("rb") as file, torch.serialization.safe_globals(inert):
+                content = torch.load(file, map_location="cpu", weights_only=True)
             break
         except pickle.UnpicklingError as error:
             if match := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
@@ -482,12 +536,16 @@ def _unpickled(path: Path) -> Any:
     return content
 
 
-def _states(content: Any, place: str = "", depth: int = _DEPTH) -> Iterator[StateDict]:
+def _states(
+    content: Any, place: str = "", depth: int = _DEPTH, seen: set[int] | None = None
+) -> Iterator[StateDict]:
     """Yield every mapping of names to tensors in what a file holds, the outer ones first."""
     import torch
 
-    if not isinstance(content, Mapping) or not depth:
+    seen = set() if seen is None else seen
+    if not isinstance(content, Mapping) or not depth or id(content) in seen:
         return
+    seen.add(id(content))  # a file may refer to its own parts, in circles too
     named = {key: value for key, value in content.items() if isinstance(key, str)}
     tensors = {key: value for key, value in named.items() if isinstance(value, torch.Tensor)}
     if tensors:
@@ -495,7 +553,7 @@ def _states(content: Any, place: str = "", depth: int = _DEPTH) -> Iterator[Stat
             tensors = {key.replace(wrapper, ""): value for key, value in tensors.items()}
         yield StateDict(place, tensors)
     for key, value in named.items():
-        yield from _states(value, f"{place}.{key}" if place else key, depth - 1)
+        yield from _states(value, f"{place}.{key}" if place else key, depth - 1, seen)
 
 
 _CLASSES = re.compile(

@@ -73,6 +73,8 @@ class Layout:
         if output.ndim <= 2:
             # A network may return one number per image, (N,).
             return (output if output.ndim == 2 else output[:, None])[:, :, None, None]
+        if not self.tokens and output.ndim == 3:  # one number a pixel, such as depth
+            return output[:, None]
         units_first = output.movedim(-1, 1) if self.units_last else output
         if not self.tokens:
             return units_first
@@ -91,7 +93,7 @@ class Layout:
             return 1
         if self.span is not None:
             return len(range(math.prod(shape[1:-1] if self.units_last else shape[2:]))[self.span])
-        if self.tokens and self.grid is not None:
+        if self.grid is not None and (self.tokens or len(shape) == 3):
             return math.prod(self.grid)
         return math.prod(shape[1:-1] if self.units_last else shape[2:]) - (
             self.declared if self.tokens else 0
@@ -136,6 +138,8 @@ def candidate_layouts(
     last, declared = _units_last(module), declared_prefix or 0
     if len(shape) == 4:
         return _of_four_axes(last, shape, image_hw, grids)
+    if last is None and tuple(shape[1:]) == image_hw:
+        return [Layout(False, False, image_hw, image_hw, certain=True)]
     layouts = []
     if last is not False:
         prefix, grid = _patch_grid(shape[1], image_hw, grids, declared_prefix)

@@ -91,8 +91,9 @@ class Recorder:
                 layout = Layout(False, False, (1, 1), self._image_hw, certain=True)
             elif name in layouts:
                 layout = layouts[name]
-                n_units = recorded.shape[-1] if layout.units_last else recorded.shape[1]
-                of_map = len(recorded.shape) == 4 and layout.grid is not None
+                of_pixels = len(recorded.shape) == 3 and not layout.tokens
+                n_units = 1 if of_pixels else recorded.shape[-1 if layout.units_last else 1]
+                of_map = of_pixels or (len(recorded.shape) == 4 and layout.grid is not None)
                 info = LayerInfo(name, "map" if of_map else "tokens", n_units, layout.grid or (), kind)
             else:
                 self.unreadable.setdefault(
@@ -111,7 +112,9 @@ class Recorder:
         """Return a layer's tap with what else of the layer can be read."""
         recorded, layout, heads = tap.recorded, tap.layout, None
         given = self._inputs.get(recorded.module) if tap.info.name == recorded.module else None
-        if given is not None and not _same_positions(given.shape, recorded.shape, layout):
+        if given is not None and not (
+            given.shape == recorded.shape or _same_positions(given.shape, recorded.shape, layout)
+        ):
             given = None
         n_heads = _count_heads(self._module(recorded))
         if n_heads and len(recorded.shape) == 3 and layout.units_last:

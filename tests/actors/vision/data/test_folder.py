@@ -99,11 +99,29 @@ def test_images_of_earlier_runs_are_not_data(tmp_path: Path) -> None:
     assert dict(dataset.skipped_files) == {"folders of earlier runs": 1}
 
 
+def test_hidden_folders_are_no_data(tmp_path: Path) -> None:
+    """Copies that notebooks and version control keep are neither images nor classes."""
+    for name in (".ipynb_checkpoints", "cat"):
+        folder_of(tmp_path / name, 1)
+    dataset = FolderDataset(tmp_path)
+    assert paths(dataset) == ["cat/0000.png"]
+    assert dict(dataset.skipped_files) == {"hidden folders": 1}
+
+
+@pytest.mark.parametrize("name", ["", "https://a.org/images.zip", "x" * 5000])
+def test_what_is_no_folder_is_refused_by_name(name: str) -> None:
+    """An empty name is not the current folder, and addresses are not fetched."""
+    with pytest.raises(UsageError, match="data set"):
+        open_dataset(name)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("list.txt", "# validation\nsub/0001.png\nsub/0000.png 17\nsub/gone.png\n"),
         ("list.csv", "label,path\ncat,sub/0001.png\ndog,sub/0000.png\nx,sub/gone.png\n"),
+        ("list.csv", "label;path\ncat;sub/0001.png\ndog;sub\\0000.png\nx;sub/gone.png\n"),
+        ("list.txt", f'"sub/0001.png"\n"sub/0000.png",17\n{"x" * 300}.png\n'),
         ("list.tsv", "file_name\tlabel\nsub/0001.png\tcat\nsub/0000.png\tdog\nsub/gone.png\tx\n"),
         (
             "metadata.jsonl",
@@ -121,7 +139,13 @@ def test_a_list_of_paths_is_a_data_set_in_its_order(tmp_path: Path, name: str, t
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("a,b\n1,2\n", "columns"), ("path\ngone.png\n", "names no image"), ("", "columns")]
+    ("text", "words"),
+    [
+        ("a,b\n1,2\n", "columns"),
+        ("path\ngone.png\n", "names no image"),
+        ("path\nhttps://a.org/b.png\n", "not fetched"),
+        ("", "columns"),
+    ],
 )
 def test_a_list_without_paths_is_refused(tmp_path: Path, text: str, words: str) -> None:
     """It is said which columns there are, or which path is missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,9 @@ def named(labels: Labels) -> list[str]:
 
 def test_class_folders_are_classes_and_split_folders_are_none(tmp_path):
     write_images(tmp_path, ["train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "loose.png"])
+    write_images(tmp_path / "other", [f"set/images/{n}" for n in ("cat/1.png", "dog/2.png", "3.png")])
+    assert named(read(tmp_path / "other")) == ["", "cat", "dog"]
+    shutil.rmtree(tmp_path / "other")
     labels = read(tmp_path)
     assert named(labels) == ["", "cat", "dog", "cat"]
     assert labels.source == "class folders"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from actors.errors import UsageError
@@ -29,6 +30,10 @@ State = dict[str, torch.Tensor]
 
 def trained(seed: int = 1) -> State:
     return networks.seeded(networks.TinyConv, seed).state_dict()
+
+
+def part(*names: str) -> State:
+    return {name: value for name, value in trained().items() if name.partition(".")[0] in names}
 
 
 def prefixed(prefix: str, state: State | None = None) -> State:
@@ -87,6 +92,14 @@ FORMS: dict[str, Callable[[], Any]] = {
         trained() | {"stem.total_ops": torch.ones(1), "total_params": torch.ones(1)}
     ),
     "half precision": lambda: {"model": trained(), "amp": torch.ones(1).half()},
+    "a backbone and a head apart": lambda: {
+        "state_dict": prefixed("backbone.", part("stem", "branch", "deep")) | prefixed("cls.", part("head"))
+    },
+    "a part without the prefix of the others": lambda: (
+        prefixed("module.", part("stem", "branch", "deep")) | part("head")
+    ),
+    "deep in a trainer's own record": lambda: {"a": {"b": {"c": {"d": {"trunk": trained()}}}}},
+    "a masked autoencoder": lambda: {"model": trained() | {"decoder_blocks.0.weight": torch.ones(3)}},
 }
 
 
@@ -164,6 +177,21 @@ def test_a_program_of_torchscript_is_refused_with_the_fix(tmp_path: pathlib.Path
         torch.jit.save(torch.jit.script(nn.Linear(2, 3)), tmp_path / "program.pt")
     with pytest.raises(UsageError, match=r"program of TorchScript.*torch\.jit\.load"):
         checkpoints.read(tmp_path / "program.pt")
+
+
+def test_a_file_is_known_by_its_content_whatever_it_is_called(tmp_path: pathlib.Path) -> None:
+    """Either format under the other's name is read; what is neither is refused with how it begins."""
+    save_file(trained(), tmp_path / "a.pth")
+    torch.save(trained(), tmp_path / "b.safetensors")
+    for name in ("a.pth", "b.safetensors"):
+        assert checkpoints.read(tmp_path / name).load_into(networks.tiny_conv()).classifies
+    (tmp_path / "c.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UsageError, match=r"no file of torch.*git lfs pull"):
+        checkpoints.read(tmp_path / "c.pth")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".metadata").touch()
+    with pytest.raises(UsageError, match=r"distributed training.*dcp_to_torch"):
+        checkpoints.read(tmp_path / "folder")
 
 
 def test_a_head_of_another_size_is_reported_as_such(tmp_path: pathlib.Path) -> None:

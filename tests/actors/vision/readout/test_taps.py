@@ -296,6 +296,16 @@ def test_a_network_that_returns_one_number_an_image_has_one_unit() -> None:
     assert torch.equal(read(tap, batch, "output")["output"][:, 0, 0, 0], expected)
 
 
+def test_one_number_a_pixel_is_the_map_of_one_unit() -> None:
+    """What networks for depth return, (N, h, w), is no sequence of h tokens of w units."""
+    conv = nn.Conv2d(3, 1, 3, padding=1)
+    module, batch = nn.Sequential(conv, nn.Flatten(1, 2)).eval(), images(2, (7, 9))
+    info = tapped(module, (7, 9)).taps["output"].info
+    assert (info.kind, info.n_units, info.shape) == ("map", 1, (7, 9))
+    with torch.inference_mode():
+        assert torch.equal(read(tapped(module, (7, 9)), batch, "output")["output"], conv(batch))
+
+
 class _Unsteady(nn.Module):
     def __init__(self, what: str) -> None:
         super().__init__()
