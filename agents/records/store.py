@@ -55,6 +55,7 @@ class Store:
 
     def __init__(self, root: Path, *, spare_bytes: int = SPARE_BYTES) -> None:
         self.root, self._spare_bytes = root, spare_bytes
+        self._base, self._prefix = root, ""
 
     @property
     def name(self) -> str:
@@ -82,7 +83,8 @@ class Store:
         return cls(root)
 
     def below(self, folder: str) -> Store:
-        """Return the store of a folder of this one, which is made where it is missing.
+        """Return the store of a folder of this one, which is made where it is missing. Whoever puts a link in
+        its place later gains nothing: its files are opened from the folder that the person named.
 
         Raises:
             StoreError: If it cannot be made.
@@ -90,9 +92,14 @@ class Store:
         """
         with (
             _translated_errors(self.root / folder),
-            run_files.opened_folder(self.root, run_files.split_key(folder), make=True),
+            run_files.opened_folder(self._base, run_files.split_key(self._key(folder)), make=True),
         ):
-            return Store(self.root / folder, spare_bytes=self._spare_bytes)
+            inner = Store(self.root / folder, spare_bytes=self._spare_bytes)
+        inner._base, inner._prefix = self._base, f"{self._key(folder)}/"
+        return inner
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}{key}"
 
     def put(self, key: str, data: bytes) -> bool:
         """Write `data` under `key` unless the key exists; return whether this call wrote it.
@@ -104,7 +111,7 @@ class Store:
             RecordError: If the folder of the key is a link.
         """
         with _translated_errors(self.root / key):
-            return run_files.put_file(self.root, key, without_secrets(data))
+            return run_files.put_file(self._base, self._key(key), without_secrets(data))
 
     def check_room(self) -> None:
         """Make sure that what starts now can be written when it ends.
@@ -133,7 +140,7 @@ class Store:
             RecordError: If the folder of the key is a link.
         """
         with _translated_errors(self.root / key):
-            run_files.replace_file(self.root, key, without_secrets(data), synced=synced)
+            run_files.replace_file(self._base, self._key(key), without_secrets(data), synced=synced)
 
     def replace_json(self, key: str, value: Any) -> None:
         """Do as `replace` with the JSON of plain values and data classes."""
@@ -147,7 +154,7 @@ class Store:
             RecordError: If the folder of the key is a link.
         """
         with _translated_errors(self.root / key):
-            run_files.remove_file(self.root, key)
+            run_files.remove_file(self._base, self._key(key))
 
     def get(self, key: str) -> bytes | None:
         """Return the object, or None if there is none under that key.
@@ -155,7 +162,7 @@ class Store:
         Raises:
             RecordError: If it is no regular file, lies behind a link, or is too large.
         """
-        return run_files.read_bytes(self.root, key)
+        return run_files.read_bytes(self._base, self._key(key))
 
     def read(self, key: str) -> Any:
         """Return the JSON value of a record, or None if there is none under that key.
@@ -184,21 +191,22 @@ class Store:
 
     def status(self, key: str) -> os.stat_result | None:
         """Return the status of the file under a key, None if there is none."""
-        return run_files.file_status(self.root, key)
+        return run_files.file_status(self._base, self._key(key))
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix`, sorted; unfinished writes are not keys."""
-        yield from run_files.list_files(self.root, prefix)
+        for key in run_files.list_files(self._base, self._key(prefix).rstrip("/")):
+            yield key.removeprefix(self._prefix)
 
     def folder_state(self, prefix: str) -> tuple[int, int]:
         """Return when a folder last changed, in nanoseconds, and how many entries it has; zeros where there
         is none.
         """
-        return run_files.folder_state(self.root, prefix)
+        return run_files.folder_state(self._base, self._key(prefix))
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders in the folder `prefix`, sorted."""
-        return run_files.list_folders(self.root, prefix)
+        return run_files.list_folders(self._base, self._key(prefix).rstrip("/"))
 
 
 def finite(value: Any) -> Any:

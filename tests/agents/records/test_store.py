@@ -117,3 +117,19 @@ def test_a_damaged_record_is_refused_in_time_that_grows_with_its_size(tmp_path):
     store.put("a.json", b'["' + b'\\"' * 500_000)
     with pytest.raises(RecordError, match=r"a\.json is damaged"):
         store.read("a.json")
+
+
+def test_a_folder_of_a_store_is_left_by_no_link_that_comes_later(tmp_path):
+    store, outside = Store.open(tmp_path / "run"), tmp_path / "outside"
+    inner = store.below("variants/one")
+    assert inner.put("a/b", b"kept")
+    assert list(inner.keys("")) == ["a/b"]
+    assert inner.folders("") == ["a"]
+    outside.mkdir()
+    (tmp_path / "run" / "variants" / "one").rename(tmp_path / "run" / "variants" / "moved")
+    (tmp_path / "run" / "variants" / "one").symlink_to(outside)
+    with pytest.raises(RecordError, match="link"):
+        inner.put("c", b"lost")
+    with pytest.raises(RecordError, match="link"):
+        inner.get("a/b")
+    assert not list(outside.iterdir())
