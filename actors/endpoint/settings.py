@@ -66,8 +66,8 @@ class EndpointSettings(Settings):
     @classmethod
     def _url(cls, value: str) -> str:
         url = urllib.parse.urlsplit(value)
-        # The value is not repeated where it may hold a secret, nor taken for an address of another form.
-        if "@" in value.rpartition("://")[2].partition("/")[0]:
+        # The value is not repeated where it may hold a secret.
+        if "@" in value:
             raise ValueError("must not hold a user name or password; use api_key_env or headers_env")
         if any(is_key_name(name) for name, _ in urllib.parse.parse_qsl(f"{url.query}&{url.fragment}")):
             raise ValueError("must not hold a key; use api_key_env or headers_env")
