@@ -23,7 +23,7 @@ from typing import Any
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
 from agents.evidence.label_card import kind_of, label_card
-from agents.evidence.verdict import TESTED, abstained, is_confirmed, reason_of, verdict_of
+from agents.evidence.verdict import TESTED, abstained, reason_of, verdict_of
 from agents.records import run_files
 from agents.records.journal import Blobs, Journal
 from agents.records.manifest import EXTENT
@@ -82,14 +82,14 @@ class Run:
             if (row := result(self.store, item)) is not None:
                 yield _given_away(row)
 
-    def records(self) -> Iterator[tuple[WorkItem, dict[str, Any]]]:
+    def records(self) -> Iterator[tuple[WorkItem, StudyResult]]:
         """Yield the whole record of each unit with a result; what is wrong with a damaged one goes to
         `problems`.
         """
         for item in self.items:
             with self.kept():
                 if (done := Journal(self.store, item.unit).done()) is not None:
-                    yield item, _given_away(done.to_json())
+                    yield item, done.model_copy(update={"facts": without_home(done.facts)})
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -261,42 +261,40 @@ def _logits(role: RecordedRole) -> dict[str, Any]:
 def _neuronpedia(run: Run) -> bytes:
     """Return one feature a line, with its explanations and strongest images."""
 
-    def feature(item: WorkItem, record: dict[str, Any]) -> dict[str, Any]:
-        name, facts = UnitName.parse(item.unit), record.get("facts") or {}
-        card = record.get("card") or label_card(record)
-        background = record.get("background") or {}
-        verdict = verdict_of(record)
+    def feature(item: WorkItem, record: StudyResult) -> dict[str, Any]:
+        name, values = UnitName.parse(item.unit), record.to_json()
+        card = record.card or label_card(values)
         scores = [
             {"scoreTypeName": f"maia_{key}", "value": card[key]}
             for key in ("auroc", "auprc", "pearson", "margin")
             if isinstance(card.get(key), int | float)
         ]
         return {
-            "modelId": facts.get("model") or name.model,
+            "modelId": record.facts.get("model") or name.model,
             "layer": name.layer,
             "index": "" if name.index is None else str(name.index),
-            "maxActApprox": background.get("maximum"),
-            "verdict": verdict,
-            "kind": kind_of(record | {"card": card}),
+            "maxActApprox": (record.background or {}).get("maximum"),
+            "verdict": verdict_of(values),
+            "kind": kind_of(values | {"card": card}),
             "explanations": [
                 {
                     "description": label,
                     "typeName": "maia",
-                    "explanationModelName": facts.get("interpreter", ""),
-                    "notes": record.get("description") or "",
+                    "explanationModelName": record.facts.get("interpreter", ""),
+                    "notes": record.description or "",
                     "scores": scores,
                 }
-                for label in (record.get("labels") or () if not abstained(record.get("evidence")) else ())
+                for label in (() if abstained(values.get("evidence")) else record.labels)
             ],
-            **_logits(RecordedRole.of(record)),
+            **_logits(RecordedRole.of(values)),
             "activations": [
                 {
-                    "image": Blobs.key(exemplar["source"]),
-                    **_masked(run.store, exemplar["image"]),
-                    "maxValue": exemplar.get("activation"),
+                    "image": Blobs.key(exemplar.source),
+                    **_masked(run.store, exemplar.image),
+                    "maxValue": exemplar.activation,
                 }
-                for exemplar in record.get("exemplars") or ()
-                if exemplar.get("source")
+                for exemplar in record.exemplars
+                if exemplar.source
             ],
         }
 
@@ -340,7 +338,7 @@ def _created(run: Run) -> datetime:
 def _inspect(run: Run, images: bool) -> bytes:
     """Return an evaluation log of Inspect: a sample a unit, with its conversation and its scores."""
     records = list(run.records())
-    facts = records[0][1].get("facts") or {} if records else {}
+    facts = records[0][1].facts if records else {}
     model = str(facts.get("interpreter") or "unknown")
     identity, created = _identity(run), _created(run).isoformat()
     aurocs = [value for _, record in records if (value := _auroc(record)) is not None]
@@ -375,14 +373,15 @@ def _inspect(run: Run, images: bool) -> bytes:
     return json.dumps(finite(log), ensure_ascii=False, indent=1).encode()
 
 
-def _auroc(record: dict[str, Any]) -> float | None:
-    value = (record.get("evidence") or {}).get("auroc")
-    return float(value) if isinstance(value, int | float) else None
+def _auroc(record: StudyResult) -> float | None:
+    value = None if record.evidence is None else record.evidence.auroc
+    return None if value is None else float(value)
 
 
-def _confirmed(record: dict[str, Any]) -> float | None:
+def _confirmed(record: StudyResult) -> float | None:
     """Return whether a label is confirmed, None if none was put to a test that could decide."""
-    return float(is_confirmed(record)) if verdict_of(record) in TESTED else None
+    verdict = verdict_of(record.to_json())
+    return float(verdict == "confirmed") if verdict in TESTED else None
 
 
 def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:
@@ -391,7 +390,7 @@ def _score_of_run(name: str, values: list[float]) -> dict[str, Any]:
 
 
 def _samples(
-    run: Run, records: Sequence[tuple[WorkItem, dict[str, Any]]], model: str, images: bool
+    run: Run, records: Sequence[tuple[WorkItem, StudyResult]], model: str, images: bool
 ) -> Iterator[dict[str, Any]]:
     for item, record in records:
         with run.kept():
@@ -406,7 +405,7 @@ def _api_page(manifest: Manifest) -> str:
     return api_page("paper" if dialect == "paper" else "maia2", interventions)
 
 
-def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images: bool) -> dict[str, Any]:
+def _sample(run: Run, item: WorkItem, record: StudyResult, model: str, images: bool) -> dict[str, Any]:
     journal = Journal(run.store, item.unit)
     messages: list[dict[str, Any]] = []
     # An item without a task was measured and never talked about.
@@ -421,10 +420,10 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
             if round_record.program is not None:
                 parts = [{"type": "text", "text": _SHOWN_BY_PROGRAM}, *parts]
             messages.append({"role": "user", "content": parts})
-    label = record.get("label") or ""
+    label, values = record.label or "", record.to_json()
     scores: dict[str, Any] = {}
     if (auroc := _auroc(record)) is not None:
-        interval = record["evidence"].get("auroc_interval")
+        interval = record.evidence.auroc_interval if record.evidence else None
         interval_text = "95% interval {:.2f} to {:.2f}, ".format(*interval) if interval else ""
         scores["auroc"] = {"value": auroc, "answer": label, "explanation": f"{interval_text}on fresh images"}
     if (confirmed := _confirmed(record)) is not None:
@@ -443,8 +442,8 @@ def _sample(run: Run, item: WorkItem, record: dict[str, Any], model: str, images
         },
         "scores": scores,
         "metadata": {
-            "verdict": verdict_of(record),
-            **{key: record.get(key) for key in ("status", "label", "description", "card", "seed", "usage")},
+            "verdict": verdict_of(values),
+            **{key: values.get(key) for key in ("status", "label", "description", "card", "seed", "usage")},
         },
         "store": {},
         "events": [],
