@@ -24,7 +24,9 @@ from experiments.setup.console import Console, configure_logging, printable
 if TYPE_CHECKING:
     from experiments.labels.tiers import AgentChoice
     from experiments.runs.campaign import RunSummary
+    from experiments.runs.replay import BranchedUnit
     from experiments.setup.selection import Selection
+    from experiments.studies.describe import StudiedUnit
 
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
@@ -382,6 +384,18 @@ def show_run(console: Console, summary: RunSummary) -> None:
         console.show(*table(found_units(Path(summary.status.run))))
     console.show(card(summary.status))
     console.show(f"results: {', '.join(summary.results)}\nreport: {summary.report}")
+
+
+def show_study(shared: Shared, studied: StudiedUnit | BranchedUnit) -> None:
+    """Show a unit's result, and end with exit code 1 where its study failed."""
+    from experiments.studies.describe import card
+
+    if shared.json:
+        shared.console.result(studied.to_json())
+    else:
+        shared.console.show(card(studied.result, studied.report))
+    if studied.result.status == "failed":
+        raise typer.Exit(1)
 
 
 def end(summary: RunSummary) -> None:

@@ -34,6 +34,7 @@ from experiments.cli.options import (
     run,
     seed_option,
     shared_options,
+    show_study,
     trust_of,
 )
 from experiments.setup.console import Console, counted
@@ -172,15 +173,7 @@ def branch(
 
     request = BranchRequest(unit, from_round, out, seed, model)
     work = study_branch(shared.console, shared.selection, request, trust_of(trust))
-    branched = run(work, out)
-    if shared.json:
-        shared.console.result(branched.result.to_json() | {"report": str(branched.report)})
-    else:
-        from experiments.studies.describe import card
-
-        shared.console.show(card(branched.result, branched.report))
-    if branched.result.status == "failed":
-        raise typer.Exit(1)
+    show_study(shared, run(work, out))
 
 
 @commands.command(

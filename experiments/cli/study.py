@@ -36,6 +36,7 @@ from experiments.cli.options import (
     seed_option,
     shared_options,
     show_run,
+    show_study,
     trust_of,
     units_left,
     with_columns,
@@ -71,20 +72,14 @@ def describe(
     repeat: Repeat = 1,
 ) -> None:
     """Find out what drives one unit, and how sure that is."""
-    from experiments.studies.describe import card, describe_unit
+    from experiments.studies.describe import describe_unit
     from experiments.studies.unit_request import UnitRequest
 
     folder = out or default_run(f"{model} {layer} {unit}")
     if not finished_studies(folder):
         confirm_cost(shared.selection, yes, lambda: repeat, model=model)
     request = UnitRequest(model, layer, unit, shared.selection, folder, seed, repeat)
-    studied = run(describe_unit(shared.console, request), folder)
-    if shared.json:
-        shared.console.result(studied.to_json())
-    else:
-        shared.console.show(card(studied.result, studied.report))
-    if studied.result.status == "failed":
-        raise typer.Exit(1)
+    show_study(shared, run(describe_unit(shared.console, request), folder))
 
 
 @commands.command(

@@ -193,6 +193,9 @@ class BranchedUnit:
     result: StudyResult
     report: Path
 
+    def to_json(self) -> dict[str, Any]:
+        return self.result.to_json() | {"report": str(self.report)}
+
 
 async def branch(
     console: Console, selection: Selection, request: BranchRequest, trust: Trust | None = None
