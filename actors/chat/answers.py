@@ -25,7 +25,7 @@ _ENDS: tuple[tuple[str, FinishReason], ...] = (
 )
 """How servers spell the end of an answer, in lower case with underscores. All others are "stop"."""
 
-_BROKEN = re.compile("error|abort|insufficient|cancel|timed?_?out|interrupt|disconnect")
+_BROKEN = re.compile("(?<!no_)(error|abort|insufficient|cancel|timed?_?out|interrupt|disconnect)")
 """Ends of an answer that broke off: as good as none."""
 _BROKEN_IF_EMPTY = ("other", "unknown", "malformed_function_call", "finish_reason_unspecified")
 _OVERFLOW = re.compile("context")
@@ -64,10 +64,11 @@ def read_completion(data: bytes) -> Completion:
     completion = _read(choice, body)
     reason = _reason(choice)
     empty = not completion.text.strip()
-    if _BROKEN.search(reason) or (reason in _BROKEN_IF_EMPTY and empty):
+    if _OVERFLOW.search(reason):
+        if empty:
+            raise _faulty("too_long", f"the answer ended with {reason!r}")
+    elif _BROKEN.search(reason) or (reason in _BROKEN_IF_EMPTY and empty):
         raise _faulty("overloaded", f"the answer ended with {reason!r} (sent with status 200)")
-    if _OVERFLOW.search(reason) and empty:
-        raise _faulty("too_long", f"the answer ended with {reason!r}")
     return completion
 
 
@@ -108,6 +109,7 @@ def _joined(data: bytes) -> dict[str, Any]:
     message: dict[str, Any] = {}
     body: dict[str, Any] = {"choices": []}
     finish, done = None, False
+    said: Fault | None = None
     for line in data.splitlines():
         name, _, value = line.partition(b":")
         if name.strip() != b"data":
@@ -122,8 +124,8 @@ def _joined(data: bytes) -> dict[str, Any]:
         if not isinstance(chunk, dict):
             continue
         raise_error_in(chunk)
-        if chunk.get("choices") is None and (said := fault_in(chunk)):
-            raise FaultyAnswerError(said)
+        if chunk.get("choices") is None:
+            said = said or fault_in(chunk)
         body |= {
             key: value
             for key, value in chunk.items()
@@ -134,6 +136,8 @@ def _joined(data: bytes) -> dict[str, Any]:
         for part in (choice.get("delta"), choice.get("message")):
             _add(message, part if isinstance(part, dict) else {})
         finish = choice.get("finish_reason") or finish
+    if said is not None and finish is None:  # else it spoke of the wait for an answer
+        raise FaultyAnswerError(said)
     if not done and finish is None:
         raise _faulty("garbled", "the stream ended before the answer did")
     body["choices"] = [{"message": message, "finish_reason": finish}]

@@ -188,6 +188,8 @@ def fault_in(body: Mapping[str, Any]) -> Fault | None:
     named = (part.get(name) for part in (inner, body) if isinstance(part, dict) for name in _STATUSES)
     status = next((int(str(code)) for code in named if re.fullmatch(r"[45]\d\d", str(code))), None)
     fault = from_status(status or 400, body, {})
+    if status is None:
+        fault = replace(fault, detail=fault.detail.removeprefix("HTTP 400: "))
     silent = status is None and (fault.why == OTHER or fault.body.wordless)
     return None if silent else _with_200(fault)
 

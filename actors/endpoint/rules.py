@@ -130,7 +130,7 @@ _MONEY = _words(
     r"specified api usage limits?",
     r"requires more credits",
     r"past[- ]due|overdue|in arrears|unpaid",
-    r"requires? [^.]{0,25}(subscription|paid|plan)\b|no active subscription",
+    r"requires? (an? |your )[^.]{0,25}(subscription|paid|plan)\b|no active subscription",
     r"enough (balance|credits?|funds)",
     r"usage limit (is |was |has been )?(reached|exceeded)|balance is negative|negative balance|"
     r"subscription (has )?(expired|ended)",
@@ -195,7 +195,9 @@ _ADDRESS = _words(
 )
 _CONTEXT = _words(
     r"context[ _-]?(length|window|size|limit)",
-    r"\b(prompt|input|conversation|messages?|request|string)\b[^.;]{0,40}too long",
+    # Not how long it took.
+    r"\b(prompt|input|conversation|messages?|request|string)\b(?![^.;]{0,40}\b(took|tak(e|en|es|ing)|wait\w*|"
+    r"queued?|running|for) )[^.;]{0,40}too long",
     r"maximum (model|context|input|prompt|sequence|request|allowed input) len",
     r"contextwindowexceeded",
     r"longer than the maximum",

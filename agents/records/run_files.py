@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 64 << 20
 """Size of one file: a record, or an image."""
+MAX_TABLE = 1 << 30
+"""Size of a table with a line for each unit."""
 MAX_DEPTH = 64
 """Nesting of a record's values."""
 MAX_VALUES = 2_000_000
@@ -116,11 +118,11 @@ def open_file(root: Path, key: str) -> int | None:
     return handle
 
 
-def read_bytes(root: Path, key: str) -> bytes | None:
+def read_bytes(root: Path, key: str, most: int = MAX_BYTES) -> bytes | None:
     """Return a file's content, None if there is none under that key.
 
     Raises:
-        RecordError: If it is no regular file, larger than `MAX_BYTES`, or cannot be read.
+        RecordError: If it is no regular file, larger than `most` bytes, or cannot be read.
     """
     handle = open_file(root, key)
     if handle is None:
@@ -128,11 +130,11 @@ def read_bytes(root: Path, key: str) -> bytes | None:
     with os.fdopen(handle, "rb") as file:
         try:
             # Asked for more than it has, a file takes that much memory all the same.
-            data = file.read(min(os.fstat(handle).st_size, MAX_BYTES) + 1)
+            data = file.read(min(os.fstat(handle).st_size, most) + 1)
         except OSError as error:
             raise RecordError(f"{root / key} cannot be read ({error.strerror}).") from error
-    if len(data) > MAX_BYTES:
-        raise RecordError(f"{root / key} is too large: a file of a run has at most {MAX_BYTES >> 20} MiB.")
+    if len(data) > most:
+        raise RecordError(f"{root / key} is too large: such a file of a run has at most {most >> 20} MiB.")
     return data
 
 
@@ -280,12 +282,22 @@ def parse_arrays(data: bytes, path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
                 raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
-            names = archive.namelist()
-            return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
+            return {
+                entry.filename.removesuffix(".npy"): _array(_unpacked(archive, entry))
+                for entry in archive.infolist()
+            }
     except Exception as error:  # what reads archives and headers raises a dozen types on damaged data
         raise RecordError(
             f"{path} is damaged: {type(error).__name__}: {error}.", "Delete it: it is made again."
         ) from error
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """Return an entry's bytes, never more than it says: other methods unpack all before they count."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError("it is packed by another method than numpy's")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
 
 
 def _array(data: bytes) -> np.ndarray:

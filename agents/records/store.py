@@ -164,6 +164,10 @@ class Store:
         """
         return run_files.read_bytes(self._base, self._key(key))
 
+    def table(self, key: str) -> bytes | None:
+        """Do as `get` of a table with a line for each unit, which may be larger than a record."""
+        return run_files.read_bytes(self._base, self._key(key), run_files.MAX_TABLE)
+
     def read(self, key: str) -> Any:
         """Return the JSON value of a record, or None if there is none under that key.
 

@@ -26,7 +26,6 @@ Tier = Literal["agent", "embedding", ""]
 _THUMBS = 3
 _LONGEST_LINE = 1 << 20
 _MOST_LINES = 1_000_000
-_LARGEST_TABLE = 1 << 30
 _MOST_OUTPUTS = 5
 
 
@@ -202,12 +201,12 @@ def raw_lines(run: RunDirectory, key: str) -> Iterator[bytes]:
         if handle is not None:
             with os.fdopen(handle, "rb") as file:
                 lines = iter(lambda: file.readline(_LONGEST_LINE), b"")
-                if os.fstat(handle).st_size <= _LARGEST_TABLE:
+                if os.fstat(handle).st_size <= run_files.MAX_TABLE:
                     yield from islice(lines, _MOST_LINES)
                 if next(lines, b""):
                     run.problems.append(
                         f"{key} is longer than any run's: {_MOST_LINES:,} lines of a file of at most "
-                        f"{_LARGEST_TABLE >> 20:,} MiB are read"
+                        f"{run_files.MAX_TABLE >> 20:,} MiB are read"
                     )
     except (OSError, RecordError) as error:
         run.problems.append(f"{key} cannot be read: {error}")

@@ -114,7 +114,7 @@ def read_labels(run: Path) -> list[UnitLabel]:
     Raises:
         UsageError: If there are none, or they are damaged.
     """
-    text = Store(run).get(FILE) if run.is_dir() else None
+    text = Store(run).table(FILE) if run.is_dir() else None
     if text is None:
         raise UsageError(f"{run} has no labels.", "Make them with `maia label`.")
     try:

@@ -231,8 +231,10 @@ def effects_in(run: Path) -> dict[tuple[str, int], float]:
         UsageError: If it holds no roles.
     """
     try:
-        lines = (Store(run).get("roles.jsonl") or b"").splitlines()
-        rows = [mapping(parse_json(line, run / "roles.jsonl")) for line in lines]
+        table = Store(run).table("roles.jsonl")
+        if table is None:
+            raise FileNotFoundError
+        rows = [mapping(parse_json(line, run / "roles.jsonl")) for line in table.splitlines()]
     except (OSError, RecordError) as error:
         raise UsageError(f"{run} has no roles that can be read.", "Make them with `maia roles`.") from error
     found = {}

@@ -28,7 +28,6 @@ from experiments.report.unit.rounds import rounds_of, rounds_plot, strongest_edi
 from experiments.report.unit.trials import trials_of
 from experiments.report.verdicts import STANDING, VERDICTS
 
-"""Commands whose runs do not ask the profile's interpreter."""
 _EDITS = 6
 """Edits that stand before the rounds."""
 

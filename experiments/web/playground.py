@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,17 @@ from actors.errors import MaiaError, UsageError
 from actors.images import Image, Provenance
 from agents.records.journal import Journal
 from agents.records.manifest import check_studied
-from agents.records.record_types import Manifest, PersonTrialRecord, UsageRecord
+from agents.records.record_types import PersonTrialRecord, UsageRecord
 from agents.study.budget import BudgetSettings, Cost, Ledger, MeteredStudio
 from agents.study.observers import BlindObservers
 from agents.study.study import RunContext
 from experiments.mcp_server.serve import bench_opener, for_clients
 from experiments.mcp_server.studies import Bench, OpenBench
 from experiments.records.lookup import RecordedUnit, find_unit, find_units, read_manifest
-from experiments.records.trust import Trust, dataset_of, network_of, units_of
+from experiments.records.trust import Trust, network_of, selected_for, units_of
 from experiments.report import pages
 from experiments.setup.on_demand import Note, OnDemand
-from experiments.setup.selection import Selected, Selection
+from experiments.setup.selection import Selection
 from experiments.web.trials import (
     AblateTrial,
     AskedTrial,
@@ -145,11 +145,17 @@ class Playground:
 async def _to_its_end(work: Coroutine[Any, Any, PersonTrialRecord]) -> PersonTrialRecord:
     """Return what comes of work that is not cancelled with its caller: it may pay for something."""
     task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled() and (failure := task.exception()) is not None:
+        raise cancelled from failure
+    raise cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +308,7 @@ def playground_of(run_dir: Path, selection: Selection, trust: Trust) -> Playgrou
         network = network_of(manifest, None, trust)
         units = await asyncio.to_thread(find_units, run_dir)
         units_of([(unit.item.layer, unit.item.name) for unit in units], trust)
-        selected = await asyncio.to_thread(_selected, selection, manifest, trust)
+        selected = await asyncio.to_thread(selected_for, manifest, selection, trust)
         profile = for_clients(selected.profile, selected.profile.interpreter.max_rounds)
         playground.budget = profile.sweep.unit_budget
         async with bench_opener(profile, selected.cache, network)(note) as bench:
@@ -310,16 +316,3 @@ def playground_of(run_dir: Path, selection: Selection, trust: Trust) -> Playgrou
 
     playground = Playground(run_dir, open_bench)
     return playground
-
-
-def _selected(selection: Selection, manifest: Manifest, trust: Trust) -> Selected:
-    """Return the profile of the trials: the person's choice, else the run's if there is one of its name."""
-    selection = replace(selection, few_images=True)  # the run has accepted its data set
-    named = manifest.profile
-    if selection.profile is None and named is not None:
-        with suppress(UsageError):
-            replace(selection, profile=named).load()
-            selection = replace(selection, profile=named)
-    own = selection.load().profile.dataset
-    data = dataset_of(manifest, own, selection.data, trust)
-    return selection.load() if data == own else replace(selection, data=data).load()

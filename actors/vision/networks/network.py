@@ -232,9 +232,12 @@ def by_name(module: torch.nn.Module) -> Callable[[torch.Tensor], Any] | None:
         parameters = list(inspect.signature(module.forward).parameters.values())
     except (TypeError, ValueError):  # TorchScript
         return None
-    first = parameters[0].name if parameters and parameters[0].kind is inspect.Parameter.KEYWORD_ONLY else ""
-    name = "pixel_values" if any(each.name == "pixel_values" for each in parameters) else first
-    return (lambda batch: module(**{name: batch})) if name else None
+    asked = [each for each in parameters if each.default is each.empty] or parameters
+    taken = next((each for each in asked if each.name == "pixel_values"), asked[0] if asked else None)
+    if taken is None or (taken.name != "pixel_values" and taken.kind is not inspect.Parameter.KEYWORD_ONLY):
+        return None
+    name = taken.name
+    return lambda batch: module(**{name: batch})
 
 
 def _preprocess(options: ImageOptions) -> Preprocess:

@@ -12,18 +12,19 @@ if TYPE_CHECKING:
 Path = tuple[int | str, ...]
 """The indices, keys or attributes that lead to a tensor, () if there is nothing around it."""
 
+_INDEXED: tuple[Any, ...] = (Mapping, tuple, list)
 _DEEPEST = 3
 """Containers in each other; deeper ones are a library's own bookkeeping."""
 
 
 def tensors_in(value: Any) -> Iterator[tuple[Path, torch.Tensor]]:
-    """Yield the tensors in a value with their paths, in order."""
+    """Yield the tensors in a value with their paths, in order; outer ones before those within."""
     import torch
 
     if isinstance(value, torch.Tensor):
         yield (), value
     else:
-        yield from _below(value, _DEEPEST)
+        yield from sorted(_below(value, _DEEPEST), key=lambda found: len(found[0]))
 
 
 def _below(value: Any, depth: int) -> Iterator[tuple[Path, torch.Tensor]]:
@@ -32,7 +33,7 @@ def _below(value: Any, depth: int) -> Iterator[tuple[Path, torch.Tensor]]:
     items: Any = ()
     if isinstance(value, Mapping):
         items = value.items()
-    elif isinstance(value, (tuple, list)):
+    elif isinstance(value, _INDEXED):
         items = enumerate(value)
     elif hasattr(value, "__dict__") and not isinstance(value, (torch.nn.Module, type)):
         items = vars(value).items()
@@ -46,7 +47,7 @@ def _below(value: Any, depth: int) -> Iterator[tuple[Path, torch.Tensor]]:
 def part(value: Any, path: Path) -> Any:
     """Return what lies at a path in a value."""
     for key in path:
-        value = value[key] if hasattr(value, "__getitem__") else getattr(value, str(key))
+        value = value[key] if isinstance(value, _INDEXED) else getattr(value, str(key))
     return value
 
 
@@ -60,8 +61,8 @@ def with_part(value: Any, path: Path, new: Any) -> Any:
         parts = [new if place == key else item for place, item in enumerate(value)]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     container = copy.copy(value)
-    if hasattr(container, "__setitem__"):
-        container[key] = new
+    if isinstance(container, _INDEXED):
+        container[key] = new  # type: ignore[index]
     else:
         object.__setattr__(container, str(key), new)  # a dataclass may be frozen
     return container

@@ -104,8 +104,8 @@ def _check_code_folder() -> None:
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     folder = Path(cache_dir())
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+    own = all(status.st_uid == os.getuid() for status in (folder.lstat(), folder.stat()))
+    if not own or folder.stat().st_mode & stat.S_IWOTH:
         raise CompileError(
             f"other users can write to {folder}, where torch keeps code.",
             "Set TORCHINDUCTOR_CACHE_DIR to a folder of your own, or `vision.compile` to never.",
