@@ -196,8 +196,8 @@ _ADDRESS = _words(
 _CONTEXT = _words(
     r"context[ _-]?(length|window|size|limit)",
     # Not how long it took.
-    r"\b(prompt|input|conversation|messages?|request|string)\b(?![^.;]{0,40}\b(took|tak(e|en|es|ing)|wait\w*|"
-    r"queued?|running|for) )[^.;]{0,40}too long",
+    r"\b(prompt|input|conversation|messages?|request|string)\b"
+    r"((?!\b(took|tak\w+|wait\w*|queued?|running)\b)[^.;]){0,40}(?<!for )too long",
     r"maximum (model|context|input|prompt|sequence|request|allowed input) len",
     r"contextwindowexceeded",
     r"longer than the maximum",

@@ -62,7 +62,7 @@ def with_part(value: Any, path: Path, new: Any) -> Any:
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     container = copy.copy(value)
     if isinstance(container, _INDEXED):
-        container[key] = new  # type: ignore[index]
+        container[key] = new
     else:
         object.__setattr__(container, str(key), new)  # a dataclass may be frozen
     return container
