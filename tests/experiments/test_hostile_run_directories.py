@@ -210,6 +210,15 @@ def test_arrays_take_no_more_memory_than_their_bytes(header: str, said: int, why
         parse_arrays(data, Path("search/units.npz"))
 
 
+def test_arrays_are_packed_as_numpy_packs_them() -> None:
+    """What unpacks by other methods makes all of it before it counts."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", bytes(1 << 20))
+    with pytest.raises(RecordError, match="another method"):
+        parse_arrays(target.getvalue(), Path("search/units.npz"))
+
+
 @pytest.mark.slow
 def test_scripts_that_a_sender_left_are_replaced_by_the_reports_own(kept: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

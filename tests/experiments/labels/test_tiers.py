@@ -85,6 +85,8 @@ def test_units_that_do_most_to_the_outputs_come_first(labels: Path, tmp_path: Pa
     assert given(decided(labels, "top:1", effects=effects_in(tmp_path)))[3] == "agent"
     with pytest.raises(UsageError, match="no roles"):
         effects_in(labels)
+    with pytest.raises(UsageError, match="no roles"):
+        effects_in(tmp_path / "nowhere")
 
 
 def test_a_query_gives_agents_to_the_units_whose_labels_match_it(labels: Path) -> None:

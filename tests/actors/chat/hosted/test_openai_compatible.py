@@ -457,6 +457,13 @@ def test_an_error_that_came_as_a_success_is_read_by_its_words(body: dict[str, An
         assert caught.value.fault.kind == kind
 
 
+def test_an_answer_counts_whatever_was_said_of_the_wait_for_it() -> None:
+    waiting = {"type": "progress", "message": "Your request is in the queue; the server is overloaded"}
+    choice = {"delta": {"content": "a dog"}, "finish_reason": "no_error"}
+    data = f"data: {json.dumps(waiting)}\n\ndata: {json.dumps({'choices': [choice]})}\n\ndata: [DONE]\n\n"
+    assert read_completion(data.encode()).text == "a dog"
+
+
 @pytest.mark.slow
 @settings(deadline=None)
 @given(body=ODD_BODY)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from actors.errors import BackendError
+from actors.vision.readout.containers import part, tensors_in
 from actors.vision.readout.recording import scores_of
 from actors.vision.readout.tap import spatial_max
 from actors.vision.readout.taps import TappedModule
@@ -173,6 +174,23 @@ def test_the_first_tensor_with_a_row_per_image_is_taken_from_whatever_holds_it()
     assert torch.equal(found["nested[parts][1][maps]"], found["named"] * 3)
     assert torch.equal(found["sequence"], found["named"] * 3)
     assert "one per image" in tap.unreadable["nested"]
+
+
+class _Attributes:
+    """Holds its tensor as an attribute, and also answers to an index."""
+
+    def __init__(self, maps: torch.Tensor) -> None:
+        self.maps = maps
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        return (self.maps,)[place]
+
+
+def test_outer_tensors_come_before_those_within_and_attributes_are_read_as_such() -> None:
+    inner, outer = torch.zeros(2, 3, 4, 4), torch.zeros(2, 5)
+    found = list(tensors_in(([inner, inner], _Attributes(inner), outer)))
+    assert [path for path, _ in found] == [(2,), (0, 0), (0, 1), (1, "maps")]
+    assert part(([inner], _Attributes(inner)), (1, "maps")) is inner
 
 
 def test_a_module_that_returns_no_tensor_is_unreadable_and_says_why() -> None:
