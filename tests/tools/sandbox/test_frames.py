@@ -196,3 +196,14 @@ def test_answers_carry_images_as_ids_that_are_known_from_then_on() -> None:
 def test_an_image_that_was_not_handed_out_is_unknown() -> None:
     with pytest.raises(UnknownImageError):
         ImageShelf(1 << 20).get(picture("x").id)
+
+
+@pytest.mark.parametrize("item", [[], {}, "", 7, -1, None, 1.5, 2**40, "x" * 31])
+def test_a_long_run_of_items_is_read_as_each_of_them_would_be(item: Any) -> None:
+    def frame(*last: Any) -> bytes:
+        return bytes(msgpack.packb({"op": "call", "arguments": [*[item] * 1700, *last]}))
+
+    assert len(list(check_structure(frame()))) >= 3, "it gives way in between"
+    for refused in (frame(b"bytes"), frame()[:900], frame(*[0] * 12_000)):
+        with pytest.raises(ProtocolError):
+            checked_structure(refused)
