@@ -53,9 +53,11 @@ class World:
 
     async def study(self, label: str = "", task: str = "describe", why: str = "") -> StudyResult:
         item = WorkItem(UNIT, "layer", "1", task=task, seed=7, proposed=[label] if label else [], why=why)
-        outcome = await Orchestrator(self.store, [self.host], agents_per_host=1).run([item])
+        await Orchestrator(self.store, [self.host], agents_per_host=1).run([item])
         assert settled(self.store, item)
-        return outcome.done[UNIT]
+        result = await asyncio.to_thread(Journal(self.store, UNIT).done)
+        assert result is not None
+        return result
 
 
 async def test_a_proposed_label_that_holds_names_the_unit_without_an_agent(tmp_path: Path) -> None:
