@@ -76,7 +76,7 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
     async with models as (vision, embedder):
         readouts = choose_layers(request.layers, await vision.layers(), vision.known)
         explored, _ = await asyncio.to_thread(split, dataset, selected.profile.vision.held_back)
-        _check_room(selected.cache, explored, readouts)
+        _check_room(selected.cache, explored, len(dataset), readouts)
         words = await embed(vocabulary, embedder)
         _warn_of_words(console, vocabulary, words, embedder)
         facts = {
@@ -149,12 +149,15 @@ def choose_layers(text: str, layers: Sequence[LayerInfo], known: KnownNetwork) -
     return chosen
 
 
-def _check_room(cache: Path, explored: np.ndarray, layers: Mapping[Readout, LayerInfo]) -> None:
+def _check_room(
+    cache: Path, explored: np.ndarray, n_images: int, layers: Mapping[Readout, LayerInfo]
+) -> None:
     """Raise UsageError where there are too few images to split, or too little disk for the activations."""
     if len(explored) < FEWEST_IMAGES:
         raise UsageError(
-            f"labels need at least {FEWEST_IMAGES} images that are not held back, got {len(explored)}.",
-            "Give more images: --data.",
+            f"labels need at least {FEWEST_IMAGES} images that are not held back, got {len(explored)} of "
+            f"{n_images}.",
+            f"Give about {-(-FEWEST_IMAGES * n_images // max(1, len(explored))):,} images: --data.",
         )
     needed = int(4 * len(explored) * sum(layer.n_units for layer in layers.values()) * _SPARE_DISK)
     free = shutil.disk_usage(cache).free
@@ -196,7 +199,7 @@ class _Pass:
 
             def report(what: str, n: int) -> None:
                 done[what] = n
-                progress(sum(done.values()), 2 * len(self.explored))
+                progress(min(done.values()), len(self.explored))
 
             async with task_group() as group:
                 measuring = group.create_task(
@@ -285,10 +288,15 @@ def _read(store: Store, key: str) -> list[UnitLabel] | None:
         return None
 
 
-def table(labels: Sequence[UnitLabel], most: int = 20) -> Table:
-    """Return the units whose labels fit best, for a terminal."""
+def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | str:
+    """Return the units whose labels fit best, for a terminal; in words if there are none."""
     shown = Table("unit", "label", "AUROC", "q", "clarity", "instead", box=None, pad_edge=False)
     fitting = [each for each in labels if each.label is not None]
+    if not fitting:
+        return (
+            "No word fits any unit. Words that few images show are not tried: "
+            "give more images, or other words (--vocabulary)."
+        )
     for each in sorted(fitting, key=lambda label: -(label.correlation or 0.0))[:most]:
         shown.add_row(
             Text(f"{each.layer}:{each.index}"),
@@ -305,7 +313,7 @@ def figures(result: LabelSummary) -> Mapping[str, str]:
     """Return the summary as lines for a terminal."""
     nothing = result.units - result.labeled - result.dead
     return {
-        "units": f"{result.labeled} of {result.units} labeled, {result.dead} dead, of {nothing} nothing fits",
+        "units": f"{result.labeled} of {result.units} labeled; {result.dead} are dead, {nothing} fit no word",
         "images": f"{result.images:,} ({result.skipped_images} left out)",
         "words": f"{result.words:,} of {result.vocabulary} that enough images show",
         "embeddings": f"{result.embedder}. {result.stand_in}".strip(),

@@ -136,7 +136,8 @@ def _effect(found: Role) -> str:
         )
     parts = [("raises", found.raised), ("lowers", found.lowered)]
     words = " and ".join(f"{word} {listed(effects, MOST)}" for word, effects in parts if effects)
-    return f"On its {found.n} exemplars it {words or 'surely changes no output'}."
+    chance = "; random changes may do as much" if words and not found.claimed else ""
+    return f"On its {found.n} exemplars it {words or 'surely changes no output'}{chance}."
 
 
 def _random(found: Role) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.chat.reply import Usage
+from actors.errors import UsageError
 from agents.evidence.verdict import HOLDING
 from agents.records import lease
 from agents.records.journal import Journal, failures, images_tested, read_survey, repeats_of, slug
@@ -86,6 +87,7 @@ class RunStatus:
         return {key: value for key, value in asdict(self).items() if value or key not in ("parts", "tiers")}
 
 
+_UNRECORDED = "single studies do not record which process works on them; if none does"
 _SUMS = ("units", "done", "failed", "begun", "waiting", "rounds", "images", "tokens", "dollars", "unpriced")
 """Fields of a run's status that a run of runs sums up."""
 
@@ -119,6 +121,11 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
     if not is_run(run) and not (run / "leases").exists():
         raise no_run(run)
     store = Store(run)
+    if store.has("labels.jsonl"):
+        raise UsageError(
+            f"{run} holds labels of units by embeddings, and no studies.",
+            "They are in labels.jsonl; `maia sweep --agents` gives agents to units that they leave in doubt.",
+        )
     plan = read_plan(store)
     problems: list[str] = []
     ids = (
@@ -286,8 +293,10 @@ def card(run: RunStatus) -> str:
             "planned yet"
         )
     pace = f", {run.units_an_hour:,.0f} units per hour" if run.units_an_hour else ""
+    recorded = (Path(run.run) / "leases").is_dir() or bool(run.parts)
+    state = "unfinished" if run.state == "interrupted" and not recorded else run.state
     lines = [
-        f"[bold]{run.state}[/bold]{by}: {run.done:,} of {run.units:,} units done, {run.begun:,} "
+        f"[bold]{state}[/bold]{by}: {run.done:,} of {run.units:,} units done, {run.begun:,} "
         f"begun, {run.waiting:,} waiting, {run.failed:,} failed",
         f"{run.rounds:,} rounds, {run.images:,} images made and tested, {run.tokens:,} tokens, "
         f"{money(run.dollars, run.unpriced)}{pace}",
@@ -308,7 +317,7 @@ def card(run: RunStatus) -> str:
     if types - _WOULD_FAIL_AGAIN:
         lines.append("try the failed ones again by repeating the command with --retry-failed")
     elif run.state == "interrupted":
-        lines.append("repeat the command to resume it")
+        lines.append("repeat the command to resume it" if recorded else f"{_UNRECORDED}, repeat the command")
     return "\n".join(lines)
 
 

@@ -162,9 +162,10 @@ def table(found: FoundUnits) -> Any:
 
     from experiments.setup.console import counted, plain
 
-    title = f"{plain(shorten(found.query, 60))} in {counted(found.n_units, 'unit')} of {plain(found.run)}"
+    where = f"{counted(found.n_units, 'unit')} of {plain(found.run)}"
     if not found.units:
-        return f"{title}: nothing was said that is like it"
+        return f"nothing like {plain(shorten(found.query, 60))} was said of the {where}"
+    title = f"{plain(shorten(found.query, 60))} in {where}"
     shown = Table(title=title, title_justify="left", box=None)
     for name in ("unit", "label", "verdict", "named by", "matched", "similarity"):
         shown.add_column(name, justify="right" if name == "similarity" else "left")
