@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem, read_plan, settled
-from experiments.records.lookup import finished_studies, is_run, no_run, runs_below
+from experiments.records.lookup import finished_studies, is_run, no_run, read_manifest, runs_below
 from experiments.records.reuse import ReuseRate, reuse
 from experiments.records.tiers import read_tiers
 
@@ -115,18 +116,18 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
     Runs in it are read `below` levels deep.
 
     Raises:
-        UsageError: If there is no run in the directory.
+        UsageError: If there is no run in the directory, or one of `maia label`, which studies nothing.
         RecordError: If its plan is damaged.
     """
     if not is_run(run) and not (run / "leases").exists():
         raise no_run(run)
     store = Store(run)
-    if store.has("labels.jsonl"):
+    plan = read_plan(store)
+    if plan is None and _is_of_labels(run):
         raise UsageError(
             f"{run} holds labels of units by embeddings, and no studies.",
             "They are in labels.jsonl; `maia sweep --agents` gives agents to units that they leave in doubt.",
         )
-    plan = read_plan(store)
     problems: list[str] = []
     ids = (
         [item.unit for item in plan]
@@ -164,6 +165,12 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
         failures={name: unit.error for name, unit in units.items() if unit.error is not None},
         tiers=tiers,
     )
+
+
+def _is_of_labels(run: Path) -> bool:
+    with suppress(UsageError, RecordError):
+        return read_manifest(run).command == "label"
+    return False
 
 
 def _tiers(store: Store, units: Mapping[str, _UnitState]) -> dict[str, int]:

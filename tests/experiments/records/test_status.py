@@ -140,3 +140,9 @@ def test_a_run_of_runs_is_their_sum_and_at_its_end_when_its_result_is_there(tmp_
     with pytest.raises(UsageError, match="runs in it") as refused:
         export(tmp_path, "csv")
     assert "variants/full" in refused.value.fix
+
+
+def test_a_run_of_labels_has_no_studies_to_tell_of(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"command": "label"}')
+    with pytest.raises(UsageError, match="no studies"):
+        status(tmp_path)
