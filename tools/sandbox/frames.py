@@ -82,7 +82,7 @@ def _headers() -> list[tuple[int, int, int] | None]:
 
 _HEADERS = _headers()
 _RUN = 500
-"""Items that are read at once where they hold no others: programs of ill will send a hundred thousand."""
+"""Items without items inside that are skipped at once: hostile programs send many thousands of them."""
 
 
 def _plain_items() -> re.Pattern[bytes]:
@@ -120,7 +120,7 @@ def check_structure(data: bytes | bytearray) -> Iterator[None]:
                     expected, n_items, position = expected - _RUN, n_items + _RUN, run.end()
                     yield
                     continue
-                untried = position + _RUN  # its bytes: that many items would come out no differently
+                untried = position + _RUN  # bytes: a pattern that just failed is not tried at every item
             expected -= 1
             n_items += 1
             if n_items % 1000 == 0:

@@ -82,7 +82,7 @@
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => opened?.focus());
   dialog.addEventListener("keydown", (event) => {
-    if (event.target === slider && event.key.startsWith("Arrow")) return;
+    if (event.target.matches("input") && event.key.startsWith("Arrow")) return;
     if (event.key === "ArrowLeft") show(at - 1);
     else if (event.key === "ArrowRight") show(at + 1);
     else return;
