@@ -5,8 +5,9 @@
 Draws units of each kind (A, A OR B, A|B) from the embedded vocabulary, and units without meaning. A share
 of the units' concepts is taken from the words that labels may be made of: those units are out of the
 vocabulary. All are labeled by embeddings as one layer; every accepted label is tested by the critic; every
-unit is studied by an agent. What `maia sweep --agents` decides is then read off these records: an agent that
-follows a label which failed its test counts as the agent that studied the unit alone.
+unit is studied by an agent, blind and, with `--told`, once more with the labels as its first hypotheses. What
+`maia sweep --agents` decides is then read off these records: an agent that follows a label which failed its
+test counts as the agent that studied the unit alone.
 
 Runs in one process, without Ray. Figures are kept in RESULTS.md.
 """
@@ -39,7 +40,7 @@ from benchmarks.bench_truth import keep
 from benchmarks.in_process import run_context
 from experiments.labels.layer import EmbeddedImages, LabelSettings, LayerLabeler
 from experiments.labels.record import FILE, UnitLabel, lines
-from experiments.labels.tiers import AgentChoice, LabelTiers, proposed
+from experiments.labels.tiers import AgentChoice, LabelTiers, proposed, told
 from experiments.labels.vocabulary import EmbeddedVocabulary, read_vocabulary
 from experiments.paper.gym.drawn import drawn
 from experiments.paper.gym.neurons import GymUnit
@@ -64,6 +65,8 @@ class Known:
     labels: Sequence[UnitLabel]
     tests: Mapping[str, StudyResult]
     agents: Mapping[str, StudyResult]
+    told: Mapping[str, StudyResult]
+    """What agents found that were told the labels; empty where none were."""
     out_of_vocabulary: frozenset[str]
 
 
@@ -88,12 +91,29 @@ async def measure(options: argparse.Namespace) -> Known:
         await gym.prepare(units, lambda done, total: None)
         taken = _taken(units, options)
         labels = await _labeled(gym, units, taken)
-        subjects = {unit.name: gym.subject(unit) for unit in units}
-        agents = await study_units(
-            Console(), FULL, context, subjects, Store.open(store.root / "agents"), options.seed
-        )
+        by_name = {unit.name: unit for unit in units}
+        blind = dict.fromkeys(by_name, ())
+        agents = await _studied(gym, by_name, blind, context, options, "agents")
+        known = {unit.name: told(label) for unit, label in zip(units, labels, strict=True)}
+        asked = {name: by_name[name] for name in known if known[name]} if options.told else {}
+        informed = await _studied(gym, asked, known, context, options, "told")
         tests = await _tested(gym, units, labels, context, Store.open(store.root / "tests"))
-    return Known(units, labels, tests, agents, frozenset(taken))
+    return Known(units, labels, tests, agents, informed, frozenset(taken))
+
+
+async def _studied(
+    gym: Gym,
+    units: Mapping[str, GymUnit],
+    hypotheses: Mapping[str, Sequence[str]],
+    context: RunContext,
+    options: argparse.Namespace,
+    folder: str,
+) -> dict[str, StudyResult]:
+    requests = {
+        name: StudyRequest(gym.subject(unit), DescribeUnit(hypotheses[name]), options.seed)
+        for name, unit in units.items()
+    }
+    return await study_units(Console(), FULL, context, requests, Store.open(options.out / folder))
 
 
 def _taken(units: Sequence[GymUnit], options: argparse.Namespace) -> list[str]:
@@ -149,20 +169,27 @@ async def _tested(
 
 def outcomes(known: Known, out: Path) -> list[Outcome]:
     """Return what each way of naming the units comes to."""
-    n = len(known.units)
-    rounds = {unit.name: known.agents[unit.name].rounds for unit in known.units}
     cheap = [proposed(label) or NOTHING for label in known.labels]
-    alone = [_labels(known.agents[unit.name]) for unit in known.units]
-    found = [
-        Outcome("labels by embeddings alone", cheap, 0, 0),
-        Outcome("agents alone", alone, n, sum(rounds.values())),
-    ]
-    for text in ("doubtful", f"top:{n // 2}", f"top:{n // 10}"):
-        found.append(_tiers(known, text, rounds, out))
+    found = [Outcome("labels by embeddings alone", cheap, 0, 0)]
+    choices = ("doubtful", f"top:{len(known.units) // 2}", f"top:{len(known.units) // 10}")
+    found += _of_agents(known, known.agents, choices, "", out)
+    if known.told:
+        found += _of_agents(known, {**known.agents, **known.told}, choices, " --tell-labels", out)
     return found
 
 
-def _tiers(known: Known, text: str, rounds: Mapping[str, int], out: Path) -> Outcome:
+def _of_agents(
+    known: Known, agents: Mapping[str, StudyResult], choices: Sequence[str], option: str, out: Path
+) -> list[Outcome]:
+    """Return what agents with these results come to: alone, and in tiers."""
+    rounds = sum(agents[unit.name].rounds for unit in known.units)
+    alone = [_labels(agents[unit.name]) for unit in known.units]
+    name = "agents alone, told the labels" if option else "agents alone"
+    tiers = [_tiers(known, agents, text, option, out) for text in choices]
+    return [Outcome(name, alone, len(known.units), rounds), *tiers]
+
+
+def _tiers(known: Known, agents: Mapping[str, StudyResult], text: str, option: str, out: Path) -> Outcome:
     choice = AgentChoice.parse(text)
     assert choice is not None
     store = Store.open(out / "choice")
@@ -178,10 +205,11 @@ def _tiers(known: Known, text: str, rounds: Mapping[str, int], out: Path) -> Out
             answers.append(_labels(test))
         elif tier.given in ("agent", "test, then agent"):
             asked.append(unit.name)
-            answers.append(_labels(known.agents[unit.name]))
+            answers.append(_labels(agents[unit.name]))
         else:
             answers.append(NOTHING)
-    return Outcome(f"`--agents {text}`", answers, len(asked), sum(rounds[name] for name in asked))
+    spent = sum(agents[name].rounds for name in asked)
+    return Outcome(f"`--agents {text}{option}`", answers, len(asked), spent)
 
 
 def _labels(record: StudyResult) -> tuple[str, ...]:
@@ -260,6 +288,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=1000, help="scenes at random in the data set")
     parser.add_argument("--share", type=float, default=0.15, help="part of the concepts without a word")
     parser.add_argument("--seed", type=int, default=2026, help="seed of units, data set and studies")
+    parser.add_argument("--told", action="store_true", help="study the units once more, told the labels")
     parser.add_argument("--out", type=Path, default=Path("runs/tiers"), help="where the runs are kept")
     parser.add_argument("--dry", action="store_true", help="print the figures and keep nothing")
     options = parser.parse_args()

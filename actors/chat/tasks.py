@@ -87,9 +87,13 @@ class PoolStudiesTask:
 
 @dataclass(frozen=True, slots=True)
 class DescribeUnitTask:
-    """Find out what drives a unit. `final`: the reply must be the answer, as in the tasks below."""
+    """Find out what drives a unit. `final`: the reply must be the answer, as in the tasks below.
+
+    `hypotheses` are labels that another method proposes, to be tested like any other.
+    """
 
     final: bool = False
+    hypotheses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from actors.chat.tasks import DescribeUnitTask
 from agents.tasks.base import FinalAnswer, first_line, read_sections
 
@@ -56,25 +58,47 @@ If nothing you tried explains the activations, the label is "not interpretable",
 what you tried.
 """
 
+_TOLD = """
+Another method, which compares the data set's images with words and makes no experiments, proposes the \
+labels below. It is often wrong, and may know only some of the unit's concepts. Count them among your first \
+hypotheses, and test them like the others:
+{labels}
+"""
+
 _LAST_WORD = """\
 This was the last experiment: no further program will be run. Give your final answer now, from what you have \
 seen, \
 with [DESCRIPTION]: and [LABEL]: (or [LABEL 1]:, [LABEL 2]: ...), and without code."""
 
 NOT_INTERPRETABLE = "not interpretable"
+_MOST_TOLD = 8
+LONGEST_TOLD = 200
 
 
 class DescribeUnit:
-    """Ask for a description and labels of whatever drives a unit."""
+    """Ask for a description and labels of whatever drives a unit.
+
+    `hypotheses` are at most 8 labels of at most 200 characters that another method proposes: the agent is
+    told them, and tests them like its own.
+    """
 
     name = "describe"
     names_concept = True
 
+    def __init__(self, hypotheses: Sequence[str] = ()) -> None:
+        if isinstance(hypotheses, str) or not all(isinstance(each, str) for each in hypotheses):
+            raise TypeError("hypotheses must be a list of labels.")
+        if len(hypotheses) > _MOST_TOLD or any(len(each) > LONGEST_TOLD for each in hypotheses):
+            raise ValueError(f"an agent is told at most {_MOST_TOLD} labels of {LONGEST_TOLD} characters.")
+        self.hypotheses = tuple(" ".join(each.split()) for each in hypotheses)
+
     def opening(self) -> str:
-        return _OPENING
+        if not self.hypotheses:
+            return _OPENING
+        return _OPENING + _TOLD.format(labels="\n".join(f"- {label}" for label in self.hypotheses))
 
     def chat_task(self, final: bool) -> DescribeUnitTask:
-        return DescribeUnitTask(final)
+        return DescribeUnitTask(final, self.hypotheses)
 
     def last_word(self) -> str:
         return _LAST_WORD

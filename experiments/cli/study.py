@@ -107,6 +107,14 @@ def sweep(
     vocabulary: Annotated[
         str, typer.Option(help="Words of labels that are made first: everyday, imagenet, wordnet, or a file.")
     ] = "everyday",
+    tell_labels: Annotated[
+        bool,
+        typer.Option(
+            "--tell-labels",
+            help="Tell agents the labels of embeddings, and their rivals, as first hypotheses "
+            "[default: they work blind].",
+        ),
+    ] = False,
     roles: Annotated[
         Path | None, typer.Option(help="A run of maia roles: units that change the outputs most come first.")
     ] = None,
@@ -122,7 +130,12 @@ def sweep(
 
     choice = AgentChoice.parse(agents, affordable(shared.selection, model, agents))
     effects = {} if roles is None else effects_in(roles)
-    tiers = None if choice is None else LabelTiers(choice, labels, vocabulary, effects)
+    tiers = None if choice is None else LabelTiers(choice, labels, vocabulary, effects, tell=tell_labels)
+    if tell_labels and tiers is None:
+        raise UsageError(
+            "--tell-labels needs labels of embeddings, which --agents all does not make.",
+            "Add --agents doubtful, or another choice.",
+        )
 
     def count() -> int:
         return repeat * units_left(shared.selection, folder, model, layers, units, choice)

@@ -17,6 +17,7 @@ from actors.errors import UsageError
 from actors.vision.networks.layer_cache import KnownNetwork
 from agents.records.run_files import RecordError, parse_json
 from agents.records.store import Store
+from agents.tasks.describe_unit import LONGEST_TOLD
 from experiments.atlas.catalog import CatalogUnit
 from experiments.atlas.search_index import SearchIndex
 from experiments.labels.layer import LabelSettings
@@ -99,11 +100,24 @@ def proposed(label: UnitLabel | None) -> tuple[str, ...]:
     """Return the labels that the critic can test: the parts of an OR, each in words of a prompt."""
     if label is None or not label.label:
         return ()
-    text = label.label
     # An OR within an AND cannot be taken apart.
-    parts = [text.translate(_PARENTHESES)] if "(" in text else _JOINED.split(text)
-    spoken = (re.sub(r" AND NOT ", " without ", part) for part in parts)
-    return tuple(re.sub(r" AND ", " with ", part).replace(" OR ", " or ") for part in spoken)
+    parts = [label.label] if "(" in label.label else _JOINED.split(label.label)
+    return tuple(map(_spoken, parts))
+
+
+def told(label: UnitLabel | None) -> tuple[str, ...]:
+    """Return what an agent is told of a unit's labels, accepted or not: best label, its rival, best word."""
+    if label is None:
+        return ()
+    known = (label.label, label.best, label.runner_up, label.wpmi_label)
+    spoken = (_spoken(each)[:LONGEST_TOLD] for each in known if each)
+    return tuple(dict.fromkeys(spoken))
+
+
+def _spoken(formula: str) -> str:
+    """Return a formula in words of a prompt."""
+    text = formula.translate(_PARENTHESES).replace(" AND NOT ", " without ")
+    return text.replace(" AND ", " with ").replace(" OR ", " or ")
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,8 @@ class LabelTiers:
     effects: Mapping[tuple[str, int], float] = field(default_factory=dict)
     """What units do to the outputs, by layer and number: those that do most come first."""
     settings: LabelSettings = field(default_factory=LabelSettings)
+    tell: bool = False
+    """Whether agents are told the labels and their rivals as hypotheses."""
 
     @property
     def text(self) -> str:
@@ -153,7 +169,8 @@ class LabelTiers:
         left, tiers = self.choice.most(len(order)), []
         for place, unit in enumerate(order):
             wanted = unit in matching if self.choice.kind == "query" else place < left
-            tiers.append(self._tier(unit, labels[unit], doubts[unit], wanted))
+            tier = self._tier(unit, labels[unit], doubts[unit], wanted)
+            tiers.append(replace(tier, told=told(labels[unit])) if self.tell else tier)
         return tiers
 
     def _tier(self, unit: str, label: UnitLabel | None, doubt: str, wanted: bool) -> UnitTier:

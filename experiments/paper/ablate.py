@@ -18,6 +18,8 @@ from actors.vision.readout.units import parse_unit
 from agents.records.manifest import claim
 from agents.records.record_types import Manifest, StudyResult
 from agents.records.store import Store
+from agents.study.study import StudyRequest
+from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.ablation_page import AblationResult, TruthScore, page
 from experiments.paper.evaluation.evaluate import Sizes, measure, prepare
 from experiments.paper.evaluation.run_labels import NULL, LabeledUnit, label_of, with_null
@@ -168,15 +170,13 @@ class AblationRun:
     async def study(self, bench: Workbench, units: Units, variants: Sequence[Variant]) -> dict[str, Records]:
         """Return the results of every variant by its name."""
         records: dict[str, Records] = {}
-        subjects = {name: unit.subject for name, unit in units.items()}
+        model, seed = self.request.model, self.request.seed
+        requests = {name: StudyRequest(unit.subject, DescribeUnit(), seed) for name, unit in units.items()}
         for variant in variants:
             own = self.store.below(f"variants/{variant.name.replace(' ', '-')}")
-            model, seed = self.request.model, self.request.seed
             about: dict[str, Any] = {"variant": variant.name}
             claim(own, Manifest(command="ablate", model=model, seed=seed, **about))
-            records[variant.name] = await study_units(
-                self.console, variant, bench.context, subjects, own, seed
-            )
+            records[variant.name] = await study_units(self.console, variant, bench.context, requests, own)
         return records
 
     async def evaluate(

@@ -12,10 +12,8 @@ from agents.records.record_types import StudyResult
 from agents.records.store import Store
 from agents.study.faults import CONCERNS_ALL
 from agents.study.study import RunContext, StudyRequest, study
-from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.variants import Variant
 from experiments.setup.console import Console
-from tools.subject import Subject
 
 MAX_CONCURRENT = 4
 """Studies at the same time."""
@@ -25,29 +23,27 @@ async def study_units(
     console: Console,
     variant: Variant,
     context: RunContext,
-    subjects: Mapping[str, Subject],
+    requests: Mapping[str, StudyRequest],
     store: Store,
-    seed: int,
 ) -> dict[str, StudyResult]:
     """Return each unit's record by name; a study that failed has a record that says so."""
     records: dict[str, StudyResult] = {}
     limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
     own = variant.of(context)
 
-    async def study_one(name: str, subject: Subject) -> None:
+    async def study_one(name: str, request: StudyRequest) -> None:
         async with limiter:
-            task = DescribeUnit()
             try:
-                record = await study(own, StudyRequest(subject, task, seed), store)
+                record = await study(own, request, store)
             except CONCERNS_ALL:
                 raise
             except MaiaError:
-                record = StudyResult(unit=subject.id, task=task.name, status="failed")
+                record = StudyResult(unit=request.subject.id, task=request.task.name, status="failed")
             records[name] = record
             answer = record.label or record.status
-            console.say(f"{variant.name}: {len(records)} of {len(subjects)}, {name}: {answer}")
+            console.say(f"{variant.name}: {len(records)} of {len(requests)}, {name}: {answer}")
 
     async with task_group() as group:
-        for name, subject in subjects.items():
-            group.create_task(study_one(name, subject))
+        for name, request in requests.items():
+            group.create_task(study_one(name, request))
     return records

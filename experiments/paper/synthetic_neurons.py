@@ -14,7 +14,8 @@ from agents.evidence.verdict import is_confirmed, verdict_of
 from agents.records.journal import Journal
 from agents.records.record_types import Manifest, RoundRecord, StudyResult
 from agents.records.store import Store
-from agents.study.study import RunContext
+from agents.study.study import RunContext, StudyRequest
+from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.gym.drawn import reachable
 from experiments.paper.gym.neurons import GymUnit, choose, table_a4
 from experiments.paper.gym.opening import lacked, open_gym, studied, without
@@ -119,14 +120,14 @@ async def study_neurons(console: Console, gym_context: GymContext, run: NeuronRu
 async def _study_and_score(
     console: Console, context: RunContext, gym: Gym, units: Sequence[GymUnit], run: NeuronRun
 ) -> list[NeuronRow]:
-    store, seed = run.store, run.seed
-    subjects = {unit.name: gym.subject(unit) for unit in units}
-    records = await study_units(console, FULL, context, subjects, store, seed)
+    store = run.store
+    requests = {unit.name: StudyRequest(gym.subject(unit), DescribeUnit(), run.seed) for unit in units}
+    records = await study_units(console, FULL, context, requests, store)
     baselines: dict[str, StudyResult] = {}
     if run.baseline:
-        meaningful = {unit.name: gym.subject(unit) for unit in units if unit.formula is not None}
+        meaningful = {unit.name: requests[unit.name] for unit in units if unit.formula is not None}
         folder = store.below(f"baselines/{ONE_SHOT.name}")
-        baselines = await study_units(console, ONE_SHOT, context, meaningful, folder, seed)
+        baselines = await study_units(console, ONE_SHOT, context, meaningful, folder)
     return [_row(unit, records[unit.name], baselines.get(unit.name), store) for unit in units]
 
 

@@ -25,12 +25,16 @@ GIVEN: tuple[Given, ...] = ("nothing", "test", "test, then agent", "agent")
 
 @dataclass(frozen=True, slots=True)
 class UnitTier:
-    """A line of `tiers.jsonl`: what a unit is given, and why. `labels` are those that an embedding gave."""
+    """A line of `tiers.jsonl`: what a unit is given, and why.
+
+    `labels` are those that an embedding gave, and `told` the ones that its agent is told as hypotheses.
+    """
 
     unit: str
     given: Given
     why: str
     labels: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
     def item(self, base: WorkItem) -> WorkItem | None:
         """Return the work on the unit, None if it is given nothing. `base` is that of an agent alone."""
@@ -38,7 +42,10 @@ class UnitTier:
             return None
         task = "" if self.given == "test" else base.task
         proposed = [] if self.given == "agent" else list(self.labels)
-        return replace(base, task=task, proposed=proposed, why=self.why)
+        arguments = (
+            {**base.arguments, "hypotheses": list(self.told)} if task and self.told else base.arguments
+        )
+        return replace(base, task=task, proposed=proposed, why=self.why, arguments=arguments)
 
 
 _LINE = TypeAdapter(UnitTier)

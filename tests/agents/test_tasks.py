@@ -94,3 +94,17 @@ def test_a_task_of_words_alone_has_no_data():
 
     assert chat_task_of(Words(), final=True) is None
     assert chat_task_of(DescribeUnit(), final=True) == DescribeUnitTask(final=True)
+
+
+def test_an_agent_is_told_the_labels_of_another_method_as_hypotheses():
+    task = DescribeUnit(["dog", "dog  with\ngrass"])
+    assert task.opening().startswith(DescribeUnit().opening())
+    assert task.opening().endswith("- dog\n- dog with grass\n")
+    assert "proposes" not in DescribeUnit().opening()
+    assert task.chat_task(True) == DescribeUnitTask(True, ("dog", "dog with grass"))
+
+
+@pytest.mark.parametrize("hypotheses", ["dog", [1], ["dog"] * 9, ["d" * 201], None])
+def test_labels_that_an_agent_cannot_be_told_are_refused(hypotheses):
+    with pytest.raises((TypeError, ValueError)):
+        DescribeUnit(hypotheses)

@@ -41,10 +41,13 @@ _UNTRIED_SHARE = 0.05
 
 
 class UnitStudy:
-    """One decision in the study of one unit."""
+    """One decision in the study of one unit. `told` are labels that another method proposes."""
 
-    def __init__(self, appraisal: Appraisal, words: Words, rng: random.Random) -> None:
+    def __init__(
+        self, appraisal: Appraisal, words: Words, rng: random.Random, told: Sequence[str] = ()
+    ) -> None:
         self._appraisal, self._state, self._words = appraisal, appraisal.state, words
+        self._told = sorted({term for label in told for term in words.find(label)})
         self._designer, self._rng = Designer(words, rng), rng
 
     def next_turn(self) -> str:
@@ -111,7 +114,8 @@ class UnitStudy:
         hypotheses = ["the unit is driven by something that its exemplars do not show clearly"]
         hypotheses.append("the unit is driven by nothing that words can name")
         thoughts = self._observations() + " Nothing stands out yet, so I look far and wide."
-        if hinted := self._appraisal.hinted()[:BATCH]:
+        hinted = [*self._untried_of_told(), *self._appraisal.hinted()]
+        if hinted := list(dict.fromkeys(hinted))[:BATCH]:
             survey, purpose = self._designer.each_alone(hinted), "What the exemplars may show, and its like."
         else:
             untried = set(self._words.concepts) - self._appraisal.shown_concepts()
@@ -171,11 +175,18 @@ class UnitStudy:
             changes = causal_edits(standing.lead, self._words, self._rng, CHANGES)
             count -= len(changes)
         merits = between or standing.merits
-        stimuli = self._designer.telling(merits, count, repeats=count // 4, controls=count // 5)
+        proposed = self._designer.each_alone(2 * self._untried_of_told()) if rounds == 0 else []
+        count -= len(proposed)
+        stimuli = proposed + self._designer.telling(merits, count, repeats=count // 4, controls=count // 5)
         hypotheses = [claim(merit.formula, self._words) for merit in merits[:5]]
         hypotheses.append("the unit is driven by nothing that words can name")
         purpose = "Images on which the hypotheses disagree, repeats in new contexts, and controls."
         return reply(self._observations(), hypotheses, trial_program(purpose, stimuli, self._words, changes))
+
+    def _untried_of_told(self) -> list[str]:
+        """Return the things among the proposed labels that no image has shown yet."""
+        shown = self._appraisal.shown_concepts()
+        return [term.name for term in self._told if term.kind == "concept" and term.name not in shown]
 
     def _observations(self) -> str:
         """Return what the numbers say so far, in words."""

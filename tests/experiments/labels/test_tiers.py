@@ -12,8 +12,9 @@ import pytest
 from actors.errors import UsageError
 from actors.vision.networks.layer_cache import KnownNetwork
 from agents.records.store import Store
+from agents.records.work import WorkItem
 from experiments.labels.record import LabelSummary, UnitLabel, lines
-from experiments.labels.tiers import AgentChoice, LabelTiers, doubt_of, effects_in, proposed
+from experiments.labels.tiers import AgentChoice, LabelTiers, doubt_of, effects_in, proposed, told
 from experiments.records.tiers import UnitTier
 
 NETWORK = KnownNetwork("net", {"mix": 4}, {}, {}, ())
@@ -77,6 +78,20 @@ def test_a_number_of_agents_goes_to_the_first_and_no_label_is_left_untested(labe
     assert given(decided(labels, "budget:3")) == given(decided(labels, "top:1")), "of what one agent costs"
     assert given(decided(labels, "top:3"))[2] == "test, then agent"
     assert set(given(decided(labels, "top:0")).values()) == {"test", "nothing"}
+
+
+def test_agents_are_told_the_labels_and_their_rivals_where_that_is_asked(labels: Path) -> None:
+    base = WorkItem("net/mix:3", "mix", "3")
+    blind = {tier.unit: tier.item(base) for tier in decided(labels, "doubtful")}
+    assert all(item is not None and not item.arguments for item in blind.values())
+    informed = {tier.unit: tier.item(base) for tier in decided(labels, "top:2", tell=True)}
+    assert [each and each.arguments.get("hypotheses") for each in informed.values()] == [
+        ["dust"],
+        ["grass", "lawn"],
+        None,
+        None,
+    ], "what nothing was accepted of too, and no unit without an agent"
+    assert told(label(0, "(dog OR cat) AND NOT grass")) == ("dog or cat without grass",)
 
 
 def test_units_that_do_most_to_the_outputs_come_first(labels: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from actors.chat.base import ChatRequest, Message
+from actors.chat.tasks import DescribeUnitTask
 from actors.embedded.drawing.vocabulary import with_article
 from actors.embedded.language.words import Term, Words, embedded_words
 from actors.embedded.reasoning.stimuli import Stimulus, Thing
@@ -68,6 +69,14 @@ def test_a_concept_is_named_and_nothing_else(violins: tuple[World, Outcome]) -> 
     _, outcome = violins
     assert outcome.labels == ["violin"]
     assert "mean activation" in outcome.answer
+
+
+def test_labels_that_it_is_told_are_among_the_first_things_shown(violins: tuple[World, Outcome]) -> None:
+    _, outcome = violins
+    asked = ChatRequest(tuple(outcome.messages[:4]), seed=0, task=DescribeUnitTask(hypotheses=("a wolf",)))
+    informed, blind = Scientist(WORDS).next_turn(asked), Scientist(WORDS).next_turn(replace(asked, task=None))
+    assert informed.count('"wolf') + informed.count("a wolf") >= 2
+    assert "wolf" not in blind
 
 
 def test_two_unrelated_concepts_get_two_labels() -> None:
