@@ -40,7 +40,7 @@ from benchmarks.bench_truth import keep
 from benchmarks.in_process import run_context
 from experiments.labels.layer import EmbeddedImages, LabelSettings, LayerLabeler
 from experiments.labels.record import FILE, UnitLabel, lines
-from experiments.labels.tiers import AgentChoice, LabelTiers, proposed, told
+from experiments.labels.tiers import AgentChoice, LabelTiers, hypotheses_of, proposed
 from experiments.labels.vocabulary import EmbeddedVocabulary, read_vocabulary
 from experiments.paper.gym.drawn import drawn
 from experiments.paper.gym.neurons import GymUnit
@@ -94,7 +94,7 @@ async def measure(options: argparse.Namespace) -> Known:
         by_name = {unit.name: unit for unit in units}
         blind = dict.fromkeys(by_name, ())
         agents = await _studied(gym, by_name, blind, context, options, "agents")
-        known = {unit.name: told(label) for unit, label in zip(units, labels, strict=True)}
+        known = {unit.name: hypotheses_of(label) for unit, label in zip(units, labels, strict=True)}
         asked = {name: by_name[name] for name in known if known[name]} if options.told else {}
         informed = await _studied(gym, asked, known, context, options, "told")
         tests = await _tested(gym, units, labels, context, Store.open(store.root / "tests"))

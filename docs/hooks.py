@@ -1,5 +1,5 @@
-"""Pages that are made when the documentation is built: the notebook as it last ran, and the commands' own
-help.
+"""What is made when the documentation is built: the page of the notebook as it last ran, the commands' own
+help, and the styles and scripts of the gallery, which are the report's.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ DOCS = Path(__file__).resolve().parent
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
+    from experiments.report.pages import ASSETS
+    from experiments.runs.gallery import GALLERY_ASSETS
+
     notebook = json.loads((DOCS / "study-a-unit.ipynb").read_text(encoding="utf-8"))
     files.append(File.generated(config, "study-a-unit.md", content=notebook_page(notebook)))
     files.append(File.generated(config, "commands.md", content=commands_page()))
+    for name in GALLERY_ASSETS:
+        if (copied := files.get_file_from_path(f"gallery/assets/{name}")) is not None:
+            files.remove(copied)
+        files.append(File.generated(config, f"gallery/assets/{name}", abs_src_path=str(ASSETS / name)))
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from actors.generation.base import MadeImage
 
@@ -39,8 +40,12 @@ def control_subjects(labels: Sequence[str]) -> list[str]:
 
 def share_words(first: str, second: str) -> bool:
     """Return whether two phrases have a content word in common, in singular or plural."""
-    forms = {form for word in _words(first) for form in _forms(word)}
-    return any(forms & _forms(word) for word in _words(second))
+    return not _all_forms(first).isdisjoint(_all_forms(second))
+
+
+@lru_cache(maxsize=4096)
+def _all_forms(text: str) -> frozenset[str]:
+    return frozenset(form for word in _words(text) for form in _forms(word))
 
 
 def content_words(text: str) -> set[str]:

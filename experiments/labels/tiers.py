@@ -105,7 +105,7 @@ def proposed(label: UnitLabel | None) -> tuple[str, ...]:
     return tuple(map(_spoken, parts))
 
 
-def told(label: UnitLabel | None) -> tuple[str, ...]:
+def hypotheses_of(label: UnitLabel | None) -> tuple[str, ...]:
     """Return what an agent is told of a unit's labels, accepted or not: best label, its rival, best word."""
     if label is None:
         return ()
@@ -170,7 +170,7 @@ class LabelTiers:
         for place, unit in enumerate(order):
             wanted = unit in matching if self.choice.kind == "query" else place < left
             tier = self._tier(unit, labels[unit], doubts[unit], wanted)
-            tiers.append(replace(tier, told=told(labels[unit])) if self.tell else tier)
+            tiers.append(replace(tier, hypotheses=hypotheses_of(labels[unit])) if self.tell else tier)
         return tiers
 
     def _tier(self, unit: str, label: UnitLabel | None, doubt: str, wanted: bool) -> UnitTier:

@@ -75,20 +75,21 @@ def read_rounds(records: Iterable[Mapping[str, Any]]) -> list[ScannedRound]:
     rounds, seen = [], set[str]()
     for record in records:
         toolbox = _mapping(record.get("toolbox"))
-        known = {key: _mapping(_parsed(value)) for key, value in _mapping(toolbox.get("provenance")).items()}
-        # Records of old versions do not say what was measured: then whatever was made counts.
-        shown = toolbox.get("measured")
-        ids = (
-            shown if isinstance(shown, dict) else [k for k, v in known.items() if v.get("source") != "masked"]
-        )
-        new = [key for key in ids if key not in seen]
+        origins, shown = _mapping(toolbox.get("provenance")), toolbox.get("measured")
+        # Only what is new is read: each round records all images so far.
+        new = {
+            key: _mapping(_parsed(origins.get(key)))
+            for key in (shown if isinstance(shown, dict) else origins)
+            if key not in seen
+        }
         seen.update(new)
+        if not isinstance(shown, dict):
+            # Records of old versions do not say what was measured: then whatever was made counts.
+            new = {key: origin for key, origin in new.items() if origin.get("source") != "masked"}
         hypotheses = tuple(
             hypothesis for hypothesis in _list(record.get("hypotheses")) if isinstance(hypothesis, str)
         )
-        rounds.append(
-            ScannedRound(hypotheses, tuple(_tried(known.get(key, {})) for key in new), _labels(record))
-        )
+        rounds.append(ScannedRound(hypotheses, tuple(map(_tried, new.values())), _labels(record)))
     return rounds
 
 

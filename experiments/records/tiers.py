@@ -27,14 +27,14 @@ GIVEN: tuple[Given, ...] = ("nothing", "test", "test, then agent", "agent")
 class UnitTier:
     """A line of `tiers.jsonl`: what a unit is given, and why.
 
-    `labels` are those that an embedding gave, and `told` the ones that its agent is told as hypotheses.
+    `labels` are those that an embedding gave, and `hypotheses` the ones that its agent is told as hypotheses.
     """
 
     unit: str
     given: Given
     why: str
     labels: tuple[str, ...] = ()
-    told: tuple[str, ...] = ()
+    hypotheses: tuple[str, ...] = ()
 
     def item(self, base: WorkItem) -> WorkItem | None:
         """Return the work on the unit, None if it is given nothing. `base` is that of an agent alone."""
@@ -43,7 +43,9 @@ class UnitTier:
         task = "" if self.given == "test" else base.task
         proposed = [] if self.given == "agent" else list(self.labels)
         arguments = (
-            {**base.arguments, "hypotheses": list(self.told)} if task and self.told else base.arguments
+            {**base.arguments, "hypotheses": list(self.hypotheses)}
+            if task and self.hypotheses
+            else base.arguments
         )
         return replace(base, task=task, proposed=proposed, why=self.why, arguments=arguments)
 

@@ -125,9 +125,13 @@ class RunDirectory:
         Raises:
             UsageError: If the run has no such unit.
         """
+        self.check_unit(slug)
+        return self._records(slug, f"units/{slug}", slug)
+
+    def check_unit(self, slug: str) -> None:
+        """Raise UsageError if the run has no such unit."""
         if slug not in self.slugs():
             raise UsageError(f"{self.root} has no unit {slug!r}.", "The folders under units/ are its units.")
-        return self._records(slug, f"units/{slug}", slug)
 
     def repeats(self, slug: str) -> list[UnitRecords]:
         """Return what is recorded about each of several studies of a unit; none of a unit that was studied

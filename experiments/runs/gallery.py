@@ -41,7 +41,8 @@ _SIDE_IMAGES = 3
 """Images of each side of a finding."""
 _QUALITY = 76
 """Of pictures, 0 to 100: the run keeps them without loss."""
-_ASSETS = ("report.css", "theme.js", "lightbox.js", "icon.svg")
+GALLERY_ASSETS = ("report.css", "theme.js", "lightbox.js", "icon.svg")
+"""Files of the report that a gallery is shown with."""
 _IMAGE = re.compile(r'(?:src|data-plain)="images/([0-9a-f]{8,64}\.(?:webp|png))"')
 
 
@@ -232,7 +233,7 @@ def _side(images: Sequence[Any], locate: Any) -> list[Picture]:
 def _write(runs: Sequence[RunDirectory], out: Path, page: str, units: int, findings: int) -> WrittenGallery:
     store = Store.open(out)
     pages.write(store, "index.html", page)
-    for name in _ASSETS:
+    for name in GALLERY_ASSETS:
         store.replace(f"assets/{name}", (pages.ASSETS / name).read_bytes())
     named = dict.fromkeys(_IMAGE.findall(page))
     for name in named:

@@ -39,6 +39,11 @@ def test_every_page_is_there(site):
     assert sources | {"study-a-unit", "commands"} <= pages
 
 
+def test_the_gallery_is_shown_with_the_reports_own_styles(site):
+    style = (site / "gallery" / "assets" / "report.css").read_bytes()
+    assert style == (ROOT / "experiments" / "report" / "assets" / "report.css").read_bytes()
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     loads = re.compile(
         r"""<(?:script|img|iframe|source)[^>]*\ssrc=["']?(https?:)?//|<link[^>]*rel=["']?(?:stylesheet|preload)[^>]*"""

@@ -41,13 +41,13 @@ _UNTRIED_SHARE = 0.05
 
 
 class UnitStudy:
-    """One decision in the study of one unit. `told` are labels that another method proposes."""
+    """One decision in the study of one unit. `proposed` are labels that another method proposes."""
 
     def __init__(
-        self, appraisal: Appraisal, words: Words, rng: random.Random, told: Sequence[str] = ()
+        self, appraisal: Appraisal, words: Words, rng: random.Random, proposed: Sequence[str] = ()
     ) -> None:
         self._appraisal, self._state, self._words = appraisal, appraisal.state, words
-        self._told = sorted({term for label in told for term in words.find(label)})
+        self._proposed = sorted({term for label in proposed for term in words.find(label)})
         self._designer, self._rng = Designer(words, rng), rng
 
     def next_turn(self) -> str:
@@ -114,7 +114,7 @@ class UnitStudy:
         hypotheses = ["the unit is driven by something that its exemplars do not show clearly"]
         hypotheses.append("the unit is driven by nothing that words can name")
         thoughts = self._observations() + " Nothing stands out yet, so I look far and wide."
-        hinted = [*self._untried_of_told(), *self._appraisal.hinted()]
+        hinted = [*self._untried_of_proposed(), *self._appraisal.hinted()]
         if hinted := list(dict.fromkeys(hinted))[:BATCH]:
             survey, purpose = self._designer.each_alone(hinted), "What the exemplars may show, and its like."
         else:
@@ -175,7 +175,7 @@ class UnitStudy:
             changes = causal_edits(standing.lead, self._words, self._rng, CHANGES)
             count -= len(changes)
         merits = between or standing.merits
-        proposed = self._designer.each_alone(2 * self._untried_of_told()) if rounds == 0 else []
+        proposed = self._designer.each_alone(2 * self._untried_of_proposed()) if rounds == 0 else []
         count -= len(proposed)
         stimuli = proposed + self._designer.telling(merits, count, repeats=count // 4, controls=count // 5)
         hypotheses = [claim(merit.formula, self._words) for merit in merits[:5]]
@@ -183,10 +183,10 @@ class UnitStudy:
         purpose = "Images on which the hypotheses disagree, repeats in new contexts, and controls."
         return reply(self._observations(), hypotheses, trial_program(purpose, stimuli, self._words, changes))
 
-    def _untried_of_told(self) -> list[str]:
+    def _untried_of_proposed(self) -> list[str]:
         """Return the things among the proposed labels that no image has shown yet."""
         shown = self._appraisal.shown_concepts()
-        return [term.name for term in self._told if term.kind == "concept" and term.name not in shown]
+        return [term.name for term in self._proposed if term.kind == "concept" and term.name not in shown]
 
     def _observations(self) -> str:
         """Return what the numbers say so far, in words."""

@@ -66,10 +66,10 @@ class Scientist:
             return BiasAudit(task.class_name, state, contexts, self._words, rng).next_turn()
         if isinstance(task, JudgeSelectivityTask):
             return SelectivityTest(task, state, contexts, self._words, rng).next_turn()
-        told = task.hypotheses if isinstance(task, DescribeUnitTask) else ()
-        return self._describe_unit(state, rng, told)
+        proposed = task.hypotheses if isinstance(task, DescribeUnitTask) else ()
+        return self._describe_unit(state, rng, proposed)
 
-    def _describe_unit(self, state: StudyState, rng: random.Random, told: Sequence[str]) -> str:
+    def _describe_unit(self, state: StudyState, rng: random.Random, proposed: Sequence[str]) -> str:
         looks = self._looks(state.exemplars)
         if _mostly_photographs(looks):
             others = self._looks(state.contrast)
@@ -84,7 +84,7 @@ class Scientist:
             ]
             return PhotoStudy(state, pictured).next_turn()
         appraisal = Appraisal(state, self._words, [seen.terms(self._words) for seen in looks])
-        return UnitStudy(appraisal, self._words, rng, told).next_turn()
+        return UnitStudy(appraisal, self._words, rng, proposed).next_turn()
 
     def _looks(self, exemplars: Sequence[ViewedExemplar]) -> list[Seen]:
         """Return what is seen in each whole picture; nothing where there are no eyes, or not all have

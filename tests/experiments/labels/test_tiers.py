@@ -14,7 +14,7 @@ from actors.vision.networks.layer_cache import KnownNetwork
 from agents.records.store import Store
 from agents.records.work import WorkItem
 from experiments.labels.record import LabelSummary, UnitLabel, lines
-from experiments.labels.tiers import AgentChoice, LabelTiers, doubt_of, effects_in, proposed, told
+from experiments.labels.tiers import AgentChoice, LabelTiers, doubt_of, effects_in, hypotheses_of, proposed
 from experiments.records.tiers import UnitTier
 
 NETWORK = KnownNetwork("net", {"mix": 4}, {}, {}, ())
@@ -91,7 +91,7 @@ def test_agents_are_told_the_labels_and_their_rivals_where_that_is_asked(labels:
         None,
         None,
     ], "what nothing was accepted of too, and no unit without an agent"
-    assert told(label(0, "(dog OR cat) AND NOT grass")) == ("dog or cat without grass",)
+    assert hypotheses_of(label(0, "(dog OR cat) AND NOT grass")) == ("dog or cat without grass",)
 
 
 def test_units_that_do_most_to_the_outputs_come_first(labels: Path, tmp_path: Path) -> None:
