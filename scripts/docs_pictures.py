@@ -1,0 +1,107 @@
+"""Take the documentation's pictures of the report anew, from runs of the embedded profile.
+
+    python -m scripts.docs_pictures DEMO SWEEP AUDIT
+
+DEMO is the run of `make demo`, SWEEP one of a layer, AUDIT one of classes; their reports must be written
+(`maia report RUN`). Needs Chromium and its driver, and writes `docs/images/report-*.webp`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+WIDTH = 1200
+_QUALITY = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A page of a report, and how much of it is shown, in pixels; `hidden` selects what is left out."""
+
+    name: str
+    page: Path
+    height: int
+    hidden: str = ""
+
+
+def shots(demo: Path, sweep: Path, audit: Path) -> list[Shot]:
+    unit = _only(demo / "report" / "units")
+    overview = sweep / "report" / "overview.html"
+    index = overview if overview.exists() else sweep / "report" / "index.html"
+    return [
+        Shot("result", unit, 1071, hidden=".figures, .density, .role"),
+        Shot("unit", unit, 1400),
+        Shot("index", index, 1000),
+        Shot("layer", _only(sweep / "report" / "layers"), 1000),
+        Shot("audit", _only(audit / "report" / "experiments"), 1300),
+    ]
+
+
+def _only(folder: Path) -> Path:
+    pages = sorted(folder.glob("*.html"))
+    if not pages:
+        raise SystemExit(f"{folder} has no page: write the report first, `maia report RUN`.")
+    return pages[0]
+
+
+@contextmanager
+def _browser() -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        browser = webdriver.Chrome(
+            options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
+        )
+        try:
+            yield browser
+        finally:
+            browser.quit()
+
+
+def take(browser: Any, shot: Shot) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": WIDTH, "height": shot.height, "deviceScaleFactor": 1, "mobile": False},
+    )
+    browser.get(shot.page.resolve().as_uri())
+    if shot.hidden:
+        browser.execute_script(
+            "for (const part of document.querySelectorAll(arguments[0])) part.remove()", shot.hidden
+        )
+    picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    picture.save(IMAGES / f"report-{shot.name}.webp", quality=_QUALITY, method=6)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.docs_pictures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in ("demo", "sweep", "audit"):
+        parser.add_argument(name, type=Path)
+    runs = parser.parse_args()
+    with _browser() as browser:
+        for shot in shots(runs.demo, runs.sweep, runs.audit):
+            take(browser, shot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
