@@ -7,7 +7,7 @@ unknown. Without a terminal it needs `--yes`.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from actors.errors import UsageError
@@ -17,23 +17,15 @@ from agents.records.store import Store
 from agents.records.work import read_plan, settled
 from experiments.records.tiers import ALL
 from experiments.runs.estimate import RunEstimate
-from experiments.setup.config import Profile
 from experiments.setup.console import money
 from experiments.setup.selection import Selection
 
 
-async def count_units(
-    selection: Selection,
-    model: str,
-    layers: Sequence[str],
-    units: str,
-    before_loading: Callable[[Profile], Awaitable[None]] | None = None,
-) -> int:
+async def count_units(selection: Selection, model: str, layers: Sequence[str], units: str) -> int:
     """Return how many units a run would study; the network is loaded only if it is not known and `units` do
     not say.
 
-    A name, such as a class's, counts as one; samples are drawn with seed 0. `before_loading` may refuse the
-    profile before a network is loaded.
+    A name, such as a class's, counts as one; samples are drawn with seed 0.
 
     Raises:
         UsageError: If a layer or unit is known not to exist.
@@ -54,8 +46,6 @@ async def count_units(
         return sum(counted(known.info(layer).n_units) for layer in layers)
     if "all" not in parts:
         return len(layers) * (names + (at_most(",".join(numbers)) if numbers else 0))
-    if before_loading is not None:
-        await before_loading(selected.profile)
     infos = {info.name: info for info in await list_layers(selection, model)}
     total = 0
     for text in layers:

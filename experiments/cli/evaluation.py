@@ -16,6 +16,7 @@ from experiments.cli.options import (
     Shared,
     TrustRun,
     Yes,
+    ask_endpoints,
     confirm_cost,
     examples,
     finished_studies,
@@ -72,11 +73,16 @@ def synthetic(
     yes: Yes = False,
 ) -> None:
     """Describe synthetic neurons, whose truth is known. The labels are scored against it."""
-    from experiments.paper.gym.neurons import choose
+
+    def studies() -> int:
+        from experiments.paper.gym.neurons import choose
+
+        return len(choose(units)[:limit]) - finished_studies(out)
+
+    confirm_cost(shared.selection, yes, studies, folder=out)
     from experiments.paper.synthetic_neurons import SyntheticRequest, describe_synthetic
     from experiments.paper.synthetic_summary import table
 
-    confirm_cost(shared.selection, yes, lambda: len(choose(units)[:limit]) - finished_studies(out))
     request = SyntheticRequest(units, seed, baseline, limit, withheld)
     result = run(describe_synthetic(shared.console, shared.selection, request, out=out), out)
     record = {key: value for key, value in asdict(result).items() if key != "rows"}
@@ -102,6 +108,8 @@ def planted_biases(
     yes: Yes = False,
 ) -> None:
     """Audit classifiers whose biases are known. Reports the share found and the false alarms."""
+    if not out.exists():
+        ask_endpoints(shared.selection)
     from experiments.paper.gym.biases import BiasDesign
     from experiments.paper.planted_biases import PlantedRequest
     from experiments.paper.planted_biases import planted_biases as measure
@@ -109,7 +117,7 @@ def planted_biases(
 
     if agents:
         studies = sum(len(BiasDesign.drawn(seed + number).classes) for number in range(networks))
-        confirm_cost(shared.selection, yes, lambda: studies - finished_studies(out), task="audit")
+        confirm_cost(shared.selection, yes, lambda: studies - finished_studies(out), task="audit", folder=out)
     request = PlantedRequest(networks, seed, images, agents)
     result = run(measure(shared.console, shared.selection, request, out=out), out)
     _show(shared, asdict(result), table(result), out)
@@ -153,13 +161,19 @@ def robust_features(
     yes: Yes = False,
 ) -> None:
     """Keep units that follow the object and not its place. This is Table 2 of the paper."""
+    if not out.exists():
+        ask_endpoints(shared.selection)
     from experiments.paper.robust_features import RobustOptions
     from experiments.paper.robust_features import robust_features as compare
     from experiments.paper.robust_features_page import table
 
     options = RobustOptions(data, classes, places, start, trainings, epochs, top, seed, limit)
     request = options.request()
-    confirm_cost(shared.selection, yes, lambda: trainings * top - finished_studies(out), task="selective")
+
+    def studies() -> int:
+        return trainings * top - finished_studies(out)
+
+    confirm_cost(shared.selection, yes, studies, task="selective", folder=out)
     result = run(compare(shared.console, shared.selection, request, out=out), out)
     _show(shared, asdict(result), table(result), out)
     if not result.finished:
@@ -241,6 +255,8 @@ def ablate(
     yes: Yes = False,
 ) -> None:
     """Compare the whole system with less than the system. On the same units, as in Table A5 of the paper."""
+    if not out.exists():
+        ask_endpoints(shared.selection)
     from experiments.cli.confirm_cost import count_units
     from experiments.paper.ablate import Ablation
     from experiments.paper.ablate import ablate as compare
@@ -263,7 +279,7 @@ def ablate(
         systems = len({FULL.name, *chosen}) + (swap is not None)
         return count * systems - finished_studies(out)
 
-    confirm_cost(shared.selection, yes, studies, model=model)
+    confirm_cost(shared.selection, yes, studies, model=model, folder=out)
     result = run(compare(shared.console, shared.selection, asked, out=out), out)
     _show(shared, asdict(result), table(result), out)
 

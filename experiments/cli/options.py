@@ -271,23 +271,53 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def confirm_cost(
-    selection: Selection, yes: bool, count: Callable[[], int], *, model: str = "", task: str = "describe"
-) -> None:
-    """Ask before studies that may cost more than their profile allows; `count` returns how many are left.
+def ask_endpoints(selection: Selection) -> None:
+    """Ask a profile's endpoints whether they can work, before anything that takes time is loaded or made.
 
-    The cost is predicted from earlier studies of the same `task`, of the network `model` first.
+    Raises:
+        UsageError: If one of them surely cannot.
     """
-    from experiments.cli.confirm_cost import confirm
-    from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
+    from experiments.setup.spending import endpoints
+
+    profile = selection.load().profile
+    if endpoints(profile):
+        from experiments.setup.endpoint_check import require_endpoints
+
+        run(require_endpoints(profile, Console().say))
+
+
+def confirm_cost(
+    selection: Selection,
+    yes: bool,
+    count: Callable[[], int],
+    *,
+    model: str = "",
+    task: str = "describe",
+    folder: Path | None = None,
+) -> None:
+    """Ask the profile's endpoints whether they can work, then the person if studies may cost more than the
+    profile allows; `count` returns how many are left.
+
+    The cost is predicted from earlier studies of the same `task`, of the network `model` first. Of a run that
+    has a `folder` and nothing left to study, nobody is asked.
+
+    Raises:
+        UsageError: If an endpoint cannot work, or the cost is not confirmed.
+    """
     from experiments.setup.spending import may_charge
 
+    left = count() if folder is not None and folder.exists() else None
+    if left != 0:
+        ask_endpoints(selection)
     selected = selection.load()
     if not may_charge(selected.profile):
         return
+    from experiments.cli.confirm_cost import confirm
+    from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
+
     predicted = PredictedStudies(model, selected.name, task)
     sources = EstimateSources(cache=selected.cache)
-    estimated = estimate_run(selected.profile, count(), predicted, sources)
+    estimated = estimate_run(selected.profile, count() if left is None else left, predicted, sources)
     ask = None
     if sys.stdin.isatty() and sys.stderr.isatty():
 
@@ -327,23 +357,13 @@ def units_left(
 ) -> int:
     """Return how many units a sweep of `layers` in `folder` has still to give agents, or without them an
     audit's classes. `choice`: which of the units are given one, at most.
-
-    Raises:
-        UsageError: If a network has to be loaded to count its units, and an endpoint of the profile cannot
-            work.
     """
     from agents.records.record_types import Manifest
     from experiments.cli.confirm_cost import count_units, unfinished
-    from experiments.setup.config import Profile
-    from experiments.setup.endpoint_check import require_endpoints
-
-    async def check_endpoints(profile: Profile) -> None:
-        # Warnings are shown when the models are started.
-        await require_endpoints(profile, lambda _: None)
 
     def count() -> int:
         names = (layers or "output").split(",")
-        units = int(run(count_units(selection, model, names, asked, check_endpoints)))
+        units = int(run(count_units(selection, model, names, asked)))
         return units if choice is None else choice.most(units)
 
     extent = Manifest(asked=asked) if layers is None else Manifest(asked=asked, layers=layers.split(","))

@@ -45,11 +45,11 @@ def mcp(
     yes: Yes = False,
 ) -> None:
     """Serve outside agents by MCP. They study units with the same tools, limits and critic."""
-    from experiments.mcp_server.serve import ServerRequest, serve
-
     if shared.json and not http:
         raise UsageError("standard output belongs to the protocol.", "Use --json with --http.")
     confirm_cost(shared.selection, yes, lambda: 1, model=model)
+    from experiments.mcp_server.serve import ServerRequest, serve
+
     folder = out or default_run(f"mcp {model}")
     request = ServerRequest(model, shared.selection, folder, seed, rounds, port if http else None)
     # Ctrl-C is how a server ends.

@@ -27,6 +27,7 @@ from experiments.cli.options import (
     TrustRun,
     Yes,
     affordable,
+    ask_endpoints,
     confirm_cost,
     default_run,
     end,
@@ -72,12 +73,12 @@ def describe(
     repeat: Repeat = 1,
 ) -> None:
     """Find out what drives one unit, and how sure that is."""
-    from experiments.studies.describe import describe_unit
-    from experiments.studies.unit_request import UnitRequest
-
     folder = out or default_run(f"{model} {layer} {unit}")
     if not finished_studies(folder):
         confirm_cost(shared.selection, yes, lambda: repeat, model=model)
+    from experiments.studies.describe import describe_unit
+    from experiments.studies.unit_request import UnitRequest
+
     request = UnitRequest(model, layer, unit, shared.selection, folder, seed, repeat)
     show_study(shared, run(describe_unit(shared.console, request), folder))
 
@@ -122,11 +123,12 @@ def sweep(
     yes: Yes = False,
 ) -> None:
     """Study whole layers. An existing run is resumed; more units, layers or agents may be added."""
+    folder = out or default_run(f"{model} {layers} {units}")
+    if not folder.exists():
+        ask_endpoints(shared.selection)
     from experiments.labels.tiers import AgentChoice, LabelTiers, effects_in
     from experiments.studies.sweep import Sweep
     from experiments.studies.sweep import sweep as study_units
-
-    folder = out or default_run(f"{model} {layers} {units}")
 
     choice = AgentChoice.parse(agents, affordable(shared.selection, model, agents))
     effects = {} if roles is None else effects_in(roles)
@@ -140,7 +142,7 @@ def sweep(
     def count() -> int:
         return repeat * units_left(shared.selection, folder, model, layers, units, choice)
 
-    confirm_cost(shared.selection, yes, count, model=model)
+    confirm_cost(shared.selection, yes, count, model=model, folder=folder)
     request = Sweep(model, tuple(layers.split(",")), units, seed, retry_failed, repeat, tiers)
     summary = run(study_units(shared.console, shared.selection, request, out=folder), folder)
     if shared.json:
@@ -216,6 +218,9 @@ def audit(
 
     An existing run is resumed; more classes may be added.
     """
+    folder = out or default_run(f"audit {model} {classes}")
+    if not folder.exists():
+        ask_endpoints(shared.selection)
     from actors.vision.data.class_match import read_pairs
     from experiments.audit.classes import OF_DATA
     from experiments.audit.real_audit import RealSettings, count_classes
@@ -227,7 +232,6 @@ def audit(
     real = RealSettings(
         read_pairs(label_names) if label_names else {}, real_images, everything=witness, approved=yes
     )
-    folder = out or default_run(f"audit {model} {classes}")
     if not figures_only:
 
         def count() -> int:
@@ -235,7 +239,7 @@ def audit(
                 return units_left(shared.selection, folder, model, None, classes)
             return int(run(count_classes(shared.console, selection.load().profile, real)))
 
-        confirm_cost(shared.selection, yes, count, model=model, task="audit")
+        confirm_cost(shared.selection, yes, count, model=model, task="audit", folder=folder)
     request = AuditRequest(
         model, classes, seed, images, not figures_only, propose_contexts, real, retry_failed, carriers.strip()
     )
@@ -272,9 +276,9 @@ def session(
     """Study a unit yourself, with the agents' tools. It is recorded as theirs; a program may come from a
     pipe.
     """
+    confirm_cost(shared.selection, yes, lambda: 1, model=model)
     from experiments.studies.session import SessionRequest, StudySession, talk
 
-    confirm_cost(shared.selection, yes, lambda: 1, model=model)
     selection = shared.selection
     request = SessionRequest(
         model=model,
@@ -361,16 +365,19 @@ def find(
     trust: TrustRun = False,
 ) -> None:
     """Find the units that answer to a concept. In a run by what was said of them, in a layer by images."""
-    from experiments.studies import search
-    from experiments.studies.find import ConceptQuery, check_order, find_units, table
-
     if image is None:
         layer, concept = ("", layer) if not concept else (layer, concept)
     elif concept:
         raise UsageError("--image takes the place of CONCEPT.", "Write: maia find RUN [LAYER] --image FILE.")
     if image is not None and confirm:
         raise UsageError("images of a picture cannot be made.", "Leave --confirm out, or name a concept.")
-    if (folder := searched_run(ctx, where)) is None:
+    folder = searched_run(ctx, where)
+    if confirm or (folder is None and image is None and concept):
+        ask_endpoints(shared.selection)
+    from experiments.studies import search
+    from experiments.studies.find import ConceptQuery, check_order, find_units, table
+
+    if folder is None:
         if image is not None:
             raise UsageError(f"{where!r} is no run.", "Write: maia find RUN [LAYER] --image FILE.")
         check_order(where, layer, concept)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +32,8 @@ from experiments.setup.spending import endpoints
 
 QUICK_S = 3.0
 """Seconds that a command waits for endpoints before it continues without their answers."""
+FRESH_S = 600.0
+"""Seconds for which an endpoint that was asked by this process is not asked again."""
 PATIENT_S = 60.0
 """Seconds that `maia doctor --ask` waits: a model that is being loaded takes its time."""
 
@@ -78,6 +82,11 @@ async def check_endpoints(
     ]
 
 
+_asked_at: dict[int, float] = {}
+"""Seconds of a monotonic clock at which this process asked endpoints and found no fault, by what they were
+asked with."""
+
+
 async def require_endpoints(
     profile: Profile,
     notify: Callable[[str], None],
@@ -85,12 +94,14 @@ async def require_endpoints(
     environ: Mapping[str, str] = os.environ,
 ) -> None:
     """Make sure that no endpoint of the profile is known to fail; what is not answered in time is left to the
-    run.
+    run. Endpoints that this process asked less than `FRESH_S` seconds ago are not asked again.
 
     Raises:
         UsageError: If a key, an address or a model cannot work.
     """
-    if not endpoints(profile):
+    parts = endpoints(profile)
+    asked_with = hash(tuple((_identity(part), _keys(part, environ)) for part in parts.values()))
+    if not parts or time.monotonic() < _asked_at.get(asked_with, -math.inf) + FRESH_S:
         return
     for report in await check_endpoints(profile, within_s, environ):
         if isinstance(report.error, MissingKeyError) and not profile.ray.on_this_machine:
@@ -99,6 +110,7 @@ async def require_endpoints(
             raise UsageError(f"{report.key}: {report.error.message}", report.error.fix)
         for warning in report.warnings:
             notify(f"warning: {report.key}: {warning}")
+    _asked_at[asked_with] = time.monotonic()
 
 
 def _identity(part: EndpointSettings) -> tuple[object, ...]:
@@ -106,6 +118,10 @@ def _identity(part: EndpointSettings) -> tuple[object, ...]:
     # question.
     kind = "chat" if isinstance(part, OpenAIChat) else "images"
     return kind, part.model_dump_json(exclude={"backend", "price", "history", "editor", "placement", "store"})
+
+
+def _keys(part: EndpointSettings, environ: Mapping[str, str]) -> tuple[str | None, ...]:
+    return tuple(environ.get(name) for name in (part.api_key_env or "", *part.headers_env.values()))
 
 
 def _price_warning(part: EndpointSettings) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ which network.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from experiments.setup.console import counted
 from experiments.setup.profile_file import new_file
 
 _LIST_S = 10.0
+_SHOWN = 8
 _PLACEHOLDER = "unknown"
 """Of a server that is asked which models it has: no request with this name is sent."""
 
@@ -68,8 +69,17 @@ async def write_profile(
 def _check(answers: ProfileAnswers) -> None:
     if answers.provider and answers.server:
         raise UsageError("a provider and a server were named.", "Give one of --provider and --server.")
-    if answers.data and not Path(answers.data).expanduser().exists():
-        raise UsageError(f"the images {answers.data!r} do not exist.", "Give --data a folder of photographs.")
+    check_images(answers.data)
+
+
+def check_images(data: str) -> None:
+    """Make sure that images which were named exist; "" names none.
+
+    Raises:
+        UsageError: If they do not.
+    """
+    if data and not Path(data).expanduser().exists():
+        raise UsageError(f"the images {data!r} do not exist.", "Give --data a folder of photographs.")
 
 
 async def _profile(answers: ProfileAnswers, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -79,7 +89,7 @@ async def _profile(answers: ProfileAnswers, environ: Mapping[str, str]) -> dict[
     elif answers.provider:
         profile["dataset"] = ""
     if answers.provider:
-        provider = _provider(answers.provider)
+        provider = provider_named(answers.provider)
         profile["chat"] = _hosted_chat(answers.provider, provider)
         if not answers.gpu and (images := _hosted_images(answers.provider, provider)):
             profile["generation"] = images
@@ -97,7 +107,12 @@ def _description(answers: ProfileAnswers) -> str:
     return f"Written by maia init: {model}{', images made on a GPU here' if answers.gpu else ''}."
 
 
-def _provider(name: str) -> Provider:
+def provider_named(name: str) -> Provider:
+    """Return a provider of the built-in list.
+
+    Raises:
+        UsageError: If it has none of that name.
+    """
     known = catalogue().providers
     if name not in known:
         raise UsageError(
@@ -158,13 +173,13 @@ def _own_server(answers: ProfileAnswers, model: str) -> dict[str, Any]:
     }
 
 
-async def _only_model(answers: ProfileAnswers, environ: Mapping[str, str]) -> str:
-    """Return the only model that a server lists.
+async def listed_names(server: str, key_env: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the names of the models that a server lists.
 
     Raises:
-        UsageError: If it lists none or several, or does not answer.
+        UsageError: If nothing answers there, the key is refused, or there is no list.
     """
-    settings = OpenAIChat(**_own_server(answers, _PLACEHOLDER))
+    settings = OpenAIChat(**_own_server(ProfileAnswers(server=server, key_env=key_env), _PLACEHOLDER))
     connection = connect(settings, environ)
     try:
         models: tuple[ListedModel, ...] | None = await list_models(connection, settings, _LIST_S)
@@ -172,11 +187,30 @@ async def _only_model(answers: ProfileAnswers, environ: Mapping[str, str]) -> st
         raise UsageError(error.message, error.fix) from error
     finally:
         await connection.client.close()
-    if models and len(models) == 1:
-        return models[0].id
-    names = ", ".join(model.id for model in (models or ())[:8])
+    if not models:
+        raise UsageError(
+            f"{server} gives no list of models.",
+            "Check the address, which usually ends in /v1; if it is right, name the model with "
+            "--server-model.",
+        )
+    return [model.id for model in models]
+
+
+async def _only_model(answers: ProfileAnswers, environ: Mapping[str, str]) -> str:
+    """Return the only model that a server lists.
+
+    Raises:
+        UsageError: If it lists none or several, or does not answer.
+    """
+    names = await listed_names(answers.server, answers.key_env, environ)
+    if len(names) == 1:
+        return names[0]
     raise UsageError(
-        f"the server at {answers.server} lists "
-        f"{counted(len(models or ()), 'model')}{': ' + names if names else ''}.",
+        f"the server at {answers.server} lists {counted(len(names), 'model')}: {shortened(names)}.",
         "Name the one to use with --server-model.",
     )
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return the first of some names for a sentence."""
+    return ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import ConfigError, UsageError
-from experiments.setup.config import BUILT_IN_FILE, FILE_NAME, load
 
 
 def update_profile(path: Path, name: str, changes: Mapping[str, Any]) -> Path:
@@ -21,6 +20,8 @@ def update_profile(path: Path, name: str, changes: Mapping[str, Any]) -> Path:
     Raises:
         ConfigError: If the result would not be a valid configuration; nothing is changed then.
     """
+    from experiments.setup.config import BUILT_IN_FILE, FILE_NAME, load
+
     target = Path.cwd() / FILE_NAME if path.resolve() == BUILT_IN_FILE else path
     content = _round_trip().load(target.read_text(encoding="utf-8")) if target.exists() else {}
     content = content or {}
@@ -42,13 +43,23 @@ def new_file(
     Raises:
         UsageError: If there is such a file, and it is not to be replaced.
     """
-    if path.exists() and not replace:
+    if not replace:
+        check_free(path)
+    content = {"default_profile": name, "profiles": {name: dict(profile)}}
+    _write(path, content, header)
+
+
+def check_free(path: Path) -> None:
+    """Make sure that a new file may be written there.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    if path.exists():
         raise UsageError(
             f"{path} exists already.",
             "Give the new file another name with --out, or replace it with --force.",
         )
-    content = {"default_profile": name, "profiles": {name: dict(profile)}}
-    _write(path, content, header)
 
 
 def _merge(into: Any, changes: Mapping[str, Any]) -> None:
@@ -60,6 +71,8 @@ def _merge(into: Any, changes: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, content: Any, header: str = "") -> None:
+    from experiments.setup.config import load
+
     buffer = io.StringIO()
     _round_trip().dump(content, buffer)
     # Checked beside its place: what is there stays until the new content is known to be right.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from actors.endpoint.model_list import ListedModel, find, nearest, read_list
 from actors.errors import ConfigError, UsageError
-from experiments.cli.options import units_left
+from experiments.cli.options import confirm_cost
 from experiments.setup.config import BUILT_IN_FILE, Profile, load
 from experiments.setup.endpoint_check import check_endpoints, require_endpoints, suggestions
 from experiments.setup.init import ProfileAnswers, write_profile
@@ -29,9 +33,9 @@ def sees(seen: Seen) -> str:
     return "Red, blue"
 
 
-def profile(server: FakeEndpoint, *, model: str = MODEL, images: str = "") -> Profile:
+def profile(server: FakeEndpoint, *, model: str = MODEL, images: str = "", **more: Any) -> Profile:
     common = {"base_url": server.base_url, "api_key_env": "SOME_KEY"}
-    chat = {"interpreter": {"backend": "openai", "model": model, **common}}
+    chat = {"interpreter": {"backend": "openai", "model": model, **common, **more}}
     parts = {"generation": {"backend": "openai-images", "model": images, **common}} if images else {}
     return Profile(chat=chat, **parts)
 
@@ -129,15 +133,84 @@ async def test_refused_parameters_become_settings_of_the_profile(tmp_path: Path)
     assert load(path).profile("a").chat.interpreter.system == "fold"
 
 
-def test_endpoints_are_asked_before_a_network_is_loaded_to_count_its_units(tmp_path, monkeypatch):
-    """Of `all` units of a network that was never loaded here, nothing else tells the number."""
+def never() -> int:
+    raise AssertionError("nothing is counted, loaded or estimated before the endpoints were asked")
+
+
+def written(own: Profile, folder: Path) -> Selection:
+    """Return the selection of a profile in a file of its own, with a folder of its own for caches."""
+    config = folder / "own.yaml"
+    values = own.model_dump(mode="json", exclude_unset=True)
+    config.write_text(json.dumps({"profiles": {"own": values}, "cache_dir": str(folder / "cache")}))
+    return Selection(config, "own")
+
+
+def test_endpoints_are_asked_before_units_are_counted_and_before_a_person_is_asked_about_money(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("SOME_KEY", "wrong-key-wrong-key")
     with FakeEndpoint(sees) as server:
-        own = profile(server).model_dump(mode="json", exclude_unset=True)
-        config = tmp_path / "own.yaml"
-        config.write_text(json.dumps({"profiles": {"own": own}, "cache_dir": str(tmp_path / "cache")}))
+        selection = written(profile(server, price={"prompt": 100.0, "completion": 100.0}), tmp_path)
         with pytest.raises(UsageError, match="does not accept the key"):
-            units_left(Selection(config, "own"), tmp_path / "run", "resnet18", "layer1", "all")
+            confirm_cost(selection, False, never, folder=tmp_path / "run")
+
+
+def test_of_a_finished_run_nobody_is_asked(tmp_path):
+    with FakeEndpoint(sees) as server:
+        confirm_cost(written(profile(server), tmp_path), False, lambda: 0, folder=tmp_path)
+        assert server.seen == []
+
+
+async def test_a_process_asks_the_same_endpoint_once(tmp_path):
+    with FakeEndpoint(sees) as server:
+        for _ in range(2):
+            await require_endpoints(profile(server), quiet, 20, ENVIRON)
+        assert len(server.seen) == 1
+        with pytest.raises(UsageError, match="does not accept the key"):
+            await require_endpoints(profile(server), quiet, 20, {"SOME_KEY": "another-key-another"})
+
+
+ASKED_FIRST = (
+    "describe tf_efficientnet_lite0 blocks.6 91",
+    "sweep tf_efficientnet_lite0 blocks.6 --agents doubtful",
+    "audit tf_efficientnet_lite0 --classes umbrella --figures-only",
+    "session tf_efficientnet_lite0 blocks.6 91",
+    "mcp",
+    "find tf_efficientnet_lite0 blocks.6 forest",
+    "ablate synthetic",
+    "synthetic",
+    "planted-biases --agents",
+    "robust-features",
+)
+LOADED_LATER = ("torch", "ray", "timm", "transformers", "torchvision", "diffusers")
+PROGRAM = f"""
+import sys
+from experiments.cli.main import main
+for line in sys.stdin.read().splitlines():
+    try:
+        main([*line.split(), "--profile", "own", "--config", sys.argv[1]])
+    except SystemExit as stop:
+        assert stop.code == 2, (line, stop.code)
+    else:
+        raise AssertionError(line)
+    loaded = [name for name in {LOADED_LATER} if name in sys.modules]
+    assert not loaded, (line, loaded)
+"""
+
+
+@pytest.mark.slow
+def test_a_wrong_key_is_told_before_anything_large_is_imported(tmp_path):
+    """By every command that uses an endpoint: its seconds until then are those of the imports."""
+    with FakeEndpoint(sees) as server:
+        selection = written(profile(server), tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(selection.config)],
+            input="\n".join(ASKED_FIRST), cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            env={**os.environ, "SOME_KEY": "wrong-key-wrong-key", "PYTHONPATH": str(Path.cwd())},
+        )  # fmt: skip
+        assert server.seen == []
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("does not accept the key") == len(ASKED_FIRST)
 
 
 async def test_an_endpoint_that_answers_late_is_left_to_the_run():
