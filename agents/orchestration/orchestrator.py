@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from actors.errors import MaiaError
 from actors.grouping import task_group
 from agents.orchestration.host import HostHandle
-from agents.records.journal import slug
-from agents.records.record_types import FailureRecord, encode_record
+from agents.records.journal import slug, stop_key
+from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, encode_record
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
-from agents.study.budget import BudgetSpentError
+from agents.study.budget import BudgetSpentError, UnitBudgetError
 from agents.study.faults import CONCERNS_ALL, INFRASTRUCTURE, HostLostError
 from agents.study.interpreter import StudyPausedError
 
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to an item: "started", "done", "failed", "again" or "paused"."""
+    """Something that happened to an item: "started", "done", "failed", "again", "out of budget", "paused"."""
 
     kind: str
     item: WorkItem
@@ -130,6 +130,8 @@ class Orchestrator:
                 self._outcome.stopped = self._outcome.stopped or error
                 self._pausing = True
                 self._news.set()
+            except UnitBudgetError as error:
+                await self._leave(item, error)
             except CONCERNS_ALL as error:
                 self._close(item)
                 await self._stop(error)
@@ -190,6 +192,16 @@ class Orchestrator:
         self._outcome.failed[item.unit] = record
         self._on_event(Event("failed", item))
         self._finish()
+
+    async def _leave(self, item: WorkItem, error: UnitBudgetError) -> None:
+        """Write down that an item's own budget is spent: it has not failed, and goes on with a larger one."""
+        record = FailureRecord.of(item.unit, item.task, error, OUT_OF_BUDGET)
+        try:
+            await asyncio.to_thread(self._store.replace, stop_key(item.unit), encode_record(record))
+        except StoreError as full:
+            await self._stop(full)
+        self._on_event(Event(OUT_OF_BUDGET, item))
+        self._close(item)
 
     async def _stop(self, error: MaiaError) -> None:
         if self._outcome.stopped is None:

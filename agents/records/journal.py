@@ -380,6 +380,16 @@ def failures(store: Store, unit: str) -> list[FailureRecord]:
     return records
 
 
+def stop_key(unit: str) -> str:
+    """Return where it is kept what stopped a unit's study, to go on with a larger budget."""
+    return f"units/{slug(unit)}/stopped.json"
+
+
+def read_stop(store: Store, unit: str) -> FailureRecord | None:
+    """Return what stopped a unit's study last, None if nothing did."""
+    return load_record(store, stop_key(unit), FailureRecord)
+
+
 def images_tested(records: Iterable[RoundRecord]) -> int:
     """Return how many images the critic made in a study's rounds."""
     return sum(record.verdict.evidence.images_made for record in records if record.verdict is not None)

@@ -12,6 +12,7 @@ its type, and fields that are unknown are kept as they are. `docs/formats.md` is
     units/<unit>/trials/*      PersonTrialRecord
     units/<unit>/role.json     RoleRecord
     units/<unit>/failed-*      FailureRecord
+    units/<unit>/stopped.json  FailureRecord
     units/<unit>/survey.json   SurveyRecord
     units/<unit>/contexts.json ContextProposals
     units/<unit>/pooling.json  PoolingRecord       and in it AgreementRecord
@@ -515,17 +516,22 @@ class RoundRecord(Record):
     """What people wrote to the study since the round before; the model read it before it replied."""
 
 
+OUT_OF_BUDGET = "out of budget"
+"""The status of a study that its budget stopped: it goes on with a larger one."""
+
+
 class FailureRecord(Record):
-    """How an attempt failed: `failed-<n>.json`."""
+    """How an attempt failed: `failed-<n>.json`; or what stopped a study that can go on: `stopped.json`."""
 
     unit: str = ""
     task: str = ""
     status: str = "failed"
+    """"failed", or "out of budget" in `stopped.json`."""
     error: FailureReason
 
     @classmethod
-    def of(cls, unit: str, task: str, error: MaiaError) -> FailureRecord:
-        return cls(unit=unit, task=task, status="failed", error=FailureReason.of(error))
+    def of(cls, unit: str, task: str, error: MaiaError, status: str = "failed") -> FailureRecord:
+        return cls(unit=unit, task=task, status=status, error=FailureReason.of(error))
 
 
 class SurveyRecord(Record):

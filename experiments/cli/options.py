@@ -407,14 +407,15 @@ def show_run(console: Console, summary: RunSummary) -> None:
 
 
 def show_study(shared: Shared, studied: StudiedUnit | BranchedUnit) -> None:
-    """Show a unit's result, and end with exit code 1 where its study failed."""
+    """Show a unit's result, and end with exit code 1 where its study has none."""
+    from agents.records.record_types import FailureRecord
     from experiments.studies.describe import card
 
     if shared.json:
         shared.console.result(studied.to_json())
     else:
         shared.console.show(card(studied.result, studied.report))
-    if studied.result.status == "failed":
+    if isinstance(studied.result, FailureRecord) or studied.result.status == "failed":
         raise typer.Exit(1)
 
 

@@ -14,7 +14,7 @@ from actors.chat.reply import Usage
 from actors.errors import UsageError
 from agents.evidence.verdict import HOLDING
 from agents.records import lease
-from agents.records.journal import Journal, failures, images_tested, read_survey, repeats_of, slug
+from agents.records.journal import Journal, failures, images_tested, read_stop, read_survey, repeats_of, slug
 from agents.records.record_types import MEASURED, FailureRecord, LeaseClaim, StudyResult, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
@@ -78,14 +78,17 @@ class RunStatus:
     """By role."""
     failures: dict[str, FailedStudy] = field(default_factory=dict)
     """By unit."""
+    out_of_budget: dict[str, FailedStudy] = field(default_factory=dict)
+    """What stopped the units, among those that are begun, whose own budget is spent."""
     tiers: dict[str, int] = field(default_factory=dict)
     """Units by what named them: "agent", "embedding" or "none"; of a run in which all have agents, empty."""
     parts: list[str] = field(default_factory=list)
     """Runs in this one, of which these are the sums."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values; `parts` only of a run of runs, `tiers` only where there are some."""
-        return {key: value for key, value in asdict(self).items() if value or key not in ("parts", "tiers")}
+        """Return plain values; of `parts`, `tiers` and `out_of_budget` those that there are."""
+        rare = ("parts", "tiers", "out_of_budget")
+        return {key: value for key, value in asdict(self).items() if value or key not in rare}
 
 
 _UNRECORDED = "single studies do not record which process works on them; if none does"
@@ -106,6 +109,8 @@ class _UnitState:
     finished_at: float = 0.0
     error: FailedStudy | None = None
     """Of a study that failed, why."""
+    stopped: FailedStudy | None = None
+    """Of a study whose own budget is spent, which limit."""
     named_by: str = "none"
     """The tier of a label that stands, or was put to no conclusive test."""
 
@@ -163,6 +168,7 @@ def status(run: Path, *, below: int = _DEEPEST) -> RunStatus:
         units_an_hour=_rate(finished_at, _worked_since(run)),
         reuse=reuse(store),
         failures={name: unit.error for name, unit in units.items() if unit.error is not None},
+        out_of_budget={name: unit.stopped for name, unit in units.items() if unit.stopped is not None},
         tiers=tiers,
     )
 
@@ -202,6 +208,7 @@ def _of_parts(run: Path, parts: list[Path], below: int) -> RunStatus:
         state=state,
         owner=_owner(owner),
         failures={unit: error for part in statuses for unit, error in part.failures.items()},
+        out_of_budget={unit: why for part in statuses for unit, why in part.out_of_budget.items()},
         parts=[part.relative_to(run).as_posix() for part in parts],
         **{name: sum(getattr(part, name) for part in statuses) for name in _SUMS},
     )
@@ -246,6 +253,7 @@ def _read_unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
     usages = [record.reply.usage.usage() for records in studies for record in records]
     usage = sum([*usages, *(journal.image_charges() for journal in journals)], Usage())
     failed = failures(store, unit)
+    stopped = None if failed else read_stop(store, unit)
     return _UnitState(
         "failed" if failed else "begun" if store.folder_state(folder)[0] else "waiting",
         sum(map(len, studies)),
@@ -256,6 +264,7 @@ def _read_unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
         usage.dollars,
         usage.unpriced,
         error=_failure(failed[-1]) if failed else None,
+        stopped=None if stopped is None else _failure(stopped),
     )
 
 
@@ -320,6 +329,8 @@ def card(run: RunStatus) -> str:
         lines.append(plain(f"its runs, each with a status of its own: {', '.join(run.parts)}"))
     for unit, error in list(run.failures.items())[:10]:
         lines.append(f"[red]failed[/red] {plain(unit)}: {error.type}: {plain(error.message)}")
+    for unit, why in list(run.out_of_budget.items())[:10]:
+        lines.append(f"[yellow]out of budget[/yellow] {plain(unit)}: {plain(why.message)} {plain(why.fix)}")
     types = {error.type for error in run.failures.values()}
     if types - _WOULD_FAIL_AGAIN:
         lines.append("try the failed ones again by repeating the command with --retry-failed")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from actors.errors import MaiaError, UsageError
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
-from agents.records.record_types import FailureRecord, Manifest, StudyResult, load_record
+from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, Manifest, StudyResult, load_record
 from agents.records.store import Store
 from experiments.records.names import stand_ins
 from experiments.records.roles import RecordedRole
@@ -90,7 +90,7 @@ async def _study(
 ) -> StudyResult | FailureRecord:
     from agents.records.work import WorkItem, write_plan
     from agents.repeats.repeated_study import study_repeatedly
-    from agents.study.budget import Ledger, UnitAccount, spent_under
+    from agents.study.budget import BudgetSpentError, Ledger, UnitAccount, UnitBudgetError, spent_under
     from agents.study.study import StudyRequest, Supervision
     from agents.tasks.describe_unit import DescribeUnit
     from experiments.setup import photograph_notice as photographs
@@ -133,7 +133,9 @@ async def _study(
             raise
         except MaiaError as error:
             console.fail(error)
-            return FailureRecord.of(subject.id, task.name, error)
+            spent_up = isinstance(error, BudgetSpentError | UnitBudgetError)
+            status = OUT_OF_BUDGET if spent_up else "failed"
+            return FailureRecord.of(subject.id, task.name, error, status)
 
 
 async def _warn_of_skipped(console: Console, bench: Workbench, manifest: Manifest) -> None:
@@ -174,7 +176,10 @@ def card(result: StudyResult | FailureRecord, report: Path) -> str:
     else:
         lines += [f"[bold]no label[/bold]: the study ended with {study.status}", ""]
     values = study.to_json()
-    lines += _evidence(values)
+    if result.status == OUT_OF_BUDGET:
+        lines[-2:] = ["[yellow]out of budget[/yellow]: raise it in the profile, and repeat the command"]
+    else:
+        lines += _evidence(values)
     lines += [plain(sentence) for sentence in RecordedRole.of(values).sentences()[:1]]
     lines += _repeats(study)
     if ended:

@@ -13,13 +13,15 @@ import structlog
 from actors.errors import RefusedError
 from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
 from agents.orchestration.orchestrator import Orchestrator
-from agents.records.journal import read_survey, slug
-from agents.records.record_types import MEASURED, StudyResult, SurveyRecord, load_record
+from agents.records.journal import read_stop, read_survey, slug
+from agents.records.manifest import claim
+from agents.records.record_types import MEASURED, Manifest, StudyResult, SurveyRecord, load_record
 from agents.records.store import Store
-from agents.records.work import WorkItem
+from agents.records.work import WorkItem, write_plan
 from agents.study import survey
 from agents.study.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, MeteredStudio, spent_so_far
 from experiments.records.results import write_results
+from experiments.records.status import card, status
 from tests.tools.fakes import FakeStudio, FakeSubject
 from tools.subject import Subject
 from tools.toolbox import Studio
@@ -148,18 +150,29 @@ async def test_surveys_stand_among_the_results_of_a_run(tmp_path: Path) -> None:
     assert '"failed"' in lines[1]
 
 
-async def test_a_units_hours_are_kept(tmp_path: Path) -> None:
+async def test_a_unit_that_is_out_of_budget_has_not_failed_and_goes_on_with_more(tmp_path: Path) -> None:
     world = World(tmp_path)
-    now = iter([0.0, *[7200.0] * 50])
-    world.host = LocalHost(
-        world.host._run,
-        world.store,
-        world._subject,
-        surveys=SURVEYS,
-        limits=SpendingLimits(world.account, BudgetSettings(hours=1), lambda: next(now)),
-    )
+    claim(world.store, Manifest(command="sweep"))
+    write_plan(world.store, [world.item("dog")])
+
+    def limited_to(hours: float) -> None:
+        now = iter([0.0, *[7200.0] * 50])
+        limits = SpendingLimits(world.account, BudgetSettings(hours=hours), lambda: next(now))
+        world.host = LocalHost(world.host._run, world.store, world._subject, surveys=SURVEYS, limits=limits)
+
+    limited_to(1)
     outcome = await world.run("dog")
-    assert outcome.failed["fake/dog"].error.type == "UnitBudgetError"
+    assert (outcome.unfinished, outcome.failed) == (["fake/dog"], {})
+    stop = read_stop(world.store, "fake/dog")
+    assert stop is not None
+    assert (stop.status, stop.error.type) == ("out of budget", "UnitBudgetError")
+    left = status(tmp_path)
+    assert (left.state, left.begun, left.failed) == ("interrupted", 1, 0)
+    assert "out of budget" in card(left)
+    assert "sweep.unit_budget.hours" in card(left)
+    limited_to(3)
+    assert (await world.run("dog")).done == ["fake/dog"]
+    assert (status(tmp_path).state, status(tmp_path).out_of_budget) == ("finished", {})
 
 
 async def test_results_are_read_by_every_json_reader_and_have_the_same_columns_in_every_run(
