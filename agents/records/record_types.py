@@ -432,6 +432,8 @@ class OutcomeRecord(Record):
     error: str = ""
     output: str = ""
     output_truncated: bool = False
+    output_lost: bool = False
+    """The program closed its output or put another in its place."""
     calls: Count = 0
     """Tool calls that were answered."""
     notes: list[str] = []

@@ -265,6 +265,8 @@ class Interpreter:
             parts.append(_shorten(printed, self._settings.max_text_shown))
         if outcome.output_truncated:
             parts.append("(The printed output was too long and was cut.)")
+        if outcome.output_lost:
+            parts.append("(The program closed or replaced its output: what it printed after that is lost.)")
         if outcome.status != "ok":
             parts.append(f"The program ended with: {outcome.error}")
         parts += outcome.notes

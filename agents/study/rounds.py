@@ -71,6 +71,7 @@ def review_record(review: Review) -> ReviewRecord:
 
 def outcome_record(outcome: ProgramOutcome) -> OutcomeRecord:
     """Return how a program ended as it is written down: without its value and its duration."""
+    lost = {"output_lost": True} if outcome.output_lost else {}
     return OutcomeRecord(
         status=outcome.status,
         error=outcome.error,
@@ -79,6 +80,7 @@ def outcome_record(outcome: ProgramOutcome) -> OutcomeRecord:
         calls=outcome.calls,
         notes=list(outcome.notes),
         tier=outcome.tier,
+        **lost,
     )
 
 

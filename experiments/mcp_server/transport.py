@@ -22,10 +22,9 @@ import anyio
 import uvicorn
 from mcp.server import MCPServer
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from actors.errors import UsageError
+from experiments.mcp_server.gate import Gate, RequireToken
 
 TOKEN_VARIABLE = "MAIA_MCP_TOKEN"
 _LOOPBACK = "127.0.0.1"
@@ -67,23 +66,6 @@ def token_of(folder: Path, environment: dict[str, str]) -> tuple[str, str]:
     return token, str(path)
 
 
-class RequireToken:
-    """Answers 401 to requests without the token, before anything else reads them."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._expected = app, f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not secrets.compare_digest(given, self._expected):
-                headers = {"WWW-Authenticate": "Bearer"}
-                refusal = PlainTextResponse("a token is needed\n", status_code=401, headers=headers)
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 def listen(port: int) -> socket.socket:
     """Return a socket on the loopback address; port 0 takes a free one.
 
@@ -108,9 +90,16 @@ async def serve_http(
     server: MCPServer[Any], listening: socket.socket, token: str, ready: Callable[[str], None]
 ) -> None:
     """Serve until cancelled; `ready` gets the address. Names of other hosts are refused (421, 403)."""
-    app = server.streamable_http_app(host=_LOOPBACK)
-    app.user_middleware.insert(0, Middleware(RequireToken, token=token))
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=3)
+    app, gate = server.streamable_http_app(host=_LOOPBACK), Gate()
+    app.user_middleware.insert(0, Middleware(RequireToken, token=token, gate=gate))
+    config = uvicorn.Config(
+        app,
+        http=gate.protocol(),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=3,
+    )
     ready(f"http://{_LOOPBACK}:{listening.getsockname()[1]}/mcp")
     serving = uvicorn.Server(config)
     try:

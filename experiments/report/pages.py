@@ -24,6 +24,8 @@ from experiments.setup.console import money
 
 _HERE = Path(__file__).parent
 ASSETS = _HERE / "assets"
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+"""All but tabs and the ends of lines: a terminal that shows a page's file would obey them."""
 
 
 @cache
@@ -97,7 +99,9 @@ def script_value(value: Any) -> str:
 
 
 def render(template: str, /, **values: Any) -> str:
-    return environment().get_template(template).render(**values)
+    """Return a page. Control characters of a model or a run, which no page may hold, are replaced."""
+    page = environment().get_template(template).render(**values)
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", page)
 
 
 def write(store: Store, key: str, content: str) -> None:

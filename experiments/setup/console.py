@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
@@ -107,9 +107,7 @@ class Console:
 
     @cached_property
     def _rich(self) -> RichConsole:
-        from rich.console import Console as RichConsole
-
-        return RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        return _terminal()(stderr=True, highlight=False, soft_wrap=True)
 
     @property
     def _redraws(self) -> bool:
@@ -145,10 +143,9 @@ class Console:
         Tables fit the terminal, and lines are broken at words; in a pipe or a file a row is a line, unless
         COLUMNS says how wide it may be.
         """
-        from rich.console import Console as RichConsole
         from rich.text import Text
 
-        out = RichConsole(highlight=False, soft_wrap=True)
+        out = _terminal()(highlight=False, soft_wrap=True)
         if not out.is_terminal and "COLUMNS" not in os.environ:
             out.width = _UNBOUNDED
         with out.capture() as printed:
@@ -222,6 +219,23 @@ class Console:
                     self.say("; ".join((progress.headline, *progress.lines)))
 
             yield show
+
+
+@cache
+def _terminal() -> type[RichConsole]:
+    """Return the class of a console on which all text is `printable`, whoever wrote the cells of a table."""
+    from rich.console import Console as RichConsole
+    from rich.segment import Segment
+
+    class Terminal(RichConsole):
+        def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                if segment.control or segment.text.isprintable():
+                    yield segment
+                else:
+                    yield Segment(printable(segment.text), segment.style)
+
+    return Terminal
 
 
 def wrapped(text: Text, console: RichConsole, indent: int | None = None) -> Text:

@@ -46,6 +46,8 @@ class ProgramOutcome:
     tier: Tier
     notes: tuple[str, ...] = field(default=())
     """News for the agent of its variables: that they were rebuilt, or that they are lost."""
+    output_lost: bool = False
+    """It closed its stdout or stderr, or put another file in its place: what it printed then is not known."""
 
 
 class RecordedAnswer(TypedDict):

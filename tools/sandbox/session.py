@@ -64,6 +64,8 @@ class Output:
         self._limit_bytes = limit_bytes
         self._kept = bytearray()
         self.total_bytes = 0
+        self.lost = False
+        """Whether the program printed where nobody reads."""
 
     def add(self, data: bytes) -> None:
         self.total_bytes += len(data)
@@ -142,6 +144,7 @@ class Session(ABC):
                 calls=desk.calls,
                 tier=self._tier,
                 notes=tuple(notes),
+                output_lost=output.lost,
             )
 
     async def close(self) -> None:
@@ -230,7 +233,7 @@ class Session(ABC):
             else:
                 self._check_moved(channel.moved_bytes, channel.structure_bytes - printed_bytes)
                 if message["op"] == "done":
-                    return self._report(message)
+                    return self._report(message, output)
                 answer, pixels = await desk.reply(message, blob)
                 await channel.send({**answer}, pixels)
             desk.pace.spend(channel.take_work_s())
@@ -260,11 +263,14 @@ class Session(ABC):
             raise flooded(self._settings)
         return len(data)
 
-    def _report(self, message: dict[str, Any]) -> tuple[Status, Any, str]:
-        if set(message) != {"op", "status", "value", "error"} or type(message["error"]) is not str:
+    def _report(self, message: dict[str, Any], output: Output) -> tuple[Status, Any, str]:
+        if set(message) != {"op", "status", "value", "error", "output_lost"}:
+            raise ProtocolError("a malformed report")
+        if type(message["error"]) is not str or type(message["output_lost"]) is not bool:
             raise ProtocolError("a malformed report")
         if message["status"] not in _ENDINGS:
             raise ProtocolError("a malformed report")
+        output.lost = message["output_lost"]
         return message["status"], decode_value(message["value"], self._shelf), message["error"][:_MAX_ERROR]
 
     async def _until_closed(self, work: Awaitable[ResultT]) -> ResultT:

@@ -18,7 +18,9 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from actors.errors import UsageError
+from experiments.mcp_server.gate import Gate
 from experiments.mcp_server.transport import listen, serve_http, token_of
+from experiments.web.local_server import MAX_UNAUTHENTICATED
 from tests.command_line import maia
 from tests.experiments.mcp_server.conftest import CLIENT, words
 
@@ -86,6 +88,53 @@ async def test_only_this_machines_clients_with_the_token_are_answered(url, heade
         elsewhere = await http.get(url.replace("/mcp", "/"), headers=headers)
     assert answer.status_code == status
     assert elsewhere.status_code == (401 if status == 401 else 404)
+
+
+async def test_connections_without_the_token_are_few_and_keep_no_client_out(url):
+    """The oldest makes room; one that was refused ends, however much it goes on sending."""
+    host, port = url.split("/")[2].split(":")
+    idle = [await anyio.connect_tcp(host, int(port)) for _ in range(2 * MAX_UNAUTHENTICATED)]
+    accept = {"Accept": "application/json, text/event-stream"}
+    async with httpx2.AsyncClient(headers=bearer(TOKEN) | accept) as http:
+        assert (await http.post(url, json=HELLO)).status_code == 200
+    with anyio.fail_after(10):
+        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await idle[0].receive()
+        await idle[-1].send(b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000000\r\n\r\n")
+        assert (await idle[-1].receive()).startswith(b"HTTP/1.1 401")
+        with pytest.raises(anyio.BrokenResourceError):
+            await flood(idle[-1])
+    for connection in idle:
+        await connection.aclose()
+
+
+async def test_a_connection_without_the_token_is_closed_after_a_while():
+    """One that has sent it stays."""
+    gate, client, stranger = Gate(most=2, seconds=0.01), Connection(1), Connection(2)
+    gate.enter(client)
+    gate.enter(stranger)
+    gate.admit(("127.0.0.1", 1))
+    with anyio.fail_after(5):
+        await stranger.closed.wait()
+    assert not client.closed.is_set()
+
+
+class Connection:
+    """A transport that notes that it was closed."""
+
+    def __init__(self, port):
+        self._port, self.closed = port, anyio.Event()
+
+    def get_extra_info(self, name):
+        return {"peername": ("127.0.0.1", self._port)}[name]
+
+    def abort(self):
+        self.closed.set()
+
+
+async def flood(connection):
+    while True:
+        await connection.send(bytes(1 << 16))
 
 
 def test_a_token_is_made_once_for_its_owner_alone(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ HOSTILE = (
     "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>\"' onmouseover=window.hurt=1 "
     "x='"
     "{{ 7 * 7 }}{% raw %}<!--</pre></title></textarea>]]>&lt;b&gt;\u202e\u2028\x00\ud800javascript:hurt()"
+    "\x1b[2J\x9b"
 )
 
 
@@ -436,7 +438,9 @@ def test_hostile_text_everywhere_stays_text(run):
     for path in (run.root / "units" / slug).rglob("*.json"):
         path.write_text(json.dumps(_replaced(json.loads(path.read_text()), HOSTILE, keep)))
     run.put("manifest.json", _replaced({"model": "", "name": "", "profile": "", "seed": 3}, HOSTILE, set()))
-    page = markup.check(write_unit_page(run.root, slug))
+    path = write_unit_page(run.root, slug)
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f]", path.read_text(encoding="utf-8"))
+    page = markup.check(path)
     assert {element.tag for element in page.find()} <= tags | {"em"}
     assert len(list(page.find("script"))) == 3
     assert "window.hurt=1" in next(page.find("h1")).text

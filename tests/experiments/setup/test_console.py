@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
+from rich.console import Group
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from experiments.setup.console import Console, counted
 
@@ -34,6 +38,20 @@ def test_columns_set_the_width_of_a_table_in_a_pipe(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     Console().show(wide())
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+@pytest.mark.parametrize("kind", [str, Text, lambda text: Panel(Text(text)), lambda text: Group(Text(text))])
+def test_no_text_gives_a_terminal_orders(kind, capsys, monkeypatch):
+    """Whatever it is shown in, and whether or not whoever built it thought of that."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    orders = "title\x1b]0;mine\x07 \x9b31m red \u202e turned"
+    table = Table(orders, title=orders)
+    table.add_row(kind(orders))
+    Console().show(kind(orders), table)
+    Console().warn(orders)
+    printed = "".join(capsys.readouterr())
+    assert "turned" in printed
+    assert not re.search("\x1b]|\x07|\x9b|\u202e", printed)
 
 
 @pytest.mark.parametrize("terminal", ["xterm", "dumb"])

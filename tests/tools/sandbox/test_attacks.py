@@ -635,6 +635,8 @@ async def test_a_program_that_kills_its_process_costs_its_agent_one_round(
 WRITE = (
     "import os, struct, msgpack\ndef send(structure, blob=b''):\n"
     "  os.write(3, struct.pack('<II', len(structure), len(blob)) + structure + blob)\n"
+    "def done(**fields):\n  plain = {'status': 'ok', 'value': None, 'error': '', 'output_lost': False}\n"
+    "  send(msgpack.packb({'op': 'done', **plain, **fields}))\n"
 )
 
 
@@ -669,12 +671,13 @@ WRITE = (
         "send(msgpack.packb({'op': 'put', 'height': 2**62, 'width': 4}), b'x' * 12)",
         "send(msgpack.packb({'op': 'put', 'height': 0, 'width': 0}))",
         "send(msgpack.packb({'op': 'done'}))",
-        "send(msgpack.packb({'op': 'done', 'status': 'root', 'value': None, 'error': ''}))",
-        "send(msgpack.packb({'op': 'done', 'status': 'ok', 'value': {'\\0image': 'f' * 32}, 'error': ''}))",
-        "send(msgpack.packb({'op': 'done', 'status': 'ok', 'value': None, 'error': 5}))",
-        "v = None\nfor _ in range(200): v = [v]\n"
-        "send(msgpack.packb({'op': 'done', 'status': 'ok', 'value': v, 'error': ''}))",
-        "send(msgpack.packb({'op': 'done', 'status': 'ok', 'value': b'bytes', 'error': ''}))",
+        "done(status='root')",
+        "done(value={'\\0image': 'f' * 32})",
+        "done(error=5)",
+        "done(output_lost=1)",
+        "done(more=True)",
+        "v = None\nfor _ in range(200): v = [v]\ndone(value=v)",
+        "done(value=b'bytes')",
     ],
 )
 async def test_a_forged_frame_ends_the_program(sandbox: KernelSandbox, host: FakeHost, attack: str) -> None:
@@ -791,7 +794,7 @@ import threading
 def later():
     while True:
         send(msgpack.packb({{'op': 'call', 'method': 'exemplars', 'arguments': {{}}}}))
-send(msgpack.packb({{'op': 'done', 'status': 'ok', 'value': 'forged', 'error': ''}}))
+done(value='forged')
 later()
 """,
         host,
@@ -930,6 +933,28 @@ async def test_a_program_that_breaks_its_output_completes(
     assert (await sandbox.run("print('back')", host)).output in ("back\n", "")
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "os.close(1); print('lost', end='')",
+        "os.close(1); os.close(2)",
+        "os.dup2(os.pipe()[1], 1); print('lost')",
+        "os.dup2(os.pipe()[1], 4); os.dup2(4, 1); print('lost')",
+        "os.close(4); os.close(1)",
+    ],
+)
+async def test_what_a_program_printed_nowhere_is_said_to_be_lost(
+    sandbox: KernelSandbox, host: FakeHost, program: str
+) -> None:
+    """And it comes up in no later program's output, whatever it did to the pipe itself."""
+    await sandbox.run("kept = 41", host)
+    outcome = await sandbox.run(f"import os\nos.set_blocking(1, False)\nprint('seen')\n{program}", host)
+    assert (outcome.status, outcome.output, outcome.output_lost) == ("ok", "seen\n", True)
+    for _ in range(2):
+        outcome = await sandbox.run("print('x' * 400_000)\nprint(kept + 1)", host)
+        assert (outcome.output[-5:], len(outcome.output), outcome.output_lost) == ("x\n42\n", 400_004, False)
+
+
 async def test_output_that_is_not_text_is_told_as_text(sandbox: KernelSandbox, host: FakeHost) -> None:
     outcome = await sandbox.run("import os; os.write(1, bytes(range(256))); print('\\ud800 \\x00')", host)
     assert outcome.status == "ok"
@@ -1043,7 +1068,7 @@ async def test_the_loop_is_given_to_others_between_two_frames(sandbox: KernelSan
     program = f"""{WRITE}
 frame = msgpack.packb({{'op': 'call', 'method': 'state', 'arguments': {{}}}})
 os.write(3, (struct.pack('<II', len(frame), 0) + frame) * 40)
-send(msgpack.packb({{'op': 'done', 'status': 'ok', 'value': None, 'error': ''}}))
+done()
 import time; time.sleep(60)
 """
     outcome, count = await turns(sandbox.run(program, host))

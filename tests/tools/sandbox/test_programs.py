@@ -404,6 +404,13 @@ async def test_the_entry_point_is_called_once(either: Sandbox, host: FakeHost) -
             5,
         ),
         ("run_experiment = lambda system, tools: 6", None),
+        ("import functools\n@functools.cache\ndef run_experiment(system, tools):\n  return 7", 7),
+        (
+            "class Once:\n  def __init__(self, f): self.f = f\n  def __call__(self, *a): return self.f(*a)\n"
+            "@Once\ndef run_experiment(system, tools):\n  return 8",
+            8,
+        ),
+        ("@lambda f: None\ndef run_experiment(system, tools):\n  return 9", None),
     ],
 )
 async def test_entry_points_of_any_form(

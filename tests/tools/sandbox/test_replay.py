@@ -229,7 +229,7 @@ async def test_a_program_that_pretends_to_have_ended_and_dies_costs_only_itself(
     sandbox: KernelSandbox, host: FakeHost
 ) -> None:
     await sandbox.run("first = 1", host)
-    forged = {"op": "done", "status": "ok", "value": None, "error": ""}
+    forged = {"op": "done", "status": "ok", "value": None, "error": "", "output_lost": False}
     await sandbox.run(
         f"import os, struct, msgpack\ns = msgpack.packb({forged!r})\n"
         "os.write(3, struct.pack('<II', len(s), 0) + s)\nos._exit(0)",

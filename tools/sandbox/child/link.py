@@ -23,6 +23,8 @@ class Report:
     status: str
     value: Any = None
     error: str = ""
+    output_lost: bool = False
+    """It closed its output or put another in its place."""
 
 
 class HostLink:
@@ -61,7 +63,8 @@ class HostLink:
             self.finish({"op": "done", **asdict(report)})
         except ToolError as error:
             text = f"What {ENTRY_POINTS[0]} returned is {error}."
-            self.finish({"op": "done", **asdict(Report("error", error=text))})
+            failed = Report("error", error=text, output_lost=report.output_lost)
+            self.finish({"op": "done", **asdict(failed)})
 
     def finish(self, message: dict[str, Any]) -> None:
         """Send a program's last message, after every call that is under way has been answered.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import errno
+import fcntl
 import functools
 import importlib.abc
 import inspect
@@ -15,6 +16,7 @@ import random
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,7 @@ class Runner:
         self._system, self._tools = (kind(self._values) for kind in DIALECTS[dialect])
         self._called: dict[str, Any] = {}
         self._ballast: mmap.mmap | None = None
+        self._output = _file(OUTPUT_COPY)
         self._defined: dict[str, Callable[..., Any]] = {}
         self._names: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
         self._hide = sorted(
@@ -77,6 +80,8 @@ class Runner:
         """Answer the host for ever."""
         while True:
             message = self._link.receive()
+            if _file(OUTPUT_COPY) != self._output:
+                os._exit(1)  # nothing would be heard of this program, either: the host begins anew
             _restore_output()
             self._link.begin(message["number"])
             report = self.run(message["program"], message["number"])
@@ -85,7 +90,8 @@ class Runner:
                     stream.flush()
                 except Exception:  # the program replaced or closed it
                     continue
-            self._link.report(report)
+            lost = any(_file(fd) != self._output for fd in (1, 2))
+            self._link.report(replace(report, output_lost=lost))
 
     def run(self, program: str, number: int) -> Report:
         """Run one program to its end."""
@@ -111,21 +117,32 @@ class Runner:
         finally:
             self._names.pop(_WATCH, None)
 
-    def _watch(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Note whether the program calls its entry point itself, and what it returned."""
+    def _watch(self, name: str) -> Callable[[Any], Any]:
+        """Return a decorator that notes whether the program calls its entry point itself, and what it
+        returned.
+        """
 
-        @functools.wraps(function)
-        def entry(*args: Any, **kwargs: Any) -> Any:
-            self._called[function.__name__] = None
-            self._called[function.__name__] = value = function(*args, **kwargs)
-            return value
+        def decorate(function: Any) -> Any:
+            if not callable(function):  # the program's own decorators made something else of it
+                return function
 
-        self._defined[function.__name__] = entry
-        return entry
+            @functools.wraps(function)
+            def entry(*args: Any, **kwargs: Any) -> Any:
+                self._called[name] = None
+                self._called[name] = value = function(*args, **kwargs)
+                return value
+
+            self._defined[name] = entry
+            return entry
+
+        return decorate
 
     def _message_of(self, error: BaseException) -> str:
         """Return the error in the program's own lines, without the paths of this machine."""
-        message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        try:
+            message = "".join(traceback.format_exception_only(type(error), error)).strip()
+        except MemoryError:
+            message = f"{type(error).__name__} (its words need more memory than a program may use)"
         if isinstance(error, SyntaxError):
             text = message
         else:
@@ -160,7 +177,8 @@ class _WatchEntryPoints(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         if node.name in ENTRY_POINTS:
-            node.decorator_list.insert(0, ast.Name(_WATCH, ast.Load(), lineno=node.lineno, col_offset=0))
+            watch = ast.Call(ast.Name(_WATCH, ast.Load()), [ast.Constant(node.name)], [])
+            node.decorator_list.insert(0, ast.copy_location(watch, node))
         return node
 
     def _leave(self, node: Any) -> Any:
@@ -171,11 +189,12 @@ class _WatchEntryPoints(ast.NodeTransformer):
 
 def _call_entry(function: Callable[..., Any], system: Any, tools: Any) -> Any:
     """Call an entry point with as many of (system, tools) as it takes."""
-    code = function.__wrapped__.__code__  # type: ignore[attr-defined]
-    if code.co_flags & inspect.CO_VARARGS:
+    written = inspect.unwrap(function)
+    code = getattr(written, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARARGS:
         return function(system, tools)
     names = code.co_varnames[: code.co_argcount]
-    required = len(names) - len(function.__wrapped__.__defaults__ or ())  # type: ignore[attr-defined]
+    required = len(names) - len(getattr(written, "__defaults__", None) or ())
     if names[:1] == ("tools",):
         return function(tools, system) if required > 1 else function(tools)
     return function(*(system, tools)[: min(len(names), 2)])
@@ -189,7 +208,19 @@ def _status(error: BaseException) -> str:
     return "error"
 
 
+def _file(fd: int) -> tuple[int, int] | None:
+    """Return which file a descriptor stands for, None if for none."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _restore_output() -> None:
+    # What the last program could not print goes with its streams, and is not printed by this one.
+    sys.stdout = sys.stderr = None
+    fcntl.fcntl(OUTPUT_COPY, fcntl.F_SETFL, 0)  # it may have made writing fail where it had to wait
     for fd in (1, 2):
         os.dup2(OUTPUT_COPY, fd)
     for name, fd in (("stdout", 1), ("stderr", 2)):
