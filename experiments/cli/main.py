@@ -17,10 +17,14 @@ from experiments.setup.console import Console
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 _BROKEN = (errno.EIO, errno.ESTALE)
 """A disk that is full or read-only, and one that is damaged or gone: nothing that a program could have done
 better.
 """
+
+_LONGEST_SHOWN = 200
+"""Characters of a file's name in a message."""
 
 app = typer.Typer(
     name="maia",
@@ -89,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
             )
             sys.exit(2)
+        if error.errno in _NO_NAME:
+            name = str(error.filename)
+            shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}..."
+            _fail(UsageError(f"{shown} can be no file ({error.strerror}).", "Give it another name."))
         if error.errno not in (*_NO_ROOM, *_BROKEN):
             raise
         where, what = error.filename or "a file", "written" if error.errno in _NO_ROOM else "read or written"

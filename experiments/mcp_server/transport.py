@@ -24,7 +24,7 @@ from mcp.server import MCPServer
 from starlette.middleware import Middleware
 
 from actors.errors import UsageError
-from experiments.mcp_server.gate import Gate, RequireToken
+from experiments.mcp_server.doorway import Doorway, RequireToken
 
 TOKEN_VARIABLE = "MAIA_MCP_TOKEN"
 _LOOPBACK = "127.0.0.1"
@@ -90,11 +90,11 @@ async def serve_http(
     server: MCPServer[Any], listening: socket.socket, token: str, ready: Callable[[str], None]
 ) -> None:
     """Serve until cancelled; `ready` gets the address. Names of other hosts are refused (421, 403)."""
-    app, gate = server.streamable_http_app(host=_LOOPBACK), Gate()
-    app.user_middleware.insert(0, Middleware(RequireToken, token=token, gate=gate))
+    app, doorway = server.streamable_http_app(host=_LOOPBACK), Doorway()
+    app.user_middleware.insert(0, Middleware(RequireToken, token=token, doorway=doorway))
     config = uvicorn.Config(
         app,
-        http=gate.protocol(),
+        http=doorway.protocol(),
         ws="none",
         log_config=None,
         access_log=False,

@@ -6,6 +6,7 @@ weights, vectors and images of this machine are loaded only where the person nam
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from experiments.setup.spending import may_charge
 from tools.sandbox import SandboxSettings
 
 Ask = Callable[[str], bool]
+_LONGEST_NAME = 4096
+"""Characters of a path, or of anything else that has a name."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _OUTCOME_CHOICES = frozenset({"dialect"})
 """Sandbox settings without a size that decide what a program does; none of them runs or allows anything."""
 
@@ -62,7 +66,7 @@ def network_of(manifest: Manifest, named: str | None, trust: Trust) -> str:
         RecordError: If the run names none.
         UsageError: If the person named another one, or does not agree.
     """
-    recorded = manifest.model
+    recorded = _checked(manifest.model or "", "network")
     if not recorded:
         raise RecordError("the manifest of this run names no network.")
     if named is not None and named != recorded:
@@ -81,7 +85,7 @@ def units_of(units: Iterable[tuple[str, str]], trust: Trust) -> None:
     files = []
     for layer, name in units:
         try:
-            source = parse_unit(layer, name).source
+            source = parse_unit(_checked(layer, "layer"), _checked(name, "unit")).source
         except UsageError:  # a class by its name; or nothing, which is refused once the network is known
             continue
         if source:
@@ -99,7 +103,7 @@ def dataset_of(manifest: Manifest, own: str, named: str | None, trust: Trust) ->
     if named is not None:
         return named
     recorded = manifest.settings.get("dataset")
-    if not isinstance(recorded, str) or not recorded:
+    if not isinstance(recorded, str) or not _checked(recorded, "data set"):
         return own
     if _is_local(recorded) and canonical(recorded) != canonical(own):
         trust.agree([f"the images of {Path(recorded).expanduser()}"], f"name them with --data {recorded}")
@@ -161,9 +165,28 @@ def sandbox_of(manifest: Manifest, own: SandboxSettings) -> tuple[SandboxSetting
         ) from error
 
 
+def _checked(name: str, of: str) -> str:
+    """Return the name of something that a run names; RecordError if it is no name."""
+    if len(name) > _LONGEST_NAME or _CONTROL.search(name):
+        raise RecordError(
+            f"the name of the {of} in this run is none: it is longer than {_LONGEST_NAME:,} characters, or "
+            "holds control characters.",
+            "Restore manifest.json and plan.json from a copy.",
+        )
+    return name
+
+
 def _is_local(dataset: str) -> bool:
-    published = dataset.removeprefix("hf:")
-    return is_path(dataset) or (published != dataset and published.startswith((".", "/", "~")))
+    """Return whether a data set is of this machine: also one of the hub's that is a folder here, or has no
+    owner, as the formats of files that the library takes for data sets.
+    """
+    if is_path(dataset):
+        return True
+    kind, _, named = dataset.partition(":")
+    place = named.partition(":")[0]
+    if kind != "hf":
+        return False
+    return "/" not in place or place.startswith((".", "/", "~")) or Path(place).expanduser().exists()
 
 
 def _is_number(value: Any) -> bool:

@@ -172,6 +172,37 @@ def test_published_networks_need_no_question(model: str) -> None:
     assert network_of(Manifest(model=model), None, Trust()) == model
 
 
+@pytest.mark.parametrize("text", ["/a\0b", "hf:x\x1b[2J", "python:" + "a" * 10_000])
+def test_what_is_no_name_is_damage(text: str) -> None:
+    """Whatever a run names by it."""
+    with pytest.raises(RecordError, match="the name of the network in this run is none"):
+        network_of(Manifest(model=text), None, Trust(given=True))
+    with pytest.raises(RecordError, match="the name of the data set"):
+        dataset_of(Manifest(settings={"dataset": text}), "scenes", None, Trust(given=True))
+    with pytest.raises(RecordError, match="the name of the unit"):
+        units_of([("layer4", text)], Trust(given=True))
+
+
+def test_a_name_that_no_file_can_have_is_no_traceback(run: FakeRun, maia: Maia) -> None:
+    run.put("manifest.json", {"model": f"hf:{'a' * 300}", "settings": {}})
+    plan(run)
+    code, output = maia("evaluate", run.root)
+    assert (code, "can be no file (File name too long)" in output) == (2, True), output
+
+
+def test_a_data_set_of_the_hub_is_one_with_an_owner_that_is_no_folder_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library prefers a folder of that name, and takes the formats of files for data sets."""
+    (tmp_path / "owner" / "photographs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for named in ("hf:owner/photographs:train", "hf:imagefolder", "hf:json:train", "hf:"):
+        with pytest.raises(UsageError, match="--trust"):
+            dataset_of(Manifest(settings={"dataset": named}), "scenes", None, Trust())
+    published = "hf:owner/birds:train:image"
+    assert dataset_of(Manifest(settings={"dataset": published}), "scenes", None, Trust()) == published
+
+
 def test_files_of_units_and_images_are_agreed_to() -> None:
     """A direction's file and a folder of images are read only where the person agrees."""
     with pytest.raises(UsageError, match=r"the file /tmp/v\.npy"):

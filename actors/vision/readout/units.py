@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from actors.vision.dictionaries.dictionary import Dictionary
 
 _FEW = 20
+_MOST_DIGITS = 18
 """Classes at most that an error lists in full."""
 
 OUTPUT = "output"
@@ -288,10 +289,16 @@ def parse_readout(text: str) -> Unit:
 
 
 def _index(text: str, whole: str) -> int:
-    if not text.strip().isdecimal():
+    if not _is_number(text):
         kinds = ", ".join(f"{kind}:..." for kind in _READER_FACTORIES if kind != "channel")
         raise UsageError(f"a unit is a number from 0, or one of {kinds}; got {whole!r}")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    """Return whether a text is a whole number from 0, not longer than any unit's."""
+    text = text.strip()
+    return text.isdecimal() and len(text) <= _MOST_DIGITS
 
 
 def class_index(text: str, class_names: Sequence[str]) -> int:
@@ -303,7 +310,7 @@ def class_index(text: str, class_names: Sequence[str]) -> int:
     import difflib
 
     text = text.strip()
-    if text.isdecimal():
+    if _is_number(text):
         return int(text)
     by_name: dict[str, list[int]] = {}
     for index, names in enumerate(class_names):

@@ -18,7 +18,7 @@ from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
 from actors.errors import UsageError
-from experiments.mcp_server.gate import Gate
+from experiments.mcp_server.doorway import Doorway
 from experiments.mcp_server.transport import listen, serve_http, token_of
 from experiments.web.local_server import MAX_UNAUTHENTICATED
 from tests.command_line import maia
@@ -110,10 +110,10 @@ async def test_connections_without_the_token_are_few_and_keep_no_client_out(url)
 
 async def test_a_connection_without_the_token_is_closed_after_a_while():
     """One that has sent it stays."""
-    gate, client, stranger = Gate(most=2, seconds=0.01), Connection(1), Connection(2)
-    gate.enter(client)
-    gate.enter(stranger)
-    gate.admit(("127.0.0.1", 1))
+    doorway, client, stranger = Doorway(most=2, seconds=0.01), Connection(1), Connection(2)
+    doorway.enter(client)
+    doorway.enter(stranger)
+    doorway.admit(("127.0.0.1", 1))
     with anyio.fail_after(5):
         await stranger.closed.wait()
     assert not client.closed.is_set()

@@ -50,6 +50,8 @@ def test_a_unit_is_named_by_layer_and_text(layer: str, text: str, unit: Unit) ->
         ("output", "zebra", "no class"),
         ("deep", "latent:sae.safetensors", "latent:PATH:INDEX"),
         ("deep", "latent:sae.safetensors:x", "number"),
+        ("deep", "9" * 5000, "number from 0"),
+        ("output", "9" * 5000, "no class"),
     ],
 )
 def test_a_text_that_names_no_unit_is_refused_with_the_rule(layer: str, text: str, words: str) -> None:

@@ -19,7 +19,7 @@ from experiments.web.local_server import MAX_UNAUTHENTICATED, UNAUTHENTICATED_S
 _Address = tuple[str, int]
 
 
-class Gate:
+class Doorway:
     """The connections that have not sent the token, by the address that they come from, oldest first."""
 
     def __init__(self, most: int = MAX_UNAUTHENTICATED, seconds: float = UNAUTHENTICATED_S) -> None:
@@ -53,25 +53,25 @@ class Gate:
 
     def protocol(self) -> type[H11Protocol]:
         """Return the protocol of a server whose connections enter here."""
-        gate = self
+        doorway = self
 
-        class Gated(H11Protocol):
+        class DoorwayProtocol(H11Protocol):
             def connection_made(self, transport: Any) -> None:
                 super().connection_made(transport)
-                gate.enter(transport)
+                doorway.enter(transport)
 
             def connection_lost(self, exc: Exception | None) -> None:
-                gate.leave(self.transport)
+                doorway.leave(self.transport)
                 super().connection_lost(exc)
 
-        return Gated
+        return DoorwayProtocol
 
 
 class RequireToken:
     """Answers 401 to requests without the token, before anything else reads them, and hangs up."""
 
-    def __init__(self, app: ASGIApp, token: str, gate: Gate) -> None:
-        self._app, self._expected, self._gate = app, f"Bearer {token}".encode(), gate
+    def __init__(self, app: ASGIApp, token: str, doorway: Doorway) -> None:
+        self._app, self._expected, self._doorway = app, f"Bearer {token}".encode(), doorway
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -81,5 +81,5 @@ class RequireToken:
                 refusal = PlainTextResponse("a token is needed\n", status_code=401, headers=headers)
                 await refusal(scope, receive, send)
                 return
-            self._gate.admit(tuple(scope["client"]))
+            self._doorway.admit(tuple(scope["client"]))
         await self._app(scope, receive, send)
