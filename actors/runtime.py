@@ -138,8 +138,9 @@ def import_vision_libraries() -> None:
     """Import torchvision so that timm and transformers can, also beside a torch built for the CPU.
 
     The wheel of torchvision is built for CUDA; beside a CPU torch its compiled operators do not load, and
-    its Python part then fails while it registers fake versions of two of them. Declaring their schemas is
-    enough: none of the networks here calls them. Does nothing where the operators are there.
+    its Python part then fails while it registers fake versions of two of them. So their schemas are declared,
+    and detectors get a non-maximum suppression of torch's own operators; torchvision has one of its own for
+    regions (`roi_align`). Does nothing where the operators are there.
 
     Raises:
         MissingDependencyError: If torchvision is not installed.
@@ -153,14 +154,40 @@ def import_vision_libraries() -> None:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError("torchvision is not installed.", "pip install torchvision")
-    if not _compiled_operators_load(next(iter(spec.submodule_search_locations))):
+    compiled = _compiled_operators_load(next(iter(spec.submodule_search_locations)))
+    if not compiled:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             if not hasattr(torch.ops.torchvision, name):
                 library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.impl("nms", _suppress_overlaps, "CPU")
         _kept.append(library)
     with _without_compiler():
         import torchvision  # noqa: F401
+    if not compiled:
+        boxes, regions = map(import_module, ("torchvision.ops.boxes", "torchvision.ops.roi_align"))
+        vars(boxes)["_assert_has_ops"] = lambda: None  # its only question before it calls the operator
+        # Its way without the operator would be compiled, which needs a C++ compiler and half a minute.
+        vars(regions)["_roi_align"] = regions._roi_align.__wrapped__
+
+
+def _suppress_overlaps(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Return the places, best score first, of the boxes that overlap no better one by more than a share of
+    their union: boxes (n, 4) as x1, y1, x2, y2, scores (n,), places int64.
+    """
+    import torch
+
+    order = scores.argsort(descending=True, stable=True)
+    kept = []
+    while len(order):
+        best, others = order[0], order[1:]
+        kept.append(best)
+        low = torch.maximum(boxes[best, :2], boxes[others, :2])
+        high = torch.minimum(boxes[best, 2:], boxes[others, 2:])
+        shared = (high - low).clamp(min=0).prod(1)
+        area, areas = ((boxes[at][..., 2:] - boxes[at][..., :2]).prod(-1) for at in (best, others))
+        order = others[shared / (area + areas - shared) <= iou_threshold]
+    return torch.stack(kept) if kept else order
 
 
 def import_timm() -> Any:

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UsageError
-from actors.runtime import available_cores, control_group_limits, pick_device, pick_dtype, worker_env
+from actors.runtime import (
+    available_cores,
+    control_group_limits,
+    import_vision_libraries,
+    pick_device,
+    pick_dtype,
+    worker_env,
+)
 
 
 def run(program: str) -> str:
@@ -37,6 +44,23 @@ def test_vision_libraries_import_beside_any_torch_and_as_often_as_asked() -> Non
         "print([name for name in sys.modules if name.startswith('torch._dynamo')])\n"
     )
     assert printed.splitlines() == ["(1, 1000) True", "[]"]
+
+
+def test_boxes_that_overlap_a_better_one_are_left_out_without_compiled_operators() -> None:
+    import torch
+
+    import_vision_libraries()
+    from torchvision.ops import box_iou, nms
+
+    draw = torch.Generator().manual_seed(0)
+    for n in (0, 1, 200):
+        corners, sizes, scores = (torch.rand(n, k, generator=draw) * 30 for k in (2, 2, 1))
+        boxes, scores = torch.cat([corners, corners + sizes], 1), scores[:, 0]
+        expected: list[int] = []
+        for each in scores.argsort(descending=True).tolist():
+            if not expected or float(box_iou(boxes[each : each + 1], boxes[expected]).max()) <= 0.5:
+                expected.append(each)
+        assert nms(boxes, scores, 0.5).tolist() == expected
 
 
 def test_importing_the_runtime_imports_neither_torch_nor_numpy() -> None:

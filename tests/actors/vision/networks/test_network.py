@@ -308,11 +308,8 @@ def test_a_detectors_answer_that_does_not_fit_its_classes_is_refused(answer: Any
 
 async def test_a_detector_of_torchvision_is_studied_by_its_scores() -> None:
     """Without a word about it its output is refused with the way to go; with it, each class is a unit."""
-    from torchvision import extension
     from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
-    if not extension._has_ops():
-        pytest.skip("torchvision's operators do not fit the installed torch")
     torch.manual_seed(0)
     module = ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=5, score_thresh=0.0
