@@ -99,7 +99,7 @@ class PhotoStudy:
             f"looked at, the {len(shown)} that show it reach a mean activation of {np.mean(shown):.2f}"
         )
         text += f", the {len(others)} others {np.mean(others):.2f}." if others else "."
-        text += " No image was made: this rests on real images alone."
+        text += " No image was made for this answer: it rests on real images alone."
         return final_description(text, guess.labels)
 
     def _split(self, guess: Guess) -> tuple[list[float], list[float]]:
@@ -118,7 +118,9 @@ class PhotoStudy:
 
     def _nothing(self) -> str:
         seen = f"on {len(self._pictured)} photographs"
-        text = f"Nothing that ImageNet's words name explains the unit {seen}. No image was made."
+        text = (
+            f"Nothing that ImageNet's words name explains the unit {seen}. No image was made for this answer."
+        )
         return final_description(text, [NOT_INTERPRETABLE])
 
 
