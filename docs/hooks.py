@@ -22,6 +22,10 @@ def on_files(files: Any, config: Any) -> Any:
     notebook = json.loads((DOCS / "study-a-unit.ipynb").read_text(encoding="utf-8"))
     files.append(File.generated(config, "study-a-unit.md", content=notebook_page(notebook)))
     files.append(File.generated(config, "commands.md", content=commands_page()))
+    page = files.get_file_from_path("gallery/index.html")
+    home = page.content_string.replace('class="home" href="index.html"', 'class="home" href="../index.html"')
+    files.remove(page)
+    files.append(File.generated(config, "gallery/index.html", content=home))
     for name in GALLERY_ASSETS:
         if (copied := files.get_file_from_path(f"gallery/assets/{name}")) is not None:
             files.remove(copied)

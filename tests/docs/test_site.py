@@ -39,7 +39,8 @@ def test_every_page_is_there(site):
     assert sources | {"study-a-unit", "commands"} <= pages
 
 
-def test_the_gallery_is_shown_with_the_reports_own_styles(site):
+def test_the_gallery_is_shown_with_the_reports_own_styles_and_leads_back(site):
+    assert 'href="../index.html"' in (site / "gallery" / "index.html").read_text(encoding="utf-8")
     style = (site / "gallery" / "assets" / "report.css").read_bytes()
     assert style == (ROOT / "experiments" / "report" / "assets" / "report.css").read_bytes()
 
