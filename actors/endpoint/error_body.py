@@ -72,7 +72,7 @@ def read_body(body: object) -> ErrorBody:
     if isinstance(body, str):
         if _PAGE.match(body):
             return ErrorBody(words=_page_words(body[:_MAX_CHARS]), page=True)
-        body = _json_in(body, whole=True) or body[:_MAX_CHARS]
+        body = _json_in(body, whole=True)[0] or body[:_MAX_CHARS]
     walk = _Walk()
     walk.read(body, "error", 0)
     words = "; ".join(dict.fromkeys(walk.words))
@@ -125,14 +125,22 @@ class _Walk:
         if name in _FIELD_NAMES and value:
             self.fields.add(re.split(r"[.\]\[ ]|->", value.strip(".] "))[-1].lower() or value.lower())
         if name.endswith(_WORD_FIELDS) and value.strip():
-            inner = _json_in(value)
+            inner, end = _json_in(value)
             if inner is not None:
-                lead = value[: _json_start(value)].strip(" -:")
-                if lead:
-                    self.words.append(lead)
-                self.read(inner, name, depth + 1)
+                self._quoted(value, inner, end, name, depth)
             elif name != "reason" or " " in value:
                 self.words.append(value.strip())
+
+    def _quoted(self, value: str, inner: Any, end: int, name: str, depth: int) -> None:
+        """Read a text with JSON in it: another server's body, or a value that the text is about."""
+        before = len(self.words)
+        self.read(inner, name, depth + 1)
+        if len(self.words) == before:
+            self.words.append(value.strip())
+            return
+        lead, rest = (text.strip(" -:'`\"") for text in (value[: _json_start(value)], value[end:]))
+        self.words[before:before] = [lead] if lead else []
+        self.words += [rest] if rest else []
 
 
 def _is_rate_header(name: str, value: object) -> bool:
@@ -148,19 +156,21 @@ def _json_start(text: str) -> int:
     return min(starts) if starts else -1
 
 
-def _json_in(text: str, whole: bool = False) -> Any:
-    """Return the JSON object or list in a text (with `whole`, that is the text), None if there is none."""
+def _json_in(text: str, whole: bool = False) -> tuple[Any, int]:
+    """Return the JSON object or list in a text (with `whole`, that is the text), None if there is none; and
+    about where it ends.
+    """
     start = _json_start(text)
     if start < 0 or (whole and text[:start].strip()):
-        return None
+        return None, 0
     for candidate in _spellings(text[start:]):
         try:
-            value, _ = json.JSONDecoder().raw_decode(candidate)
+            value, end = json.JSONDecoder().raw_decode(candidate)
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict | list) and value:
-            return value
-    return None
+            return value, start + end
+    return None, 0
 
 
 def _spellings(text: str) -> Iterator[str]:

@@ -44,6 +44,8 @@ def test_the_words_are_shown_whatever_the_shape() -> None:
         ),
         ({"error": "{'error': 'Invalid model name'}"}, "Invalid model name"),
         ({"message": 'GroqException - {"error": {"message": "slow"}}'}, "GroqException; slow"),
+        ({"message": 'Vendor - {"error": "slow"} (request 7)'}, "Vendor; slow; (request 7)"),
+        ({"message": 'You set {"image": 16}, got 21.'}, 'You set {"image": 16}, got 21.'),
         ({"title": "Unauthorized", "detail": "no"}, "Unauthorized; no"),
         ({"Message": "with a capital"}, "with a capital"),
         ({"oops": 3}, '{"oops": 3}'),
