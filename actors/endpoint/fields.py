@@ -33,6 +33,17 @@ _COMPLAINT = re.compile(
     r"(large|high|big)|removed",
     re.I,
 )
+_PLAINLY = {
+    field: re.compile(
+        rf"\b(param\w*|arguments?|fields?|propert(y|ies)|inputs?|keys?|options?)\b[^.;]{{0,25}}[: ]{field}\b|"
+        rf"((^|[;.:] )|\w\.){field}\b(?=:| (is|are|was|must|should|can)\b)|\b{field}=",
+        re.I,
+    )
+    for field in OPTIONAL
+    if "_" not in field
+}
+"""A field of one word, without quotes: after a word for fields, as what a sentence begins with, or with its
+value."""
 _LIMIT = re.compile(
     r"(?:at most|max\w*(?: value)?(?: is| of)?|less than or equal to|<=|up to|limit(?: is| of)?|not "
     r"exceed)\D{0,20}(\d+)",
@@ -45,12 +56,15 @@ def named_fields(body: ErrorBody) -> frozenset[str]:
     case."""
     if not (_COMPLAINT.search(body.plain) or body.fields):
         return frozenset()
-    named = {field for field in OPTIONAL if _plain(field) in {_plain(name) for name in body.fields}}
+    named = {
+        field for field in OPTIONAL if _plain(field) in {_plain(name.split(".")[-1]) for name in body.fields}
+    }
     words = _plain(body.plain)
     for field in OPTIONAL:
-        # One word, such as "seed", stands in many sentences: it must be quoted or named by `param`.
+        # One word, such as "seed", stands in many sentences: it must be named as a field.
         if "_" in field and _plain(field) in words:
             named.add(field)
+    named |= {field for field, words in _PLAINLY.items() if words.search(body.plain)}
     named |= {field for field, words in _ALIASES.items() if re.search(words, body.plain, re.I)}
     if body.fields and (own := {field for field in named if field == _param(body)}):
         return frozenset(own)

@@ -17,6 +17,7 @@ from experiments.cli.options import (
     TrustRun,
     Yes,
     ask_endpoints,
+    ask_endpoints_for,
     confirm_cost,
     examples,
     finished_studies,
@@ -220,6 +221,7 @@ def evaluate(
     trust: TrustRun = False,
 ) -> None:
     """Measure how well a run's labels predict its units. This is Table A3 of the paper, and more."""
+    ask_endpoints_for(shared.selection, run_directory)
     from experiments.paper.evaluation.evaluate import EvaluationRequest, Sizes
     from experiments.paper.evaluation.evaluate import evaluate as measure
     from experiments.paper.evaluation.page import table

@@ -286,6 +286,19 @@ def ask_endpoints(selection: Selection) -> None:
         run(require_endpoints(profile, Console().say))
 
 
+def ask_endpoints_for(selection: Selection, recorded: Path) -> None:
+    """Do as `ask_endpoints` for a command on a recorded run, unless the run names a profile that the person
+    has not chosen.
+    """
+    from experiments.records.lookup import read_manifest
+    from experiments.setup import config as configuration
+
+    chosen = (selection.profile, configuration.load(selection.config).default_profile)
+    name = selection.profile or read_manifest(recorded).profile
+    if not name or name in chosen:
+        ask_endpoints(replace(selection, profile=name or None))
+
+
 def confirm_cost(
     selection: Selection,
     yes: bool,

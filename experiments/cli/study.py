@@ -28,6 +28,7 @@ from experiments.cli.options import (
     Yes,
     affordable,
     ask_endpoints,
+    ask_endpoints_for,
     confirm_cost,
     default_run,
     end,
@@ -372,7 +373,9 @@ def find(
     if image is not None and confirm:
         raise UsageError("images of a picture cannot be made.", "Leave --confirm out, or name a concept.")
     folder = searched_run(ctx, where)
-    if confirm or (folder is None and image is None and concept):
+    if folder is not None and confirm:
+        ask_endpoints_for(shared.selection, folder)
+    elif folder is None and image is None and concept:
         ask_endpoints(shared.selection)
     from experiments.studies import search
     from experiments.studies.find import ConceptQuery, check_order, find_units, table

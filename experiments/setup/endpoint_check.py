@@ -108,6 +108,8 @@ async def require_endpoints(
             continue  # the key is where the replica runs
         if isinstance(report.error, UsageError | EndpointDownError):
             raise UsageError(f"{report.key}: {report.error.message}", report.error.fix)
+        if report.error is not None:
+            notify(f"warning: {report.key}: {report.error}")
         for warning in report.warnings:
             notify(f"warning: {report.key}: {warning}")
     _asked_at[asked_with] = time.monotonic()

@@ -15,6 +15,9 @@ from aiohttp import web
 
 from actors.endpoint.model_list import ListedModel, find, nearest, read_list
 from actors.errors import ConfigError, UsageError
+from agents.records.manifest import claim
+from agents.records.record_types import Manifest
+from agents.records.store import Store
 from experiments.cli.options import confirm_cost
 from experiments.setup.config import BUILT_IN_FILE, Profile, load
 from experiments.setup.endpoint_check import check_endpoints, require_endpoints, suggestions
@@ -181,6 +184,7 @@ ASKED_FIRST = (
     "synthetic",
     "planted-biases --agents",
     "robust-features",
+    "evaluate run",
 )
 LOADED_LATER = ("torch", "ray", "timm", "transformers", "torchvision", "diffusers")
 PROGRAM = f"""
@@ -203,6 +207,7 @@ def test_a_wrong_key_is_told_before_anything_large_is_imported(tmp_path):
     """By every command that uses an endpoint: its seconds until then are those of the imports."""
     with FakeEndpoint(sees) as server:
         selection = written(profile(server), tmp_path)
+        claim(Store.open(tmp_path / "run"), Manifest(command="sweep", model="tf_efficientnet_lite0"))
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, str(selection.config)],
             input="\n".join(ASKED_FIRST), cwd=tmp_path, capture_output=True, text=True, timeout=120,
