@@ -95,7 +95,8 @@ async def _profile(answers: ProfileAnswers, environ: Mapping[str, str]) -> dict[
             profile["generation"] = images
     elif answers.server:
         model = answers.server_model or await _only_model(answers, environ)
-        profile["chat"] = {"interpreter": _own_server(answers, model)}
+        # Its model looks, too: the embedded profile's observers are a stand-in.
+        profile["chat"] = {"interpreter": _own_server(answers, model), "observers": None}
     if answers.gpu:
         profile["generation"] = _local_images(catalogue())
         profile["vision"] = {"batch": 64, "placement": {"num_gpus": 0.2}}
@@ -129,10 +130,8 @@ def _hosted_chat(name: str, provider: Provider) -> dict[str, Any]:
 
     reasons, observes = first("interpreter"), first("observer")
     common = {"backend": "openai", "base_url": provider.base_url, "api_key_env": provider.api_key_env}
-    roles = {"interpreter": {**common, "model": reasons or observes}}
-    if observes and reasons:
-        roles["observers"] = {**common, "model": observes}
-    return roles
+    interpreter = {**common, "model": reasons or observes}
+    return {"interpreter": interpreter, "observers": {**common, "model": observes} if observes else None}
 
 
 def _hosted_images(name: str, provider: Provider) -> dict[str, Any]:

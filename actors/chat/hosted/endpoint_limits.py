@@ -87,19 +87,19 @@ class TruncationWatch:
     """Estimated tokens below which an estimate says too little."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[int, int, int]] = {}
+        self._last: dict[str, tuple[int, int, int, int]] = {}
 
-    def saw(self, conversation: str, estimated: int, reported: int) -> bool:
-        """Return whether a prompt of about `estimated` text tokens, reported as `reported`, was surely
-        cut."""
+    def saw(self, conversation: str, estimated: int, reported: int, images: int = 0) -> bool:
+        """Return whether a prompt of about `estimated` text tokens and so many images, reported as
+        `reported`, was surely cut. Where images were left out, a lower count is no sign of it."""
         if estimated >= self._MIN and 2 * reported < estimated:
             return True
-        before, seen, still = self._last.get(conversation, (0, 0, 0))
+        before, seen, shown, still = self._last.get(conversation, (0, 0, 0, 0))
         grew = estimated > 1.1 * before and estimated - before >= 200
-        stopped = before > 0 and grew and reported <= seen + 8
+        stopped = before > 0 and grew and images >= shown and reported <= seen + 8
         if grew or estimated < before:
             still = still + 1 if stopped else 0
             if len(self._last) > 10_000:
                 self._last.clear()
-            self._last[conversation] = (estimated, reported, still)
+            self._last[conversation] = (estimated, reported, images, still)
         return still >= 2

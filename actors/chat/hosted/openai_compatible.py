@@ -17,7 +17,7 @@ import structlog
 from actors.chat.answers import Completion, read_completion
 from actors.chat.base import ChatRequest, Message, PermitRequest, PermittedRequest
 from actors.chat.encoding import MessageEncoder
-from actors.chat.hosted.adaptive_request import AdaptiveRequest
+from actors.chat.hosted.adaptive_request import AdaptiveRequest, n_images
 from actors.chat.hosted.batches import Batches
 from actors.chat.hosted.endpoint_limits import EndpointLimits, TruncationWatch
 from actors.chat.hosted.pricing import estimate_prompt, read_usage
@@ -167,11 +167,12 @@ class OpenAIBackend(Backend[Any, Any]):
 
     def _truncation(self, request: ChatRequest, usage: Usage) -> list[str]:
         """Report once that the server seems to cut conversations, if it does."""
-        words = estimate_prompt(self._adaptive(request).messages(), 0)
+        messages = self._adaptive(request).messages()
+        words, images = estimate_prompt(messages, 0), n_images(messages)
         reported = usage.prompt_tokens + usage.cached_tokens
         if usage.estimated or self._limits.context is not None:
             return []
-        if not self._watch.saw(request.conversation, words, reported):
+        if not self._watch.saw(request.conversation, words, reported, images):
             return []
         self._limits.context = usage.prompt_tokens
         message = (

@@ -622,6 +622,19 @@ async def test_an_honest_server_is_not_suspected(endpoint: FakeEndpoint, opened:
                 assert (await backend.complete(conversation(n, 0, "word " * 1000))).notes == ()
 
 
+async def test_a_server_is_not_suspected_for_images_that_were_left_out(
+    endpoint: FakeEndpoint, opened: Opened
+) -> None:
+    """Its count falls, and the text grows, while a request with fewer images is sent each time."""
+    endpoint.script = lambda seen: Reply(
+        "ok", reported={"prompt_tokens": sum(map(len, seen.texts)) // 4 + 500 * len(seen.images)}
+    )
+    async with opened(endpoint) as backend:
+        for n in range(1, 9):
+            backend._limits.max_images = 20 - 2 * n
+            assert (await backend.complete(conversation(n, 4, "word " * 300))).notes == ()
+
+
 async def test_a_route_that_is_gone_while_a_server_is_deployed_anew_is_waited_for(
     endpoint: FakeEndpoint, opened: Opened
 ) -> None:

@@ -279,7 +279,8 @@ async def test_the_only_model_of_a_server_is_taken_and_of_several_one_must_be_na
             ProfileAnswers(server=server.base_url, key_env="SOME_KEY"),
             environ=ENVIRON,
         )
-    assert load(tmp_path / "one.yaml").profile().chat.interpreter.model == MODEL
+    roles = load(tmp_path / "one.yaml").profile().chat
+    assert (roles.interpreter.model, roles.observers) == (MODEL, None), "no stand-in looks in its place"
 
     async def several(_: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "a"}, {"id": "b"}]})
