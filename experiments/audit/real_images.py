@@ -22,6 +22,7 @@ from actors.vision.data.class_match import match_classes
 from actors.vision.data.labels import Column, Labels
 from actors.vision.readout.base import ImageDataset
 from actors.vision.readout.edits import Edit
+from actors.vision.readout.requests import Ask, VisionRequest
 from actors.vision.readout.units import OUTPUT, Readout
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
@@ -34,6 +35,9 @@ PER_CLASS = 2000
 MOST_VALUES = 1_500_000
 """Values of a record at most: one of a run may have two million (`agents.records.run_files`)."""
 _AT_ONCE = 64
+_PROBABILITIES = (Ask(Readout(OUTPUT, "probability"), None),)
+EditsOf = Callable[[Image], tuple[Edit, ...]]
+"""The edits that are made in the network while it is shown an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +263,7 @@ async def measure(
     dataset: ImageDataset,
     drawn: DrawnImages,
     progress: Callable[[int, int], None],
-    edits: tuple[Edit, ...] = (),
+    edits: EditsOf = lambda _image: (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return of each image its class's probability, float64 (n,), whether it is recognized and whether it was
     read, bool.
@@ -276,9 +280,9 @@ async def measure(
         there = rows[[image is not None for image in loaded]]
         images = [image for image in loaded if image is not None]
         if images:
-            table = await vision.outputs(
-                Readout(OUTPUT, "probability"), images, edits, agent=KEY, priority=Priority.CONFIRMATION
-            )
+            asked = [VisionRequest(image, _PROBABILITIES, edits(image)) for image in images]
+            results = await vision.passes(asked, agent=KEY, priority=Priority.CONFIRMATION)
+            table = np.stack([result.readings[0].activations for result in results])
             targets = drawn.targets[there]
             own = table[np.arange(len(images)), targets]
             probability[there], read[there] = own, np.isfinite(own)

@@ -45,6 +45,7 @@ StudiedIn = Annotated[
 @commands.command(
     epilog=examples(
         "maia edit resnet50 --ablate layer4:3,17 --data ~/photographs",
+        "maia edit resnet50 --ablate layer4:0-63 --to resample --data ~/photographs",
         "maia edit python:net.py:build --ablate features:5 --to mean --data waterbirds --label-names "
         "0=landbird,1=waterbird --attributes place",
     )
@@ -58,7 +59,11 @@ def edit(
         typer.Option(help="LAYER:UNITS to give another value, UNITS as 3,17 or 0-63; may be repeated."),
     ],
     to: Annotated[
-        str, typer.Option(help="That value: zero, mean (of the unit's map over the data set), or a number.")
+        str,
+        typer.Option(
+            help="That value: zero, mean (of the unit's map over the data set), resample (of another image "
+            "at the same positions), a number, scale:FACTOR, add:NUMBER or clamp:LOW,HIGH."
+        ),
     ] = "zero",
     label_column: LabelColumn = None,
     image_column: ImageColumn = None,

@@ -18,12 +18,13 @@ from actors.errors import UsageError
 from actors.vision.client import PoolVisionClient
 from actors.vision.data.labels import Labels, labels_of
 from actors.vision.readout.base import ImageDataset, Unit
-from actors.vision.readout.edits import Edit
-from actors.vision.readout.units import Readout, parse_unit
+from actors.vision.readout.units import parse_unit
 from agents.evidence.statistics import bootstrap_interval, wilson_interval
 from experiments.audit import real_images
+from experiments.audit.real_images import EditsOf
 from experiments.audit.subgroups import FEW
 from experiments.effects.network_run import NetworkRun
+from experiments.effects.new_values import NewValue
 from experiments.effects.reach import reaches_output
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
@@ -42,7 +43,7 @@ class EditedNetworkRequest:
     units: Sequence[str]
     """`LAYER:UNITS` each, UNITS as in `maia sweep --units`."""
     to: str
-    """"zero", "mean" (of the unit's map over the data set), or a number."""
+    """One of `new_values.FORMS`."""
     selection: Selection
     label_names: Mapping[str, str]
     per_class: int
@@ -83,7 +84,7 @@ class EditedNetwork:
     units: list[str]
     to: str
     values: dict[str, float]
-    """The value that each unit was given."""
+    """The value that each unit was given, where it is the same on all images."""
     images: int
     unreadable: int
     overall: GroupEffect
@@ -135,7 +136,7 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
         UsageError: If there is no such network, unit or data set, the images have no labels that the network
             has classes for, or the folder cannot be written.
     """
-    value = None if request.to == "mean" else number_of(request.to)
+    given = NewValue.of(request.to)
     named = [parse_units(text) for text in request.units]
     run = await NetworkRun.open(
         console,
@@ -155,13 +156,16 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
         units = [unit async for unit in _units(vision, named, request.seed)]
         if not await reaches_output(vision, units):
             console.warn("none of these units changed the outputs on a test image, whatever its value")
-        values = {unit: await vision.map_mean(unit, dataset) if value is None else value for unit in units}
-        edits = tuple(Edit(Readout.of(unit), unit.index, "set", amount) for unit, amount in values.items())
+        edits = await given.planned(vision, dataset, units, request.seed)
         drawn, names = _draw(labels, vision, request)
         run.claim(vision)
-        outcomes, read = await _measured(console, vision, dataset, drawn, edits)
+        outcomes, read = await _measured(console, vision, dataset, drawn, edits.of)
         result = _result(
-            request, vision, dataset, values, _LabeledOutcomes(labels, drawn, names, outcomes, read)
+            request,
+            vision,
+            dataset,
+            (units, edits.values),
+            _LabeledOutcomes(labels, drawn, names, outcomes, read),
         )
     run.store.replace_json(FILE, result)
     return result
@@ -179,23 +183,6 @@ def parse_units(text: str) -> tuple[str, str]:
     if ":" not in units:
         unit_selection.check(units)
     return layer, units
-
-
-def number_of(text: str) -> float:
-    """Return the value that a command sets units to, "zero" or a number.
-
-    Raises:
-        UsageError: If it is neither.
-    """
-    if text == "zero":
-        return 0.0
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise UsageError(f"units are set to zero, mean or a number, got {text!r}.", "Correct that option.")
-    return value
 
 
 async def _units(
@@ -237,7 +224,7 @@ async def _measured(
     vision: PoolVisionClient,
     dataset: ImageDataset,
     drawn: real_images.DrawnImages,
-    edits: tuple[Edit, ...],
+    edits: EditsOf,
 ) -> tuple[_Outcomes, np.ndarray]:
     with console.progress("images") as progress:
         clean = await real_images.measure(vision, dataset, drawn, progress)
@@ -275,9 +262,10 @@ def _result(
     request: EditedNetworkRequest,
     vision: PoolVisionClient,
     dataset: ImageDataset,
-    values: Mapping[Unit, float],
+    edited: tuple[Sequence[Unit], Mapping[Unit, float]],
     table: _LabeledOutcomes,
 ) -> EditedNetwork:
+    units, values = edited
     if not table.read.any():
         raise UsageError(f"no labeled image of {dataset.name!r} could be read.", "Look at the images.")
     groups = list(table.groups())
@@ -285,7 +273,7 @@ def _result(
         request.model,
         vision.fingerprint,
         dataset.name,
-        [str(unit) for unit in values],
+        [str(unit) for unit in units],
         request.to,
         {str(unit): value for unit, value in values.items()},
         int(table.read.sum()),

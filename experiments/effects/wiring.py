@@ -28,8 +28,8 @@ from actors.vision.readout.units import OUTPUT, Readout, parse_readout, parse_un
 from agents.evidence.effects import LEAST_IMAGES, EffectFigures, mean_effects
 from agents.records.store import Store
 from experiments.audit import real_images
-from experiments.effects.edited_network import number_of
 from experiments.effects.network_run import NetworkRun
+from experiments.effects.new_values import number_of
 from experiments.effects.reach import reaches_output
 from experiments.effects.redundancy import redundant_units
 from experiments.setup.console import Console
@@ -37,6 +37,7 @@ from experiments.setup.selection import Selection
 from experiments.studies.ablation import FIRST, MOST, AblatedLayer, LayerAblation, UnitScreen
 
 FILE = "wiring.json"
+_VALUES = "zero, mean or a number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class _Study:
     async def values(self, readout: Readout) -> np.ndarray:
         """Return what each unit of a readout is set to, float64 (U,)."""
         if self.request.value != "mean":
-            return np.full(await self.vision.count_units(readout), number_of(self.request.value))
+            return np.full(await self.vision.count_units(readout), number_of(self.request.value, _VALUES))
         means = (await self.vision.layer_exemplars([readout], self.dataset))[readout].map_mean.astype(float)
         for index in np.flatnonzero(~np.isfinite(means)).tolist():
             means[index] = await self.vision.map_mean(readout.unit(index), self.dataset)
@@ -173,7 +174,7 @@ async def find_wiring(console: Console, request: WiringRequest) -> Wiring:
             "no layer is named that the unit is wired to.", "Give --from LAYER, --to LAYER, or both."
         )
     if request.value != "mean":
-        number_of(request.value)
+        number_of(request.value, _VALUES)
     run = await NetworkRun.open(
         console,
         request.selection,

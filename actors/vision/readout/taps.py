@@ -344,10 +344,17 @@ def _behind(work: _Work, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
     """Return the forward hook of a module; its output is replaced where something is changed."""
     n_calls = 0
 
-    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
+    def hook(module: Any, inputs: Any, output: Any) -> Any:
         nonlocal n_calls
         n_calls += 1
-        return _done(work, output, rows) if n_calls >= work.tap.recorded.n_calls else None
+        if n_calls < work.tap.recorded.n_calls:
+            return None
+        new = _done(work, output, rows)
+        alone = bool(work.edits) and work.sources is None and work.keep is None
+        if alone and getattr(module, "inplace", False) and inputs and output is inputs[0]:
+            # Its caller may go on with the tensor that it gave, and drop what it got.
+            return output.copy_(new)
+        return new
 
     return hook
 

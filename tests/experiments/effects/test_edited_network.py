@@ -94,7 +94,8 @@ def test_a_unit_that_nothing_is_computed_from_changes_no_image(  # type: ignore[
     [
         (("--ablate", "cues"), "names no units of a layer"),
         (("--ablate", "cues:9"), "0 to 2"),
-        (("--ablate", "cues:1", "--to", "off"), "zero, mean or a number"),
+        (("--ablate", "cues:1", "--to", "off"), "zero, mean, resample, a number, scale:FACTOR"),
+        (("--ablate", "cues:1", "--to", "clamp:3"), "clamp:LOW,HIGH has two numbers"),
         (("--ablate", "output:0"), "cannot be edited"),
         (("--ablate", "nothing:0"), "no layer"),
     ],

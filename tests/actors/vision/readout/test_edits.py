@@ -321,6 +321,28 @@ async def test_a_module_that_is_called_twice_is_refused() -> None:
     await backend.close()
 
 
+async def test_an_edit_of_an_in_place_module_reaches_a_caller_that_drops_what_it_returns() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            values = self.conv(x)
+            self.act(values)
+            out: torch.Tensor = values.mean((2, 3))
+            return out
+
+    backend = backend_of(networks.seeded(Dropping))
+    image = noise(1)[0]
+    clean, edited = await scores(
+        backend, (image, ()), (image, (edit(1, "set", 7.0, "act"),)), readout=Readout(OUTPUT)
+    )
+    assert edited[1] == pytest.approx(7.0)
+    assert (np.delete(edited, 1) == np.delete(clean, 1)).all()
+    await backend.close()
+
+
 @pytest.mark.parametrize("layer", ["pair", "named", "nested[parts][1][maps]", "sequence"])
 async def test_a_tensor_among_others_is_edited_in_its_place(layer: str) -> None:
     """Modules may return tuples and dictionaries; what else they hold is passed on as it was."""
