@@ -4,8 +4,8 @@ The images pass clean and with the unit ablated. An output's effect is its chang
 centered over all outputs, since softmax ignores what all logits share. A common cause of all images' effects
 is tested by Student's t over images, and outputs are claimed at a false-discovery rate (Benjamini and
 Hochberg 1995). What any change of the layer does, as long at each position and in a random direction, is the
-null that the largest effect is compared with. Of a network whose outputs have no names, such as an embedding,
-the change of the outputs as a whole is measured.
+null that the largest effect is compared with; over many units, at such a rate again. Of a network whose
+outputs have no names, such as an embedding, the change of the outputs as a whole is measured.
 
 Shapes: n images; k outputs; B controls on the first m images.
 """
@@ -20,8 +20,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from agents.evidence.effects import LEAST_IMAGES, RATE, effect_differences, mean_effects
-from agents.evidence.statistics import wilson_interval
+from agents.evidence.statistics import benjamini_hochberg, wilson_interval
 
+_TINY = float(np.finfo(np.float32).tiny)
 MOST = 5
 """Outputs in each direction that are kept."""
 
@@ -49,6 +50,7 @@ class RandomChanges:
 
     An effect is that of the role: the largest of any output, in the mean over images, or the change of the
     outputs as a whole. `p`: (1 + changes that do as much) / (1 + `n`). `typical`: the changes' median.
+    `others`: the effect of each; none in records of earlier versions.
     """
 
     n: int
@@ -56,6 +58,7 @@ class RandomChanges:
     effect: float
     typical: float
     p: float
+    others: tuple[float, ...] = ()
 
 
 Comes = Literal["with the label", "with and without the label", "not with the label"]
@@ -129,8 +132,12 @@ class Role:
     @property
     def claimed(self) -> bool:
         """Whether there is an effect, more than random changes have."""
-        some = bool(self.raised or self.lowered) if self.named else self.norm_interval[0] > 0
-        return some and (self.random is None or self.random.p <= RATE)
+        return self.affects and (self.random is None or self.random.p <= RATE)
+
+    @property
+    def affects(self) -> bool:
+        """Whether there surely is an effect."""
+        return bool(self.raised or self.lowered) if self.named else self.norm_interval[0] > 0
 
 
 _RECORDED = TypeAdapter(Role)
@@ -228,8 +235,31 @@ def random_changes(
 
     own, others = effect(ablated), np.array([effect(outputs) for outputs in controls])
     p = (1 + int((others >= own).sum())) / (1 + len(others)) if own > found.floor else 1.0
-    typical = min(float(np.median(others)), float(np.finfo(np.float32).max))
-    return RandomChanges(len(others), len(clean), own, typical, p)
+    listed = np.minimum(others, float(np.finfo(np.float32).max))
+    return RandomChanges(
+        len(others), len(clean), own, float(np.median(listed)), p, tuple(_short(each) for each in listed)
+    )
+
+
+def rates_among(units: Sequence[RandomChanges]) -> np.ndarray:
+    """Return the smallest false-discovery rate over these units at which each would be said to do more than
+    random changes, float64 (units,).
+
+    Twenty changes alone give no p below 0.048, too much for a rate over many units. So effects are divided by
+    the median of the unit's changes, and each unit's is compared with the changes of all units, each divided
+    by the median of its unit's others. This takes these ratios to be distributed alike in all units.
+    """
+    own, pooled = np.empty(len(units)), []
+    for place, unit in enumerate(units):
+        others = np.array(unit.others)
+        # A unit that changes nothing has p = 1.
+        own[place] = unit.effect / max(unit.typical, _TINY) if unit.p < 1 else 0.0
+        for left_out in range(len(others)):
+            rest = float(np.median(np.delete(others, left_out)))
+            pooled.append(others[left_out] / max(rest, _TINY))
+    null = np.sort(np.array(pooled))
+    at_least = len(null) - np.searchsorted(null, own, side="left")
+    return benjamini_hochberg(((1 + at_least) / (1 + len(null))).tolist())
 
 
 def faithfulness(
@@ -296,6 +326,11 @@ def recognition(clean: np.ndarray, ablated: np.ndarray, classes: Sequence[int | 
         wilson_interval(int(after.sum()), n),
         float(stats.binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0,
     )
+
+
+def _short(value: float) -> float:
+    """Return a value in the digits that a record needs."""
+    return float(f"{value:.4g}")
 
 
 def _compared(outputs: np.ndarray, centered: bool) -> np.ndarray:

@@ -8,6 +8,8 @@ from actors.settings import Settings
 
 _FEWEST_CONTROLS = 19
 """Random changes with which the least p is 0.05."""
+MOST_CONTROLS = 1000
+"""More than there are random changes of a unit."""
 
 
 class InterpreterSettings(Settings):
@@ -69,7 +71,7 @@ class BudgetSettings(Settings):
 class RoleSettings(Settings):
     """How a unit's role is measured at the end of its study."""
 
-    controls: int = Field(20, ge=0, le=999)
+    controls: int = Field(20, ge=0, le=MOST_CONTROLS - 1)
     """Random changes, as large as the unit's own, that its largest effect is compared with; 0 compares with
     none. The least p is 1 / (1 + controls).
     """

@@ -27,7 +27,7 @@ from agents.evidence.role import (
     role,
 )
 from agents.records.record_types import EvidenceRecord, FailureReason, RoleRecord
-from agents.study.settings import RoleSettings
+from agents.study.settings import MOST_CONTROLS, RoleSettings
 from tools.subject import Ablatable, Subject
 from tools.toolbox import EXEMPLARS
 
@@ -104,7 +104,8 @@ async def _controls(unit: Ablatable, images: Sequence[Image], count: int) -> np.
     """Return the outputs after random changes, float32 (controls, images, outputs)."""
     if not count:
         return np.empty((0, len(images), 0), np.float32)
-    edits = [(unit.ablation.control(seed),) for seed in range(count)]
+    first = unit.ablation.index * MOST_CONTROLS  # directions of its own: those of many units are pooled
+    edits = [(unit.ablation.control(first + number),) for number in range(count)]
     # Image by image: what a batch has of one image passes once up to the unit's layer.
     asked = [unit.outputs([image], edit) for image in images for edit in edits]
     outputs = np.concatenate(await all_of(asked))

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -23,7 +23,8 @@ from actors.vision.client import PoolVisionClient
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.exemplars import LayerExemplars
-from agents.evidence.role import Role, name_of
+from agents.evidence.effects import RATE
+from agents.evidence.role import Role, name_of, rates_among
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.unit_role import NoRoleError, RoleImages, RoleSettings, measure_role
@@ -72,6 +73,10 @@ class UnitRole:
     shown: int | None
     shown_name: str | None
     reason: str = ""
+    q: float | None = None
+    """The smallest false-discovery rate over the units at which it would be said to do more than random
+    changes.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +92,8 @@ class Roles:
     known: int
     """Units whose role is known."""
     with_effect: int
-    """Units that change the outputs more than random changes of the same size; p <= 0.05 for each, not
-    corrected for the number of units.
+    """Units that change the outputs more than random changes of the same size, at a false-discovery rate of
+    5% over the units.
     """
     agreeing: int
     """Units that surely raise an output, and most the class that the network sees in most of their exemplars.
@@ -141,7 +146,7 @@ async def find_roles(console: Console, request: RoleRequest) -> tuple[Roles, lis
                 [readout], dataset, request.k, lambda swept: progress(swept.done, swept.total)
             )
         layer = _Layer(vision, dataset, found[readout], request.k, RoleSettings(controls=request.controls))
-        rows = await _roles(console, store, layer, units)
+        rows = _with_rates(await _roles(console, store, layer, units))
         result = _summary(request, layer, rows)
     lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
     store.replace(FILE, lines.encode())
@@ -214,6 +219,24 @@ def _read(store: Store, key: str) -> UnitRole | None:
         return None
 
 
+def _with_rates(rows: Sequence[UnitRole]) -> list[UnitRole]:
+    """Return the roles with their false-discovery rates over all of them, where changes were compared."""
+    compared = {
+        row.index: row.role.random
+        for row in rows
+        if row.role is not None and row.role.random is not None and row.role.random.others
+    }
+    rates = dict(zip(compared, rates_among(list(compared.values())).tolist(), strict=True))
+    return [replace(row, q=rates.get(row.index)) for row in rows]
+
+
+def _more_than_random(row: UnitRole) -> bool:
+    """Return whether a unit changes the outputs more than random changes, at 5% over the units."""
+    if row.role is None or not row.role.affects:
+        return False
+    return row.role.random is None or (row.q is not None and row.q <= RATE)
+
+
 def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole]) -> Roles:
     known = [row.role for row in rows if row.role is not None]
     raising = [row for row in rows if row.role is not None and row.role.raised]
@@ -224,7 +247,7 @@ def _summary(request: RoleRequest, layer: _Layer, rows: Sequence[UnitRole]) -> R
         request.layer,
         len(rows),
         len(known),
-        sum(each.claimed for each in known),
+        sum(map(_more_than_random, rows)),
         sum(row.role is not None and row.role.raised[0].output == row.shown for row in raising),
         len(raising),
         sum(each.edited for each in known),
@@ -241,11 +264,12 @@ def table(result: Roles, rows: Sequence[UnitRole], most: int = 20) -> Table:
         effects = (*row.role.raised, *row.role.lowered)
         return max((abs(each.effect) for each in effects), default=0.0 if row.role.named else row.role.norm)
 
-    lines = Table("unit", "role", "changes first output", "p", box=None, pad_edge=False)
+    lines = Table("unit", "role", "changes first output", "q", box=None, pad_edge=False)
     for row in sorted(rows, key=lambda row: -strongest(row))[:most]:
         if row.role is not None:
-            p = "" if row.role.random is None else f"{row.role.random.p:.2g}"
-            lines.add_row(str(row.index), plain(brief(row.role, 3)), f"{row.role.flips} of {row.role.n}", p)
+            words = plain(brief(row.role, 3, _more_than_random(row)))
+            q = "" if row.q is None else f"{row.q:.2g}"
+            lines.add_row(str(row.index), words, f"{row.role.flips} of {row.role.n}", q)
     return lines
 
 
@@ -253,8 +277,8 @@ def figures(result: Roles) -> Mapping[str, str]:
     """Return the summary as lines for a terminal."""
     return {
         "units": f"{result.known} of {result.units} with a known role",
-        "effect": f"{result.with_effect} change the outputs more than random changes do (p <= 0.05 for each: "
-        f"about {0.05 * result.known:.0f} would by chance)",
+        "effect": f"{result.with_effect} change the outputs more than random changes do (q <= 0.05 over the "
+        "units)",
         "agreement": f"of {result.raising} that raise one, {result.agreeing} raise most the class seen "
         "in most of their exemplars",
         "passes": f"{result.passes:,} edited images",

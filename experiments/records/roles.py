@@ -117,14 +117,16 @@ def listed(effects: Sequence[OutputEffect], most: int) -> str:
     return ", ".join(f"{short(each.name)} {each.effect:+.2f}" for each in effects[:most])
 
 
-def brief(found: Role, most: int = 2) -> str:
-    """Return a role in a few words."""
+def brief(found: Role, most: int = 2, more: bool | None = None) -> str:
+    """Return a role in a few words. `more`: whether it does more than random changes; its own p says so if
+    None.
+    """
     if found.named and not (found.raised or found.lowered):
         return "no effect"
     parts = [("raises", found.raised), ("lowers", found.lowered)]
     words = "; ".join(f"{word} {listed(effects, most)}" for word, effects in parts if effects)
     words = words or f"changes the outputs by {found.norm:.0%}"
-    return words if found.claimed else f"{words} (random changes may do as much)"
+    return words if (found.claimed if more is None else more) else f"{words} (random changes may do as much)"
 
 
 def _effect(found: Role) -> str:

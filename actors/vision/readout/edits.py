@@ -78,8 +78,8 @@ class Edit:
     `scale`: a' = amount * a (1 changes nothing, and is the placebo). `add`: a' = a + amount. `clamp`: a into
     [amount, upper]. `replace`: a' at each position as in `values`, float32 (h, w) as bytes, of another image.
 
-    `turned`: seed of a random direction, the same at all positions, along which the layer's output makes the
-    step in place of the unit's own; it stays as long at each position.
+    `turned`: seed of a random direction, the same at all positions, along which the step is made in place of
+    the unit's own; it stays as long at each position, and as often there as back (`turning`).
     """
 
     readout: Readout
@@ -171,13 +171,13 @@ def edited(output: torch.Tensor, image_hw: Grid, edits: Sequence[tuple[Layout, R
     for layout, row_edit in edits:
         positions = replace(layout, pooled=False)
         if layout not in places:
-            places[layout] = _places(output, positions, image_hw)
+            places[layout] = places_of(output, positions, image_hw)
         row = new[row_edit.row : row_edit.row + 1]
         maps = layout.maps(row, image_hw)[0]
         edit = row_edit.reader.edit or edit_channel
         at, values = edit(maps, row_edit.edit.index, row_edit.edit.changed)
         if row_edit.edit.turned is not None:
-            at, values = slice(None), turned(maps, values.float() - maps[at].float(), row_edit.edit.turned)
+            at, values = slice(None), maps.float() + turned(_step(maps, at, values), row_edit.edit.turned)
         if layout.pooled:
             values = positions.maps(row, image_hw)[0][at].float() + (values - maps[at])
         where = tuple(axis[at] for axis in places[layout])
@@ -192,21 +192,40 @@ def edit_channel(
     return index, change(maps[index].float())
 
 
-def turned(maps: torch.Tensor, step: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return maps, float32 (C, h, w), after a step as long at each position as `step`, in a random direction.
+def after_edit(layout: Layout, row: torch.Tensor, image_hw: Grid, row_edit: RowEdit) -> torch.Tensor:
+    """Return the maps, float32 (C, h, w), of a row (1, ...) of a layer's output after the unit's own edit."""
+    maps = layout.maps(row, image_hw)[0]
+    edit = row_edit.reader.edit or edit_channel
+    at, values = edit(maps, row_edit.edit.index, row_edit.edit.changed)
+    return maps.float() + _step(maps, at, values)
 
-    `step` is of one channel (h, w) or of all (C, h, w). The direction is uniform on the sphere of C
-    dimensions.
+
+def _step(maps: torch.Tensor, at: int | slice, values: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    step = torch.zeros_like(maps, dtype=torch.float32)
+    step[at] = values.float() - maps[at].float()
+    return step
+
+
+def turned(step: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return a step of the same length at each position, float32 (C, h, w), along one random direction.
+
+    The direction is uniform on the sphere of C dimensions. Where the step goes back along its own, so does
+    this one: of a step along one direction it is the same rotation on every image.
     """
     import torch
 
-    direction = np.random.default_rng(seed).standard_normal(len(maps)).astype(np.float32)
-    direction /= np.linalg.norm(direction)
-    length = step.abs() if step.ndim < maps.ndim else step.norm(dim=0)
-    return maps.float() + length * torch.from_numpy(direction).to(maps.device)[:, None, None]
+    draw = np.random.default_rng(seed).standard_normal(len(step)).astype(np.float32)
+    direction = torch.from_numpy(draw / np.linalg.norm(draw)).to(step.device)[:, None, None]
+    length = step.norm(dim=0)
+    longest = step.flatten(1)[:, int(length.argmax())]
+    along = longest * longest[longest.abs().argmax()].sign()  # the same way whatever is longest
+    back = (step * along[:, None, None]).sum(0) < 0
+    return torch.where(back, -length, length) * direction
 
 
-def _places(output: torch.Tensor, layout: Layout, image_hw: Grid) -> tuple[torch.Tensor, ...]:
+def places_of(output: torch.Tensor, layout: Layout, image_hw: Grid) -> tuple[torch.Tensor, ...]:
     """Return the place in a row of each value of its maps (C, h, w): an int64 (C, h, w) per axis of the row.
 
     They are found by applying the layout to numbered values, so that any rearrangement is inverted.

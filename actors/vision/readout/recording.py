@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from actors.errors import BackendError, UsageError
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.containers import Path, tensors_in
+from actors.vision.readout.followers import SAME_AS_INPUT, Followers
 from actors.vision.readout.gray_codes import PositionEvidence, gray_code_images, gray_codes
 from actors.vision.readout.layout import (
     Layout,
@@ -33,8 +34,6 @@ from actors.vision.readout.units import OUTPUT
 if TYPE_CHECKING:
     import torch
 
-SAME_AS_INPUT = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth")
-"""Classes of modules that return their input."""
 _SQUASHING = ("Sigmoid", "Softmax")
 """Last modules of networks that return probabilities."""
 _ATTENTION = ("Softmax",)
@@ -62,6 +61,7 @@ class Recorder:
         """The reason why a module cannot be read, by name."""
         self._inputs: dict[str, RecordedTensor] = {}
         """What modules were given, by name."""
+        self._followers = Followers()
 
     def record(self, prefix: Sequence[str] | None, scores: Scores | None) -> dict[str, Tap]:
         """Return the taps by name, in the order of the pass; None as `scores` infers the kind of output.
@@ -101,7 +101,8 @@ class Recorder:
                     f"its output has shape {recorded.shape[1:]} per image, and no known axis of units",
                 )
                 continue
-            taps[name] = self._with_places(Tap(recorded, info, layout), prefix)
+            behind = () if recorded.path else self._followers.chain(recorded.module)
+            taps[name] = self._with_places(Tap(recorded, info, layout, behind=behind), prefix)
         if (tap := taps.get(OUTPUT)) is not None and tap.info.kind == "vector":
             assert output is not None
             output_scores = scores or scores_of(output.reshape(len(output), -1), last)
@@ -160,6 +161,7 @@ class Recorder:
         def observe(name: str) -> Callable[[Any, Any, Any], None]:
             def hook(module: Any, _inputs: Any, output: Any) -> None:
                 nonlocal last
+                self._followers.returned(name, module, output)
                 n_calls = last_calls[name][1] + 1 if name in last_calls else 1
                 last_calls[name] = next(clock), n_calls, _tensors_per_image(output, len(self._example))
                 kind = type(module).__name__
@@ -246,9 +248,10 @@ class Recorder:
         """Return the hook that records what a module is given: the first tensor with a row for each image."""
         n_calls = 0
 
-        def hook(_module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        def hook(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             nonlocal n_calls
             n_calls += 1
+            self._followers.given(name, module, (*arguments, *keywords.values()))
             now = next(clock)
             self._inputs.pop(name, None)
             given: list[tuple[int | str, Any]] = [*enumerate(arguments), *keywords.items()]

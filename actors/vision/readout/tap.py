@@ -59,7 +59,8 @@ class Tap:
     """A tensor of a module's output, and how to view it as (N, C, h, w).
 
     `given` is the module's input, and `heads` what the heads of an attention give, (N, T, heads * width);
-    each is None if it cannot be read, or has other positions than the output.
+    each is None if it cannot be read, or has other positions than the output. `behind` are the modules that
+    the tensor goes through value by value before anything else reads it.
     """
 
     recorded: RecordedTensor
@@ -67,6 +68,7 @@ class Tap:
     layout: Layout
     given: RecordedTensor | None = None
     heads: RecordedTensor | None = None
+    behind: tuple[torch.nn.Module, ...] = ()
 
     @property
     def n_positions(self) -> int:
@@ -90,7 +92,7 @@ class Tap:
             layout = replace(layout, channels=slice(place.head * width, (place.head + 1) * width))
         span = self.info.places.span(place.tokens)
         layout = replace(layout, span=span, pooled=place.tokens == MEAN)
-        return Tap(recorded, info, layout)
+        return Tap(recorded, info, layout, behind=() if place.site else self.behind)
 
     def maps(self, output: Any, image_hw: tuple[int, int]) -> torch.Tensor:
         """Return the output for images of `image_hw` as maps (N, C, h, w), as the layout says."""

@@ -16,11 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
+from actors.vision.readout import turning
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.edits import RowEdit
+from actors.vision.readout.followers import SAME_AS_INPUT
 from actors.vision.readout.places import split_place
-from actors.vision.readout.recording import SAME_AS_INPUT, Recorder
+from actors.vision.readout.recording import Recorder
 from actors.vision.readout.tap import BatchRows, StopForward, Tap
+from actors.vision.readout.turning import TurnedChange
 from actors.vision.readout.units import OUTPUT
 
 if TYPE_CHECKING:
@@ -45,13 +48,15 @@ class Fork:
 
 @dataclass
 class _Work:
-    """What the hook of a module does with its output or its input, in this order: fork, edit, read, then stop
-    the pass or keep the first rows. Several layers may be parts of the tensor of `tap`.
+    """What the hook of a module does with its output or its input, in this order: fork, note changes to make
+    elsewhere, edit, read, then stop the pass or keep the first rows. Several layers may be parts of the
+    tensor of `tap`.
     """
 
     tap: Tap
     sources: Sequence[int] | None = None
     edits: list[tuple[Tap, RowEdit]] = field(default_factory=list)
+    turns: list[TurnedChange] = field(default_factory=list)
     reads: list[tuple[Tap, Read]] = field(default_factory=list)
     stop: bool = False
     keep: int | None = None
@@ -192,7 +197,11 @@ class TappedModule:
         for layer, read in reads.items():
             self._work(layer, sites).reads.append((self.tap(layer), read))
         for edit in edits:
-            self._work(edit.layer, sites).edits.append((self.tap(edit.layer), edit))
+            tap, work = self.tap(edit.layer), self._work(edit.layer, sites)
+            if edit.edit.turned is not None and tap.behind and not tap.layout.pooled:
+                work.turns.append(TurnedChange(tap, edit))
+            else:
+                work.edits.append((tap, edit))
         for layer, keep in exits.items():
             self._work(layer, sites).keep = keep
         if fork is not None:
@@ -228,6 +237,7 @@ class TappedModule:
         return sites.setdefault((tap.recorded.module, tap.recorded.side), _Work(tap))
 
     def _attach(self, hooks: ExitStack, sites: _Sites, rows: BatchRows) -> None:
+        turning.attach(hooks, [change for work in sites.values() for change in work.turns], rows)
         for (name, side), work in sites.items():
             if name == OUTPUT:
                 continue  # what the network returns is read after the pass
@@ -378,11 +388,13 @@ def _before(work: _Work, rows: BatchRows) -> Callable[[Any, Any, Any], Any]:
 
 def _done(work: _Work, output: Any, rows: BatchRows) -> Any:
     """Do the work of a hook; return the output if it was changed, else None."""
-    if work.sources is not None or work.edits:
+    if work.sources is not None or work.edits or work.turns:
         work.tap.maps_of(output, rows)  # checks the number of rows: they are told apart by position
     if work.sources is not None:
         output = output[list(work.sources)]
         rows.n = rows.whole = len(work.sources)
+    for change in work.turns:
+        change.note(output, rows)
     for path in dict.fromkeys(tap.recorded.path for tap, _ in work.edits):
         here = [(tap, edit) for tap, edit in work.edits if tap.recorded.path == path]
         output = here[0][0].edited(output, rows.image_hw, [(tap.layout, edit) for tap, edit in here])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.evidence.role import role
+from agents.evidence.role import RandomChanges, rates_among, role
 
 
 def outputs(n: int, k: int, seed: int = 0) -> np.ndarray:
@@ -63,3 +63,38 @@ def test_images_whose_first_output_changes_are_counted() -> None:
     assert found is not None
     assert found.flips == 4
     assert role(clean[:2], clean[:2], clean[:2]) is None
+
+
+def compared(effects: np.ndarray) -> list[RandomChanges]:
+    """Return the comparisons of units, a row each: own effect first, then those of random changes."""
+    return [
+        RandomChanges(
+            len(row) - 1,
+            5,
+            float(row[0]),
+            float(np.median(row[1:])),
+            (1 + int((row[1:] >= row[0]).sum())) / len(row),
+            tuple(map(float, row[1:])),
+        )
+        for row in effects
+    ]
+
+
+def test_units_that_are_random_directions_are_rarely_said_to_do_more() -> None:
+    """Over 200 layers of 40 units the share with any false claim is about 5 %, whatever each unit's scale."""
+    rng = np.random.default_rng(4)
+    scales = rng.lognormal(0, 2, (200, 40, 1))
+    layers = rng.lognormal(0, 0.4, (200, 40, 21)) * scales
+    wrong = sum(bool((rates_among(compared(layer)) <= 0.05).any()) for layer in layers)
+    assert wrong <= 20
+
+
+def test_units_that_do_more_are_named_though_their_own_p_is_near_five_percent() -> None:
+    rng = np.random.default_rng(4)
+    effects = rng.lognormal(0, 0.4, (40, 21))
+    effects[:6, 0] = 12.0
+    rates = rates_among(compared(effects))
+    assert (rates[:6] <= 0.05).all()
+    assert (rates[6:] <= 0.05).sum() <= 1
+    none = compared(np.where(np.arange(21) == 0, 0.0, effects))
+    assert (rates_among(none) == 1).all()

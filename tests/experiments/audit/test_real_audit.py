@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from actors.images import Image
 from actors.vision.data.folder import FolderDataset
 from actors.vision.data.labels import Column, ColumnSettings, Labels, labels_of
 from actors.vision.readout.base import LayerInfo
+from actors.vision.readout.requests import Ask, ReadoutActivations, VisionRequest, VisionResult
 from actors.vision.readout.units import Readout
 from agents.critic.skeptic import Skeptic
 from agents.records.run_files import RecordError
@@ -163,8 +164,15 @@ class Classifier:
     async def layers(self) -> list[LayerInfo]:
         return [LayerInfo("output", "vector", 2, (), "head", "softmax")]
 
-    async def outputs(self, readout: Readout, images: list[Image], *_: Any, **__: Any) -> np.ndarray:
-        assert readout == Readout("output", "probability")
+    async def passes(self, rows: Sequence[VisionRequest], **_: Any) -> list[VisionResult]:
+        (ask,) = {each for row in rows for each in row.asks}
+        assert ask == Ask(Readout("output", "probability"), None)
+        table = self._probabilities([row.image for row in rows])
+        return [
+            VisionResult((ReadoutActivations(ask.readout, None, each, {}),), (0, 0, 1, 1)) for each in table
+        ]
+
+    def _probabilities(self, images: Sequence[Image]) -> np.ndarray:
         blue = [(image.pixels[..., 2].astype(float) - image.pixels[..., 1]) / 60 for image in images]
         middle, border = (
             np.array([each[rows, rows].mean() for each in blue]) for rows in (slice(14, 34), slice(8))

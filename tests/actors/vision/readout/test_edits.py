@@ -482,3 +482,57 @@ async def test_a_class_tokens_unit_is_kept_read_and_edited_apart_from_the_patche
     assert known[0].readings[0].activations != known[1].readings[0].activations  # type: ignore[union-attr]
     assert backend.n_units(Readout("blocks.0.attn@head1")) == 4
     await backend.close()
+
+
+def behind_activations(first: nn.Module, then: nn.Module) -> nn.Module:
+    """Return a network of eight units whose outputs are the channels' means behind both modules."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), first, then, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        nn.init.normal_(module[0].weight)  # type: ignore[arg-type]
+        nn.init.constant_(module[0].bias, 2.0)  # type: ignore[arg-type]
+        if isinstance(first, nn.BatchNorm2d):
+            first.running_mean.normal_()  # type: ignore[union-attr]
+            nn.init.uniform_(first.weight, 0.5, 2.0)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (nn.Identity(), nn.ReLU(inplace=True)),
+        (nn.BatchNorm2d(8), nn.ReLU()),
+        (nn.BatchNorm2d(8), nn.GELU()),
+        (nn.Dropout(), nn.Identity()),
+    ],
+)
+async def test_a_control_is_as_long_behind_what_follows_the_layer_value_by_value(
+    first: nn.Module, then: nn.Module
+) -> None:
+    """An activation would cut off most of a random change of what it is given."""
+    backend = backend_of(behind_activations(first, then))
+    image, ablated = flat(204, 102, 51), edit(2, "set", 0.0, "0")
+    rows = await scores(
+        backend,
+        (image, ()),
+        (image, (ablated,)),
+        *((image, (ablated.control(seed),)) for seed in range(5)),
+        readout=Readout(OUTPUT),
+    )
+    steps = rows[1:] - rows[0]
+    assert np.count_nonzero(np.abs(steps[0]) > 1e-6) == 1
+    lengths = np.linalg.norm(steps, axis=1)
+    np.testing.assert_allclose(lengths, lengths[0], rtol=1e-4)
+    assert (np.abs(steps[1:]) > 1e-6).sum() > 30, "of eight units each"
+    await backend.close()
+
+
+async def test_a_control_goes_back_where_the_units_own_change_does(planted: VisionBackend) -> None:
+    """A step along one direction is rotated, so that what adds up over positions does so here, too."""
+    image = noise(1)[0]
+    moved = edit(0, "set", 0.5)
+    rows = await scores(
+        planted, (image, ()), (image, (moved,)), (image, (moved.control(3),)), readout=Readout("detect@mean")
+    )
+    own, control = np.linalg.norm(rows[1:] - rows[0], axis=1)
+    assert control == pytest.approx(own, rel=1e-3)
