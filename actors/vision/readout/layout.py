@@ -84,7 +84,7 @@ class Layout:
         if self.order is not None and image_hw == self.image_hw and self.grid is not None:
             return positions[:, :, self.order.to(positions.device)].unflatten(2, self.grid)
         grid = self.grid_at(positions.shape[2] - self.prefix, image_hw)
-        prefix = self.prefix if grid is not None else self.declared
+        prefix = self.prefix if grid is not None else self._left_out(positions.shape[2])
         return positions[:, :, prefix:].unflatten(2, grid or (1, -1))
 
     def n_positions(self, shape: Sequence[int]) -> int:
@@ -95,9 +95,12 @@ class Layout:
             return len(range(math.prod(shape[1:-1] if self.units_last else shape[2:]))[self.span])
         if self.grid is not None and (self.tokens or len(shape) == 3):
             return math.prod(self.grid)
-        return math.prod(shape[1:-1] if self.units_last else shape[2:]) - (
-            self.declared if self.tokens else 0
-        )
+        n_positions = math.prod(shape[1:-1] if self.units_last else shape[2:])
+        return n_positions - (self._left_out(n_positions) if self.tokens else 0)
+
+    def _left_out(self, n_tokens: int) -> int:
+        """Return how many tokens without a grid are not read: those declared, if others are left."""
+        return self.declared if n_tokens > self.declared else 0
 
     def sequence(self, output: torch.Tensor) -> torch.Tensor:
         """Return the output as (N, T, C)."""

@@ -15,6 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actors.errors import BackendError, UsageError
+from actors.vision.readout.attention import calling_projection, uncalled_projections
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.containers import Path, tensors_in
 from actors.vision.readout.followers import SAME_AS_INPUT, Followers
@@ -134,10 +135,7 @@ class Recorder:
         return replace(tap, info=replace(tap.info, places=places), given=given, heads=heads)
 
     def _heads(self, attention: RecordedTensor, n_heads: int) -> RecordedTensor | None:
-        """Return what an attention's output projection is given, None if it has none of its own.
-
-        Fused kernels skip no projection but that of `nn.MultiheadAttention`, which is never called.
-        """
+        """Return what an attention's output projection is given, None if it has none of its own."""
         for part in _PROJECTIONS:
             given = self._inputs.get(f"{attention.module}.{part}")
             if given is not None and given.shape[:2] == attention.shape[:2] and not given.shape[-1] % n_heads:
@@ -170,9 +168,15 @@ class Recorder:
 
             return hook
 
+        uncalled = uncalled_projections(self._modules)
         with ExitStack() as hooks, torch.inference_mode():
+            for attention in uncalled.values():
+                hooks.enter_context(calling_projection(attention))
             for name, module in self._modules.items():
-                if name:
+                if name in uncalled:  # only its input is read: its output is the attention's
+                    pre_hook = self._observe_input(name, clock)
+                    hooks.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)
+                elif name:
                     hooks.callback(module.register_forward_hook(observe(name)).remove)
                     pre_hook = self._observe_input(name, clock)
                     hooks.callback(module.register_forward_pre_hook(pre_hook, with_kwargs=True).remove)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
 from actors.vision.readout import turning
+from actors.vision.readout.attention import calling_projection, uncalled_projections
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.edits import RowEdit
 from actors.vision.readout.followers import SAME_AS_INPUT
@@ -95,6 +96,8 @@ class TappedModule:
             for name, submodule in modules
             if not isinstance(submodule, torch.jit.ScriptModule)
         }
+        self._uncalled = uncalled_projections(self._modules)
+        """Attentions that do not call their projection, by its name, unless what heads give is wanted."""
         self._input = tuple(example.shape)
         self._image_hw = (example.shape[2], example.shape[3])
         self._narrows: dict[str, bool] = {}
@@ -242,6 +245,8 @@ class TappedModule:
             if name == OUTPUT:
                 continue  # what the network returns is read after the pass
             module = self._modules[name]
+            if name in self._uncalled:
+                hooks.enter_context(calling_projection(self._uncalled[name]))
             if side == "input":
                 handle = module.register_forward_pre_hook(_before(work, rows), with_kwargs=True)
             else:
