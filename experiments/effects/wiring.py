@@ -428,7 +428,8 @@ def lines(result: Wiring) -> list[str]:
         whole = "" if drivers.whole is None else f", the whole layer {drivers.whole:+.3g}"
         said.append(f"together they add {drivers.together:+.3g}{whole}")
         if drivers.redundant:
-            said.append(f"only together, beside these: {', '.join(map(str, drivers.redundant))}")
+            units = ", ".join(map(str, drivers.redundant))
+            said.append(f"units {units} change it only together: without one of them, the others suffice")
     if (driven := result.driven) is not None:
         sure = sum(edge.sure for edge in driven.edges)
         said.append(f"driven: {sure} of {driven.units} units; {driven.passes:,} edited images")

@@ -15,10 +15,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from actors.errors import BackendError, UsageError
-from actors.vision.readout.attention import calling_projection, uncalled_projections
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.containers import Path, tensors_in
-from actors.vision.readout.followers import SAME_AS_INPUT, Followers
 from actors.vision.readout.gray_codes import PositionEvidence, gray_code_images, gray_codes
 from actors.vision.readout.layout import (
     Layout,
@@ -28,6 +26,8 @@ from actors.vision.readout.layout import (
     relates_tokens,
     resolve_layouts,
 )
+from actors.vision.readout.modules.attention import calling_projection, uncalled_projections
+from actors.vision.readout.modules.followers import SAME_AS_INPUT, Followers
 from actors.vision.readout.places import Places
 from actors.vision.readout.tap import RecordedTensor, StopForward, Tap
 from actors.vision.readout.units import OUTPUT

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import UsageError
 from actors.vision.readout import turning
-from actors.vision.readout.attention import calling_projection, uncalled_projections
 from actors.vision.readout.base import LayerInfo, Scores
 from actors.vision.readout.edits import RowEdit
-from actors.vision.readout.followers import SAME_AS_INPUT
+from actors.vision.readout.modules.attention import calling_projection, uncalled_projections
+from actors.vision.readout.modules.followers import SAME_AS_INPUT
 from actors.vision.readout.places import split_place
 from actors.vision.readout.recording import Recorder
 from actors.vision.readout.tap import BatchRows, StopForward, Tap

@@ -155,7 +155,7 @@ async def test_units_that_each_suffice_change_nothing_alone_and_are_found_togeth
     assert (sure(found.drivers), found.drivers.together) == ({}, 0.0)
     assert found.drivers.whole == pytest.approx(found.activation)
     assert found.drivers.redundant == [4, 5]
-    assert "only together, beside these: 4, 5" in "\n".join(lines(found))
+    assert "units 4, 5 change it only together" in "\n".join(lines(found))
 
 
 async def test_what_a_unit_drives_is_exactly_what_lies_behind_it(

@@ -1,0 +1,1 @@
+"""What is known of single modules of a network: heads of attention, and what follows a layer."""
