@@ -27,6 +27,8 @@ PART = 8
 """Characters of a secret that already count as one: servers shorten the keys that they repeat."""
 _CODED_PART = 12
 """The same of a secret in base64."""
+_HEX_PART = 2 * PART
+"""The same of a secret in hexadecimal."""
 _ANCHOR = 4
 _LONGEST_WORD = 12
 _URL_SAFE = str.maketrans("+/", "-_")
@@ -47,17 +49,21 @@ class Secrets:
         short = sorted((form for form in forms if _is_word(form)), key=len, reverse=True)
         words = "|".join(map(re.escape, short))
         self._short = re.compile(rf"(?<![\w-])(?:{words})(?![\w-])") if short else None
-        coded = {form for value in values if len(value) >= PART for form in _coded(value)}
+        long = [value for value in values if len(value) >= PART]
+        coded = sorted({form for value in long for form in _coded(value)})
+        digits = sorted({value.encode().hex() for value in long})
         # Every part holds one of these: looking for them alone is a fraction of the work.
         self._anchors = [
-            (form, at, form[at : at + _ANCHOR], least)
-            for forms, least in ((self._values, PART), (sorted(coded), _CODED_PART))
+            (form, _folded(form), at, least)
+            for forms, least in ((self._values, PART), (coded, _CODED_PART), (digits, _HEX_PART))
             for form in forms
             for at in range(0, len(form) - _ANCHOR + 1, least - _ANCHOR + 1)
         ]
 
     def redact(self, text: str) -> str:
         """Return `text` with every secret, and every part of one of at least `PART` characters, replaced.
+
+        Also in letters of the other case, in base64, and in hexadecimal.
 
         A part that is an ordinary word stays: keys hold such words by way of placeholder.
         """
@@ -80,28 +86,36 @@ class Secrets:
 
     def _parts(self, text: str) -> Iterator[tuple[int, int]]:
         """Yield where parts of secrets stand in a text."""
-        for value, at, anchor, least in self._anchors:
-            start = text.find(anchor)
+        folded = _folded(text)
+        for form, value, at, least in self._anchors:
+            anchor = value[at : at + _ANCHOR]
+            start = folded.find(anchor)
             while start >= 0:
                 before, after = 0, _ANCHOR
-                while before < min(at, start) and text[start - before - 1] == value[at - before - 1]:
+                while before < min(at, start) and folded[start - before - 1] == value[at - before - 1]:
                     before += 1
                 while (
                     at + after < len(value)
                     and start + after < len(text)
-                    and text[start + after] == value[at + after]
+                    and folded[start + after] == value[at + after]
                 ):
                     after += 1
                 part = text[start - before : start + after]
-                if len(part) >= least and not _is_word(part):
+                if len(part) >= least and not _is_word(part if part in form else part.lower()):
                     yield start - before, start + after
-                start = text.find(anchor, start + 1)
+                start = folded.find(anchor, start + 1)
 
     def __repr__(self) -> str:
         return f"Secrets({len(self._values)} hidden)"
 
     def __reduce__(self) -> tuple[type[Secrets], tuple[()]]:
         return Secrets, ()
+
+
+def _folded(text: str) -> str:
+    """Return a text in small letters, with as many characters as it has."""
+    small = text.lower()
+    return small if len(small) == len(text) else "".join(c.lower() if c.isascii() else c for c in text)
 
 
 def _is_word(text: str) -> bool:

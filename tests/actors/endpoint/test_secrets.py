@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import pickle
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -52,10 +53,22 @@ def test_a_key_inside_a_coded_text_is_known(before: bytes, after: bytes) -> None
         assert len(left) <= len(coded) - len(KEY) * 4 // 3 + 8
 
 
+@pytest.mark.parametrize(
+    "change", [str.swapcase, str.upper, str.lower, str.title, lambda key: key.encode().hex()]
+)
+@given(before=st.text(max_size=9), after=st.text(max_size=9))
+def test_a_key_in_other_letters_is_known(change: Callable[[str], str], before: str, after: str) -> None:
+    """Gateways spell headers anew, and some show bytes; letters that grow when small shift nothing."""
+    shown = Secrets([KEY]).redact(f"{before}\u0130{change(KEY)}{after}")
+    assert "[redacted]" in shown
+    assert change(KEY)[:PART] not in shown
+    assert change(KEY)[-PART:] not in shown
+
+
 @pytest.mark.parametrize("key", ["EMPTY", "none", "x", "sk-no-key-required", "placeholder-of-mine"])
 def test_a_placeholder_for_a_key_leaves_ordinary_words_alone(key: str) -> None:
     """Local servers are given a word as a key; texts that use such words are not damaged."""
-    words = "the box required nonetheless an EMPTYING placeholder, as required"
+    words = "The box Required nonetheless an EMPTYING Placeholder, as REQUIRED"
     assert Secrets([key]).redact(words) == words
     assert key not in Secrets([key]).redact(f"key {key}!")
 
