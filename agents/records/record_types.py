@@ -61,6 +61,8 @@ Number = Annotated[float, PlainValidator(_number)]
 """May be NaN or infinite, which Python writes into JSON."""
 Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Dollars = Annotated[FiniteFloat, Field(ge=0)]
+Labels = Annotated[list[str], Field(max_length=1000)]
+"""Labels of one unit: tables and pages repeat for each what is known of the unit."""
 MOST_CONTEXTS = 24
 """Contexts that may be proposed for a class."""
 StudyStatus = Literal["answered", "no_answer", "refused", "measured", "failed"]
@@ -273,9 +275,9 @@ class StudyResult(Record):
     """How the study ended: `answered`, `no_answer`, `refused`, `measured`, `failed`."""
     label: str | None = None
     """The labels in one text."""
-    labels: list[str] = []
+    labels: Labels = []
     """Labels as they were accepted: the simplest that the numbers could not reject."""
-    answered: list[str] = []
+    answered: Labels = []
     """Labels as the agent gave them."""
     description: str | None = None
     fields: dict[str, Any] = {}

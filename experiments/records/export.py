@@ -48,6 +48,8 @@ ENDINGS: dict[str, str] = {
     "neuronpedia": "neuronpedia.jsonl",
 }
 _IMAGE_SIDE = 224
+_LONGEST_NOTE = 10_000
+"""Characters of the description that stand beside each label."""
 _SHOWN_BY_PROGRAM = "(What the program displayed, logged and printed, in its own words:)"
 
 
@@ -281,7 +283,7 @@ def _neuronpedia(run: Run) -> bytes:
                     "description": label,
                     "typeName": "maia",
                     "explanationModelName": record.facts.get("interpreter", ""),
-                    "notes": record.description or "",
+                    "notes": (record.description or "")[:_LONGEST_NOTE],
                     "scores": scores,
                 }
                 for label in (() if abstained(values.get("evidence")) else record.labels)

@@ -111,6 +111,15 @@ def test_neuronpedia_features_have_explanations_and_images_of_the_run(run):
     assert all((run.root / activation["image"]).is_file() for activation in feature["activations"])
 
 
+def test_what_stands_beside_each_label_is_no_longer_than_a_note(run):
+    """A record of a megabyte is no table of a gigabyte."""
+    run.write_unit(5, done=run.done(5, labels=["x"] * 900, description="y" * 1_000_000))
+    run.write_unit(6, done=run.done(6, labels=["x"] * 2000))
+    written = export(run.root, "neuronpedia")
+    assert written.bytes < 20_000_000
+    assert any("labels" in problem for problem in written.problems)
+
+
 @pytest.mark.parametrize("images", [False, True])
 def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
     log = json.loads(Path(export(run.root, "inspect", images=images).path).read_text())
