@@ -272,16 +272,16 @@ def parse_json(data: bytes, path: Path) -> Any:
     return value
 
 
-def parse_arrays(data: bytes, path: Path) -> dict[str, np.ndarray]:
+def parse_arrays(data: bytes, path: Path, most: int = MAX_UNPACKED) -> dict[str, np.ndarray]:
     """Return the arrays of an .npz file with `data`, which were read from `path`; they cannot be written to.
 
     Raises:
-        RecordError: If it is none, holds objects, or unpacks to more than `MAX_UNPACKED` bytes.
+        RecordError: If it is none, holds objects, or unpacks to more than `most` bytes.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_UNPACKED:
-                raise ValueError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
+            if sum(entry.file_size for entry in archive.infolist()) > most:
+                raise ValueError(f"it unpacks to more than {most >> 20} MiB")
             return {
                 entry.filename.removesuffix(".npy"): _array(_unpacked(archive, entry))
                 for entry in archive.infolist()

@@ -20,7 +20,7 @@ from actors.embedding.factory import available, build_embedder
 from actors.embedding.settings import BuiltinEmbedding, EmbeddingSettings
 from actors.errors import MaiaError, UsageError
 from actors.images import Image
-from agents.records.run_files import parse_arrays
+from agents.records.run_files import MAX_BYTES, parse_arrays
 from agents.records.store import Store
 
 KEY = "search/embeddings.npz"
@@ -29,6 +29,8 @@ OUTSTANDING = 1.0
 threshold of its own.
 """
 _BATCH = 64
+_MOST_UNPACKED = 2 * MAX_BYTES
+"""Bytes of vectors in half precision, which hardly pack."""
 
 
 def open_embedder(settings: EmbeddingSettings, model: str, drawn: bool) -> Embedder:
@@ -98,7 +100,7 @@ def _embedded(embedder: Embedder, texts: Sequence[str]) -> tuple[np.ndarray, np.
 
 def _kept(store: Store, digest: str, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        stored = parse_arrays(store.get(KEY) or b"", store.root / KEY)
+        stored = parse_arrays(store.get(KEY) or b"", store.root / KEY, _MOST_UNPACKED)
         vectors, known = stored["vectors"].astype(np.float32), stored["known"].astype(bool)
         whole = stored["digest"].tobytes() == digest.encode() and vectors.shape == shape
     except (MaiaError, OSError, ValueError, KeyError, TypeError):

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from actors.errors import MaiaError
-from agents.records.run_files import RecordError, parse_arrays
+from agents.records.run_files import MAX_BYTES, RecordError, parse_arrays, parse_json
 from agents.records.store import Store
 from experiments.atlas import catalog
 from experiments.atlas.catalog import CatalogUnit
@@ -196,8 +196,9 @@ class SearchIndex:
     def from_bytes(cls, data: bytes, sources: object) -> SearchIndex | None:
         """Return the index in a file, None if it is damaged, of another form, or made of other sources."""
         try:
-            stored = parse_arrays(data, Path(KEY))
-            said: dict[str, Any] = json.loads(stored["said"].tobytes())
+            # As it was written: nothing in it is packed.
+            stored = parse_arrays(data, Path(KEY), MAX_BYTES)
+            said: dict[str, Any] = parse_json(stored["said"].tobytes(), Path(KEY))
             if said["edition"] != EDITION or said["sources"] != sources:
                 return None
             columns = {name: place for place, name in enumerate(said["features"])}

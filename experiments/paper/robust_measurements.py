@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agents.records import run_files
+from agents.records.run_files import RecordError
 from experiments.paper.gym import classifiers, logistic
 from experiments.paper.gym.draft import draft_of
 from experiments.paper.gym.selectivity import FactorShares, SelectivityJudgement
@@ -18,6 +20,10 @@ from experiments.paper.robust_rows import ALONE, EDITED, PLAIN, RIDGE, TableRow,
 Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], logistic.Fitted]
 Head = Callable[[np.ndarray], np.ndarray]
 """A network's last layer: class scores float32 (N, classes) of features float32 (N, units)."""
+
+
+_FILE = "features.npz"
+_ACCURACIES = ("original", "original_validation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +73,25 @@ class Measurements:
     def of(cls, network: Path, spurious: SpuriousSet, repeats: Repeats) -> Measurements:
         """Return the measurements of the network in a folder, from `features.npz` next to it if they are
         kept.
+
+        Raises:
+            RecordError: If those that are kept are damaged, or of other images.
         """
-        path = network.parent / "features.npz"
-        if not path.exists():
-            with draft_of(path) as draft:
-                np.savez(draft, **_measure(network, spurious))
-        with np.load(path) as kept:
-            return cls(
-                spurious,
-                kept["validation"],
-                kept["test"],
-                kept["crossed"],
-                float(kept["original"]),
-                float(kept["original_validation"]),
-                repeats,
-                _head(classifiers.load(network).module),
-            )
+        kept = _kept(network.parent, spurious)
+        if kept is None:
+            kept = _measure(network, spurious)
+            with draft_of(network.parent / _FILE) as draft:
+                np.savez(draft, **kept)
+        return cls(
+            spurious,
+            kept["validation"],
+            kept["test"],
+            kept["crossed"],
+            float(kept["original"]),
+            float(kept["original_validation"]),
+            repeats,
+            _head(classifiers.load(network).module),
+        )
 
     def informative(self, top: int) -> logistic.Fitted:
         """Return the L1 fit on the unbalanced validation set that keeps `top` units."""
@@ -239,6 +248,24 @@ class _Choices:
     subset: str
     chosen: Mapping[str, np.ndarray]
     random: Sequence[np.ndarray]
+
+
+def _kept(folder: Path, spurious: SpuriousSet) -> Mapping[str, Any] | None:
+    """Return the measurements that a folder keeps, None if it keeps none: a run may be a stranger's."""
+    path = folder / _FILE
+    data = run_files.read_bytes(folder, _FILE, run_files.MAX_TABLE)
+    if data is None:
+        return None
+    kept = run_files.parse_arrays(data, path)
+    parts = {"validation": spurious.validation, "test": spurious.test, "crossed": spurious.crossed}
+    shapes = {kept[name].shape[:1] == (len(part.labels),) for name, part in parts.items() if name in kept}
+    widths = {kept[name].shape[1:] for name in parts if name in kept}
+    whole = {*parts, *_ACCURACIES} <= kept.keys() and shapes == {True} and len(widths) == 1
+    if not whole or any(kept[name].dtype != np.float32 or kept[name].ndim != 2 for name in parts):
+        raise RecordError(f"{path} holds no measurements of these images.", "Delete it: it is made again.")
+    if any(kept[name].size != 1 or kept[name].dtype.kind != "f" for name in _ACCURACIES):
+        raise RecordError(f"{path} holds no accuracies.", "Delete it: it is made again.")
+    return kept
 
 
 def _measure(network: Path, spurious: SpuriousSet) -> dict[str, Any]:

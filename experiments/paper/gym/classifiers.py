@@ -276,6 +276,8 @@ def exists(folder: Path) -> bool:
             f"{folder} holds {strange[0]!r}, which was not written there by this project.",
             "Remove it, or give this run an --out of its own.",
         )
+    if not run_files.file_status(folder, "weights.safetensors"):
+        raise RecordError(f"{folder} holds no weights.", "Remove it: it is trained again.")
     if run_files.read_bytes(folder, "network.py") != _MODULE.encode():
         run_files.replace_file(folder, "network.py", _MODULE.encode())
     return True
@@ -292,8 +294,8 @@ class _Facts:
 
 def _read_facts(folder: Path) -> _Facts:
     try:
-        return TypeAdapter(_Facts).validate_json((folder / "recipe.json").read_bytes())
-    except (OSError, ValueError) as error:
+        return TypeAdapter(_Facts).validate_json(run_files.read_bytes(folder, "recipe.json") or b"")
+    except (OSError, ValueError, RecordError) as error:
         raise UsageError(f"{folder} holds no classifier that was trained here: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from actors.embedding.base import EmbedderFacts, unit_norm
 from actors.errors import UsageError
 from actors.images import Image, encode_png
 from agents.records.journal import Blobs
+from agents.records.run_files import MAX_BYTES
 from agents.records.store import Store
 from experiments.atlas import catalog
 from experiments.atlas.catalog import CatalogUnit
@@ -99,6 +101,17 @@ def test_a_damaged_index_or_one_of_a_stranger_is_made_again(run):
     assert found(run, "striped") == [("a:1", "label")]
     (run.root / KEY).write_bytes(whole[: len(whole) // 2])
     assert found(run, "striped") == [("a:1", "label")]
+
+
+@pytest.mark.parametrize(
+    "said", [b'{"edition":1,"sources":[' + b"[]," * 2_000_000 + b"0]}", b"[" * 100, b" " * (MAX_BYTES + 1)]
+)
+def test_an_index_takes_no_more_memory_than_its_bytes(said):
+    """A file of kilobytes may unpack to lists of gigabytes; it is damaged before they are made."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, said=np.frombuffer(said, np.uint8))
+    assert len(packed.getvalue()) < 100_000
+    assert SearchIndex.from_bytes(packed.getvalue(), [[]]) is None
 
 
 def test_damaged_lines_are_named_and_the_others_are_searched(run):

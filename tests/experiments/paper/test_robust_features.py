@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,32 @@ def trainings(measured):
 
 def by_method(training):
     return {row.method: row for row in training.rows}
+
+
+def write_features(path, parts=("validation", "test", "crossed"), images=0, dtype=np.float32, **more):
+    counts = {"validation": 600, "test": 300, "crossed": 200}
+    arrays = {name: np.zeros((counts[name] + images, 20), dtype) for name in parts}
+    np.savez(path, **arrays, **({"original": 0.3, "original_validation": 0.9} | more))
+
+
+FEATURES = {
+    "another's images": lambda path: write_features(path, images=1),
+    "too few parts": lambda path: write_features(path, parts=("test",)),
+    "whole numbers": lambda path: write_features(path, dtype=np.int64),
+    "no accuracy": lambda path: write_features(path, original="high"),
+    "objects": lambda path: np.savez(path, validation=np.array([print], object)),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps(print)),
+    "a link": lambda path: path.symlink_to("/dev/zero"),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("form", FEATURES)
+def test_features_that_are_none_are_damage(form, measured, tmp_path):
+    """A run that is resumed may be a stranger's."""
+    FEATURES[form](tmp_path / "features.npz")
+    with pytest.raises(RecordError, match=r"features\.npz"):
+        Measurements.of(tmp_path / "network", measured.spurious, Repeats())
 
 
 def test_units_that_follow_the_object_beat_l1_and_nearly_all_random_sets(trainings):
