@@ -61,6 +61,10 @@ again and again. What is painted on those is kept as pixels.
 """
 
 
+MOST_PIXELS = 1 << 24
+"""Of a stored picture: no data set, program or model makes more, and a file of kilobytes may hold more."""
+
+
 class JournalError(RecordError):
     """A record on disk does not say what it should."""
 
@@ -143,15 +147,15 @@ class Blobs:
         return image
 
 
-def stored_image(data: bytes) -> Image:
+def stored_image(data: bytes, most_pixels: int = MOST_PIXELS) -> Image:
     """Return a picture that is kept whole.
 
     Raises:
-        ImageDecodeError: If it is damaged, or larger than an image that could have been stored.
+        ImageDecodeError: If it is damaged, or has more pixels.
     """
-    from actors.images import MAX_SIDE, decode
+    from actors.images import decode
 
-    return decode(data, formats=("WEBP",), most_pixels=MAX_SIDE**2)
+    return decode(data, formats=("WEBP",), most_pixels=most_pixels)
 
 
 def _n_masks(image: Image) -> int:

@@ -6,6 +6,7 @@ Every template escapes what it is given. Only markup made here and by the highli
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from actors.images import ImageDecodeError
 from agents.records import run_files
+from agents.records.journal import MOST_PIXELS, stored_image
 from agents.records.store import Store, finite
 from experiments.records import numbers
 from experiments.report.verdicts import SENTENCES
@@ -112,6 +115,26 @@ def write(store: Store, key: str, content: str) -> None:
         OSError: If it cannot be written.
     """
     run_files.replace_file(store.root, key, content.encode("utf-8", "replace"))
+
+
+class SmallerPictures:
+    """Stored pictures in a quarter of their bytes, until so many pixels were encoded that a page takes no
+    longer: files of kilobytes may hold millions.
+    """
+
+    def __init__(self, quality: int, method: int, most_pixels: int = 1 << 28) -> None:
+        self._options, self._left = {"quality": quality, "method": method}, most_pixels
+
+    def of(self, data: bytes) -> bytes:
+        """Return a picture, or the data as they are: of one that is damaged, or would take too long."""
+        smaller = io.BytesIO()
+        try:
+            image = stored_image(data, min(self._left, MOST_PIXELS))
+        except ImageDecodeError:
+            return data
+        self._left -= image.size[0] * image.size[1]
+        image.to_pil().save(smaller, "WEBP", **self._options)
+        return smaller.getvalue()
 
 
 @cache

@@ -6,9 +6,7 @@ The policy stays as strict: only the very scripts and styles that the report has
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +88,7 @@ def inline(store: Store, page: str, meta: str = "") -> str:
     scripts: list[str] = []
     styles: list[str] = []
     images: dict[str, str] = {}
+    smaller = pages.SmallerPictures(_QUALITY, method=2)
 
     def style(match: re.Match[str]) -> str:
         styles.append(_asset(match[1]))
@@ -102,7 +101,8 @@ def inline(store: Store, page: str, meta: str = "") -> str:
 
     def stored(match: re.Match[str]) -> str:
         if match[2] not in images:
-            images[match[2]] = _embedded(store.get(match[2]) or b"", match[3])
+            data = store.get(match[2]) or b""
+            images[match[2]] = _address(smaller.of(data) if match[3] == "webp" else data, match[3])
         return f'{match[1]}="{images[match[2]]}"'
 
     page = _ICON.sub("", page)
@@ -118,15 +118,8 @@ def inline(store: Store, page: str, meta: str = "") -> str:
     return head + body + _ELSEWHERE.sub("", rest)
 
 
-def _embedded(data: bytes, kind: str) -> str:
-    """Return a stored image as an address that holds it, a picture in a quarter of the bytes; masks as they
-    are.
-    """
-    if kind == "webp" and data:
-        smaller = io.BytesIO()
-        with contextlib.suppress(ImageDecodeError):  # a damaged one stays so
-            stored_image(data).to_pil().save(smaller, "WEBP", quality=_QUALITY, method=2)
-        data = smaller.getvalue() or data
+def _address(data: bytes, kind: str) -> str:
+    """Return an address that holds a picture or a mask."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 

@@ -7,7 +7,6 @@ elsewhere. It says whose images and words these are, and how its units were chos
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
-from actors.images import ImageDecodeError
-from agents.records.journal import stored_image
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.report import experiment_page, pages
@@ -236,8 +233,10 @@ def _write(runs: Sequence[RunDirectory], out: Path, page: str, units: int, findi
     for name in GALLERY_ASSETS:
         store.replace(f"assets/{name}", (pages.ASSETS / name).read_bytes())
     named = dict.fromkeys(_IMAGE.findall(page))
+    smaller = pages.SmallerPictures(_QUALITY, method=6)
     for name in named:
-        store.replace(f"images/{name}", _smaller(_blob([run.store for run in runs], name), name))
+        data = _blob([run.store for run in runs], name)
+        store.replace(f"images/{name}", data if name.endswith(".png") else smaller.of(data))
     for key in store.keys("images"):
         name = key.removeprefix("images/")
         if name not in named and _IMAGE.fullmatch(f'src="{key}"'):
@@ -248,13 +247,3 @@ def _write(runs: Sequence[RunDirectory], out: Path, page: str, units: int, findi
 
 def _blob(stores: Sequence[Store], name: str) -> bytes:
     return next((data for store in stores if (data := store.get(f"blobs/{name[:2]}/{name}"))), b"")
-
-
-def _smaller(data: bytes, name: str) -> bytes:
-    """Return a picture in a quarter of its bytes; a mask, and what cannot be read, as it is."""
-    if name.endswith(".png"):
-        return data
-    smaller = io.BytesIO()
-    with contextlib.suppress(ImageDecodeError):
-        stored_image(data).to_pil().save(smaller, "WEBP", quality=_QUALITY, method=6)
-    return smaller.getvalue() or data

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from actors.images import ImageDecodeError
 from agents.records.journal import stored_image
 from agents.records.run_files import RecordError, parse_arrays
+from experiments.report.pages import SmallerPictures
 from tests.command_line import maia
 from tests.experiments.report.run_directories import FakeRun
 
@@ -165,6 +166,15 @@ def test_a_picture_of_too_many_pixels_is_left_out(kept: Path, tmp_path: Path) ->
         assert code in (0, 1, 2), words
     with pytest.raises(ImageDecodeError, match="16383 x 4200"):
         stored_image(bomb)
+
+
+def test_pictures_are_encoded_anew_until_that_would_take_too_long() -> None:
+    """A page of fifty files of kilobytes may show billions of pixels; the others stay as they are."""
+    plain = io.BytesIO()
+    PIL.Image.new("RGB", (64, 64)).save(plain, "WEBP", lossless=True)
+    smaller = SmallerPictures(80, method=2, most_pixels=2 * 64 * 64)
+    assert [smaller.of(plain.getvalue()) == plain.getvalue() for _ in range(4)] == [False, False, True, True]
+    assert smaller.of(b"no picture") == b"no picture"
 
 
 @pytest.mark.parametrize("value", [10**400, -1e308, 2**200, float("nan")])
