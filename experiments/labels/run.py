@@ -301,9 +301,8 @@ def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | str:
         shown.add_row(
             Text(f"{each.layer}:{each.index}"),
             Text(each.label or ""),
-            f"{each.auroc:.2f}",
-            f"{each.q:.3f}",
-            f"{each.clarity:.2f}",
+            *("" if each.auroc is None else f"{each.auroc:.2f}", "" if each.q is None else f"{each.q:.3f}"),
+            "" if each.clarity is None else f"{each.clarity:.2f}",
             Text(each.runner_up or ""),
         )
     return shown

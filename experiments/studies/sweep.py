@@ -10,13 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import Unit
 from actors.vision.readout.units import Readout, parse_unit
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.records.manifest import claim, recorded, widen
 from agents.records.record_types import Manifest
-from agents.records.run_files import parse_json
+from agents.records.run_files import damaged, parse_json
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
 from agents.tasks.describe_unit import DescribeUnit
@@ -133,7 +135,7 @@ async def sweep(console: Console, selection: Selection, request: Sweep, *, out: 
     return SweepSummary(
         run=finished.summary(),
         screened={verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
-        skipped_images=parse_json(store.get(SKIPPED) or b"{}", out / SKIPPED),
+        skipped_images=_read(store, SKIPPED, _REASONS),
     )
 
 
@@ -164,10 +166,35 @@ Screening = dict[str, list[dict[str, Any]]]
 """By layer, a row for each unit that was screened (`unit_selection.screen`), as `screening.json` has them."""
 
 
+class _ScreenedUnit(BaseModel):
+    """What every row says, among other things."""
+
+    unit: int
+    verdict: str
+
+
+_SCREENED = TypeAdapter(dict[str, list[_ScreenedUnit]])
+_REASONS = TypeAdapter(dict[str, str])
+
+
 def read_screening(store: Store) -> Screening:
-    """Return the rows of `screening.json`, nothing before there are any."""
-    screening: Screening = parse_json(store.get(SCREENING) or b"{}", store.root / SCREENING)
+    """Return the rows of `screening.json`, nothing before there are any.
+
+    Raises:
+        RecordError: If they are damaged.
+    """
+    screening: Screening = _read(store, SCREENING, _SCREENED)
     return screening
+
+
+def _read(store: Store, key: str, kind: TypeAdapter[Any]) -> Any:
+    """Return a record as it was written, {} where there is none; RecordError if it is not of its kind."""
+    value = parse_json(store.get(key) or b"{}", store.root / key)
+    try:
+        kind.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise damaged(store.root / key, error) from error
+    return value
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.records import cross_unit
+from experiments.studies.sweep import read_screening
 from tests.experiments.labels.test_tiers import label, write_labels
 from tests.fake_endpoint import FakeEndpoint, Fault
 from tests.faults.world import CommandLine, labels, script, write_world
@@ -131,6 +133,14 @@ def test_a_sweep_is_studied_reported_resumed_and_replayed(
     replay_records(maia, endpoint, out)
     branch_from_a_round(maia, endpoint, out, tmp_path)
     assert (out / "results.jsonl").is_file()
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 5}', '{"a": [5]}', '{"a": [{"unit": "3"}]}', "{", "null"])
+def test_a_screening_that_is_none_is_damage(content: str, tmp_path: Path) -> None:
+    """A run that is resumed may be a stranger's."""
+    (tmp_path / "screening.json").write_text(content)
+    with pytest.raises(RecordError, match=r"screening\.json is damaged"):
+        read_screening(Store(tmp_path))
 
 
 @pytest.mark.slow
