@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors.errors import MaiaError, UsageError
+from actors.errors import MaiaError
 from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
 from agents.records.journal import slug
 from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, Manifest, StudyResult, load_record
@@ -91,6 +91,7 @@ async def _study(
     from agents.records.work import WorkItem, write_plan
     from agents.repeats.repeated_study import study_repeatedly
     from agents.study.budget import BudgetSpentError, Ledger, UnitAccount, UnitBudgetError, spent_under
+    from agents.study.faults import CONCERNS_ALL
     from agents.study.study import StudyRequest, Supervision
     from agents.tasks.describe_unit import DescribeUnit
     from experiments.setup import photograph_notice as photographs
@@ -129,9 +130,11 @@ async def _study(
                     lambda number, finished: console.say(_round_line(number, finished, repeats)),
                 ),
             )
-        except UsageError:
-            raise
+        except CONCERNS_ALL:
+            raise  # not the study's: it is resumed
         except MaiaError as error:
+            if not any(store.keys(f"units/{slug(subject.id)}")):
+                raise  # nothing is on record that a page could show
             console.fail(error)
             spent_up = isinstance(error, BudgetSpentError | UnitBudgetError)
             status = OUT_OF_BUDGET if spent_up else "failed"

@@ -18,7 +18,7 @@ from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup import config
 from experiments.setup.workbench import Workbench
 from tests.command_line import maia
-from tests.fake_endpoint import KEY, FakeEndpoint
+from tests.fake_endpoint import KEY, FakeEndpoint, small_study
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,6 +54,30 @@ def test_a_unit_of_known_meaning_is_named(config_file, tmp_path, capsys):
     studied.write_text(json.dumps(json.loads(studied.read_text()) | {"network": "another's"}))
     assert maia("evaluate", str(tmp_path / "run"), *sizes) == 2
     assert "network (its weights" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_whose_budget_is_spent_goes_on_with_a_larger_one(config_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAKE_KEY", KEY)
+
+    def study_with(tokens: int) -> tuple[int, str]:
+        path = config_file(endpoint.base_url)
+        budget = json.dumps({"unit_budget": {"tokens": tokens}})
+        path.write_text(path.read_text() + f"    sweep: {budget}\n")
+        command = ["describe", "concept-net", "concepts", BANANA, "--profile", "openai"]
+        code = maia(*command, "--out", str(tmp_path / "run"), "--config", str(path))
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    with FakeEndpoint(small_study, probed=True) as endpoint:
+        code, said = study_with(3000)
+        assert (code, "no room for a first call" in said, "no label" in said) == (1, True, False)
+        code, said = study_with(9000)
+        assert (code, "out of budget" in said, "Raise sweep.unit_budget.tokens" in said) == (1, True, True)
+        assert "failed" not in said
+        code, said = study_with(10**6)
+        assert (code, "robot" in said) == (0, True)
+        assert [seen.rounds for seen in endpoint.seen] == [0, 1], "nothing was asked twice"
 
 
 @pytest.mark.slow
