@@ -25,8 +25,9 @@ from actors.packaged import head_digest
 from actors.serving.backend import Backend
 from actors.serving.bank import BankStatistics, StimulusBank
 from actors.serving.blocking import DeviceThread
-from actors.vision.gradients.attribution import Attribution, PixelMethod, of_output, of_pixels
+from actors.vision.gradients.attribution import Attribution, Method, of_output, of_pixels
 from actors.vision.gradients.differentiable import DifferentiableNetwork
+from actors.vision.gradients.head_map import of_attention
 from actors.vision.gradients.visualization import Optimization, VisualizationSettings
 from actors.vision.networks.network import Network, convert
 from actors.vision.networks.preprocess import View
@@ -314,10 +315,9 @@ class VisionBackend(Backend[Any, Any]):
             await self.on_device(work.advance, min(_STEPS_AT_ONCE, settings.steps - start))
         return await self.on_device(work.pixels)
 
-    async def attribute(
-        self, image: Image, readout: Readout, index: int, of: PixelMethod | int
-    ) -> Attribution:
-        """Return what a unit's largest value comes from by a method, or what it contributes to output `of`.
+    async def attribute(self, image: Image, readout: Readout, index: int, of: Method | int) -> Attribution:
+        """Return what a unit's largest value comes from by a method, where its head looks ("attention"), or
+        what it contributes to output `of`.
 
         Raises:
             UsageError: If there is no such unit or output, or the unit has no effect on outputs.
@@ -332,6 +332,8 @@ class VisionBackend(Backend[Any, Any]):
             network, pixels = self._differentiable(), given.to(self.device).float()
             if isinstance(of, int):
                 return Attribution(*of_output(network, pixels, (readout, index), of), 0.0, seen)
+            if of == "attention":
+                return Attribution(*of_attention(network, pixels, (readout, index)), 0.0, seen)
             return Attribution(*of_pixels(network, pixels, (readout, index), of), seen)
 
         return await self.on_device(work)

@@ -184,6 +184,7 @@ def visualize(
     epilog=examples(
         "maia attribute tf_efficientnet_lite0 blocks.6 91",
         "maia attribute resnet50 layer4 3 --image dog.jpg --output 'golden retriever'",
+        "maia attribute vit_small_patch16_224 blocks.9.attn@head3 7 --method attention",
     )
 )
 @shared_options("data", "class_names", "few_images", quiet_json=True)
@@ -200,8 +201,8 @@ def attribute(
         typer.Option(help="Class whose logit the unit acts on [default: the unit's own value]."),
     ] = None,
     method: Annotated[
-        Literal["integrated-gradients", "gradient-x-input", "smoothgrad-x-input"],
-        typer.Option(help="How the unit's value is attributed to pixels."),
+        Literal["integrated-gradients", "gradient-x-input", "smoothgrad-x-input", "attention"],
+        typer.Option(help="How the unit's value is attributed to pixels, or where its attention head looks."),
     ] = "integrated-gradients",
     k: Annotated[int, typer.Option(min=1, max=100, help="Exemplars.")] = 5,
     studied_in: StudiedIn = None,
@@ -223,7 +224,8 @@ def attribute(
     what = "the unit's value" if result.output is None else result.output
     for row in result.images:
         shared.console.show(f"{row.source}: {what} {row.value:.2f}, {folder / row.file}", markup=False)
-    shared.console.show("red raises it, blue lowers it; the maps themselves are beside the pictures (.npy)")
+    red = "red is where its head looks" if method == "attention" else "red raises it, blue lowers it"
+    shared.console.show(f"{red}; the maps themselves are beside the pictures (.npy)")
 
 
 @commands.command(

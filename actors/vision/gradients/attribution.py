@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PixelMethod = Literal["integrated-gradients", "gradient-x-input", "smoothgrad-x-input"]
+Method = PixelMethod | Literal["attention"]
 _POINTS = 32
 """Points on the path of integrated gradients, and noisy copies of SmoothGrad."""
 _NOISE = 0.15
@@ -29,8 +30,9 @@ class Attribution:
     """A map of contributions, float32, over what the network saw of the image: `seen`, uint8 (H, W, 3).
 
     Of pixels (H, W), signed: summed over colors. Of positions (h, w): the unit's value times the output's
-    derivative by it. `value` is what is attributed: the unit's largest value, or the output. `baseline` is
-    its value on the image that integrated gradients begins with, all of the network's mean color; 0 else.
+    derivative by it, or the weights of an attention head. `value` is what is attributed: the unit's largest
+    value, or the output. `baseline` is its value on the image that integrated gradients begins with, all of
+    the network's mean color; 0 else.
     """
 
     map: np.ndarray

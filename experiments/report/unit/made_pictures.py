@@ -51,6 +51,9 @@ def _attributed(record: dict[str, Any], gallery: Gallery) -> MadePictures:
     output = text(record.get("output"))
     what = f"its effect on {output}" if output else "its value"
     method = text(record.get("method"))
+    if method == "attention":
+        about = "Where the unit's attention head looks, from the token at which the unit is largest, in red."
+        return MadePictures("Attention", about, list(_pictures(record, gallery, "source", "value")))
     about = f"Where in an image {what} comes from, by {method}: red raises it, blue lowers it."
     return MadePictures("Attributions", about, list(_pictures(record, gallery, "source", "value")))
 
