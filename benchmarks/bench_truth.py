@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from experiments.paper.ablation_page import AblationResult
 from experiments.paper.planted_judgement import Proportion
 from experiments.paper.planted_page import PlantedResult
 from experiments.paper.robust_features_page import RobustResult
-from experiments.paper.robust_rows import SummaryRow
+from experiments.paper.robust_rows import SummaryRow, summarize
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 
@@ -48,9 +49,29 @@ def robust_features(console: Console, arguments: argparse.Namespace) -> tuple[st
     from experiments.paper.robust_features import RobustOptions
     from experiments.paper.robust_features import robust_features as measure
 
-    request = RobustOptions(trainings=arguments.trainings).request()
-    result = asyncio.run(measure(console, Selection(), request, out=arguments.out / "robust-features"))
-    return f"maia robust-features --trainings {arguments.trainings}", told_robust(result)
+    if arguments.sets is None:
+        request = RobustOptions(trainings=arguments.trainings).request()
+        result = asyncio.run(measure(console, Selection(), request, out=arguments.out / "robust-features"))
+        return f"maia robust-features --trainings {arguments.trainings}", told_robust(result)
+    results = []
+    for seed in arguments.sets:
+        request, out = RobustOptions(trainings=1, seed=seed).request(), arguments.out / f"robust-{seed}"
+        results.append(asyncio.run(measure(console, Selection(), request, out=out)))
+    command = f"maia robust-features --trainings 1 --seed SEED` for each of `{arguments.sets}"
+    return command.replace("[", "").replace("]", ""), told_robust(pooled(results))
+
+
+def pooled(results: Sequence[RobustResult]) -> RobustResult:
+    """Return one result of all trainings, each on a set of its own."""
+    trainings = [training for result in results for training in result.trainings]
+    finished = all(result.finished for result in results)
+    return replace(
+        results[0],
+        set=f"{len(results)} sets",
+        finished=finished,
+        trainings=trainings,
+        summary=summarize(trainings) if trainings else None,
+    )
 
 
 def ablation(console: Console, arguments: argparse.Namespace) -> tuple[str, str]:
@@ -113,6 +134,12 @@ def told_robust(result: RobustResult) -> str:
         f"With one ridge for every choice: ahead of L1 of the same size in {summary.ridge_beats_l1}, of the "
         f"95th percentile of random sets in {summary.ridge_beats_random_95}; share of random sets below: "
         f"{percentiles('ridge_percentile')}.",
+        "",
+        f"In the network itself, with what the agent calls SPURIOUS at zero: ahead of L1 of the same size in "
+        f"{summary.edited_beats_l1}, of the 95th percentile of random sets in "
+        f"{summary.edited_beats_random_95}; share of random sets below: {percentiles('edited_percentile')}. "
+        f"With all units at zero that it does not keep: {summary.alone_beats_l1} and "
+        f"{summary.alone_beats_random_95}; {percentiles('alone_percentile')}.",
         "",
         "The judgement itself, on images of every class in every place, means over the trainings:",
         "",
@@ -183,6 +210,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--networks", type=int, default=3, help="networks with planted biases")
     parser.add_argument("--trainings", type=int, default=5, help="trainings on the spurious set")
+    parser.add_argument("--sets", nargs="+", type=int, help="seeds of spurious sets, a training on each")
     parser.add_argument("--units", default=ABLATED, help="synthetic neurons of the ablations")
     arguments = parser.parse_args()
     console = Console()
