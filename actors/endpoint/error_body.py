@@ -72,6 +72,8 @@ def read_body(body: object) -> ErrorBody:
     if isinstance(body, str):
         if _PAGE.match(body):
             return ErrorBody(words=_page_words(body[:_MAX_CHARS]), page=True)
+        if (text := _json_text(body)) is not None:
+            return read_body(text)
         body = _json_in(body, whole=True)[0] or body[:_MAX_CHARS]
     walk = _Walk()
     walk.read(body, "error", 0)
@@ -171,6 +173,17 @@ def _json_in(text: str, whole: bool = False) -> tuple[Any, int]:
         if isinstance(value, dict | list) and value:
             return value, start + end
     return None, 0
+
+
+def _json_text(text: str) -> str | None:
+    """Return the text that a body is in JSON, as some frameworks send a plain text or a page."""
+    if not text.lstrip().startswith('"'):
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, str) else None
 
 
 def _spellings(text: str) -> Iterator[str]:

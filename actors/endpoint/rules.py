@@ -400,6 +400,7 @@ RULES = (
         "model words",
         (400, 401, 403, 404, 410, 422, 500),
         words=_NO_MODEL,
+        unless=_words(r"\bsystem\W+(messages?|roles?|prompts?|instructions?)\b"),
         unless_codes=_PARAMETER,
     ),
     Rule(

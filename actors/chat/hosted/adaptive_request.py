@@ -28,30 +28,30 @@ BAD_IMAGE = "[image left out: the model's server fails on it]"
 _OWN_FIELD_HOSTS = ("api.openai.com", ".openai.azure.com", ".services.ai.azure.com")
 _NO_SYSTEM = re.compile(
     r"system[ _]?(role|message|prompt|instruction)?s?\b[^.;]{0,40}(not supported|unsupported|not allowed|"
-    r"isn't|not enabled|cannot|"
-    r"invalid)|(not|n't) support[^.;]{0,20}system|roles must alternate|only (the )?['\"]?user['\"]? and "
-    r"['\"]?assistant|"
-    r"(unsupported|unknown|invalid) role:?[^.;]{0,10}system|developer instruction is not enabled|first "
-    r"message[^.;]{0,30}user",
+    r"isn't|not enabled|cannot|invalid)|(not|n't) support[^.;]{0,20}system|system\W+messages? (is|are) not|"
+    r"incompatible with system|developer instruction is not enabled|"
+    r"roles must alternate|only (the )?['\"]?user['\"]? and ['\"]?assistant|"
+    r"should be ['\"]?user['\"]? or ['\"]?assistant|first message[^.;]{0,30}user|"
+    r"(unsupported|unknown|invalid|unexpected) (role|value):?[^.;]{0,10}system",
     re.I,
 )
 _STREAM_ONLY = re.compile(
     r"only supports? (the )?stream|stream(ing)?( mode)? (is )?required|stream[^.;]{0,20}must be (set to "
     r")?true|enable the stream|"
-    r"streaming is (strongly )?(required|recommended)|non-?stream\w* [^.;]{0,30}not (supported|allowed)",
+    r"streaming is (strongly )?(required|recommended)|non-?stream\w*|only stream|requires? \W?stream|"
+    r"stream\W*false\W[^.;]{0,20}not supported|stream\W? does not support false",
     re.I,
 )
 _NUMBER = r"(\d[\d,]{2,})"
 _CONTEXT = re.compile(
     rf"(?:context (?:length|window|size|limit)|maximum (?:model |prompt |input )?length|limit|maximum|"
-    rf"n_ctx|available)\D{{0,40}}{_NUMBER}",
+    rf"n_ctx|available|max_\w+|max size|less than)\D{{0,40}}{_NUMBER}|> {_NUMBER} max",
     re.I,
 )
 _SENT = re.compile(
-    rf"{_NUMBER} (?:input )?tokens? (?:in the messages|>|from the input)|(?:has|contains|resulted in|"
-    rf"requested|request \(|input \(|"
-    rf"length \(?|given:?|prompt contains at least|count(?: of)? \(?)\s*{_NUMBER}|too long: {_NUMBER}|"
-    rf"{_NUMBER} \+ \d+ >",
+    rf"{_NUMBER} (?:input )?tokens? (?:in the messages|>|from the input)|(?:has|contains(?: at least)?|"
+    rf"resulted in|requested:?|request \(|input \(|length \(?|current length is|given:?|tokens \(|"
+    rf"count(?: of)? \(?)\s*{_NUMBER}\b(?! output)|too long: {_NUMBER}|{_NUMBER} \+ \d+ >",
     re.I,
 )
 _SUM = re.compile(r"(\d+) \+ \d+ > (\d+)")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from actors.chat.base import ChatRequest, Message
+from actors.chat.hosted.adaptive_request import context_and_prompt
 from actors.endpoint.faults import (
     ContextLengthError,
     EndpointDownError,
@@ -17,6 +18,7 @@ from actors.endpoint.faults import (
     EndpointStopError,
     ImageRejectedError,
     ThinkingError,
+    from_status,
 )
 from tests.actors.chat.conftest import FakeClock, picture
 from tests.fake_endpoint import FakeEndpoint, Fault, Reply, Seen
@@ -130,6 +132,10 @@ async def test_a_longest_answer_that_the_server_names_is_kept_to(
         (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
         (500, "Value is not callable: System role not supported"),
         (400, "Developer instruction is not enabled for models/gemma-3-27b-it"),
+        (400, "Invalid value: 'system'. Supported values are: 'user', 'assistant'."),
+        (422, "messages[0].role: Input should be 'user' or 'assistant'"),
+        (400, "Prompting with images is incompatible with system messages"),
+        (400, "`system` messages are not permitted for this model"),
     ],
 )
 async def test_without_a_system_role_its_words_lead_the_first_message(
@@ -256,6 +262,30 @@ async def test_a_conversation_too_long_is_sent_with_fewer_images(
     assert len(endpoint.seen[0].images) == 40
     assert len(endpoint.seen) == 3
     assert all(10 <= len(seen.images) <= 20 for seen in endpoint.seen[1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        ("prompt is too long: 216000 tokens > 200000 maximum", (200000, 216000)),
+        ("`inputs` must have less than 4095 tokens. Given: 5012", (4095, 5012)),
+        (
+            "Reduce the length of the messages. Current length is 9000 while limit is 8192",
+            (8192, 9000),
+        ),
+        ("exceeded model token limit: 262144 (requested: 300000)", (262144, 300000)),
+        ("The total number of tokens (5000) exceeds max_seq_len (4096)", (4096, 5000)),
+        (
+            "maximum context length is 8192 tokens. You requested 1024 output tokens and your prompt "
+            "contains at least 7681 input tokens",
+            (8192, 7681),
+        ),
+        ("maximum context length is 8192 tokens. However, your messages resulted in 8227", (8192, 8227)),
+    ],
+)
+def test_a_context_and_a_prompt_are_read_from_the_servers_words(words, numbers) -> None:
+    fault = from_status(400, {"error": {"message": words}}, {})
+    assert (fault.kind, context_and_prompt(fault)) == ("too_long", numbers)
 
 
 async def test_a_payload_too_large_is_sent_with_fewer_images(endpoint: FakeEndpoint, opened: Opened) -> None:
@@ -451,9 +481,19 @@ async def test_a_stream_that_breaks_is_tried_again_and_in_doubt(
     assert "half" not in reply.text
 
 
-async def test_a_model_that_only_streams_is_asked_to_stream(endpoint: FakeEndpoint, opened: Opened) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "This model only support stream mode, please enable the stream parameter to access the model.",
+        "parameter.enable_thinking must be set to false for non-streaming calls",
+        "'stream' does not support false with this model. Only the true value is supported.",
+        "This endpoint requires stream: true",
+    ],
+)
+async def test_a_model_that_only_streams_is_asked_to_stream(
+    endpoint: FakeEndpoint, opened: Opened, words: str
+) -> None:
     """Found out from its words."""
-    words = "This model only support stream mode, please enable the stream parameter to access the model."
     endpoint.script = refusing(lambda seen: None if seen.body.get("stream") else Fault.error(400, words))
     async with opened(endpoint) as backend:
         assert (await backend.complete(ask())).text == "fine"

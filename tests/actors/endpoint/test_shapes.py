@@ -53,6 +53,8 @@ def test_the_words_are_shown_whatever_the_shape() -> None:
             b"<html><title>Sign in</title><script>x</script><p>Please &amp; now</p>",
             "a web page: Sign in; Please & now",
         ),
+        (b'"<html><title>Sign in</title>"', "a web page: Sign in"),
+        ('"as a text in JSON"', "as a text in JSON"),
         ("", ""),
         (None, ""),
         ([[[[]]]], "[[[[]]]]"),
@@ -61,6 +63,26 @@ def test_the_words_are_shown_whatever_the_shape() -> None:
 def test_words_are_read_from_any_depth(body: object, words: str) -> None:
     """Nested, quoted and embedded bodies come down to their words."""
     assert read_body(body).words == words
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        ("Unrecognized request argument supplied: detail", {"detail"}),
+        ("Unrecognized request arguments supplied: seed, detail", {"seed", "detail"}),
+        ("seed is not supported", {"seed"}),
+        ("the model does not support the parameter temperature", {"temperature"}),
+        ("UnsupportedParamsError: temperature=0 is not supported", {"temperature"}),
+        ("body.seed: Extra inputs are not permitted", {"seed"}),
+        ("`inputs.temperature` must be strictly positive", {"temperature"}),
+        ("Invalid image detail level", set()),
+        ("The stop sequence is invalid", set()),
+        ("an image must not stop here", set()),
+    ],
+)
+def test_a_field_of_one_word_is_known_from_the_same_word_in_a_sentence(words, fields) -> None:
+    """A server need not quote the field that it does not take."""
+    assert named_fields(from_status(400, {"error": {"message": words}}, {}).body) == fields
 
 
 def test_echoes_of_the_request_in_a_body_are_not_its_words() -> None:
