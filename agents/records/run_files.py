@@ -155,29 +155,33 @@ def list_files(root: Path, prefix: str = "") -> list[str]:
     """Return the keys of all regular files below a folder, sorted by path; none where it is a link or
     missing.
 
-    Unfinished writes are left out.
+    Unfinished writes are left out, and names that are not in UTF-8, which no run has.
     """
     keys = []
     try:
         parts = split_key(prefix) if prefix else []
         with opened_folder(root, parts) as handle:
             for folder, _, names, inside in os.fwalk(".", dir_fd=handle, follow_symlinks=False):
-                above = (*parts, *(part for part in folder.split("/") if part != "."))
+                above = "/".join((*parts, *(part for part in folder.split("/") if part != "."), ""))
                 for name in names:
                     unfinished = name.startswith(".") and name.endswith(".tmp")
-                    if not unfinished and _is_regular(name, inside):
-                        keys.append("/".join((*above, name)))
+                    if not unfinished and _is_text(above + name) and _is_regular(name, inside):
+                        keys.append(above + name)
     except (FileNotFoundError, RecordError):
         return []
     return sorted(keys, key=lambda key: key.split("/"))
 
 
 def list_folders(root: Path, prefix: str = "") -> list[str]:
-    """Return the names of the real directories in a folder, sorted; none where it is a link or missing."""
+    """Return the names of the real directories in a folder, sorted; none where it is a link or missing.
+
+    Names that are not in UTF-8, which no run has, are left out.
+    """
     try:
         parts = split_key(prefix) if prefix else []
         with opened_folder(root, parts) as handle, os.scandir(handle) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            found = (entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            return sorted(filter(_is_text, found))
     except (OSError, RecordError):
         return []
 
@@ -359,6 +363,15 @@ def _exists(name: str, folder: int) -> bool:
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file's name is text: others can be neither shown nor written into a record."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
         return False
     return True
 

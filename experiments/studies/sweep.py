@@ -18,7 +18,7 @@ from actors.vision.readout.units import Readout, parse_unit
 from actors.vision.sweep.exemplars import LayerExemplars
 from agents.records.manifest import claim, recorded, widen
 from agents.records.record_types import Manifest
-from agents.records.run_files import damaged, parse_json
+from agents.records.run_files import RecordError, damaged, parse_json
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
 from agents.tasks.describe_unit import DescribeUnit
@@ -135,8 +135,18 @@ async def sweep(console: Console, selection: Selection, request: Sweep, *, out: 
     return SweepSummary(
         run=finished.summary(),
         screened={verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
-        skipped_images=_read(store, SKIPPED, _REASONS),
+        skipped_images=_skipped(console, store),
     )
+
+
+def _skipped(console: Console, store: Store) -> dict[str, str]:
+    """Return the images that were left out and why; a damaged record is reported, and is none."""
+    try:
+        skipped: dict[str, str] = _read(store, SKIPPED, _REASONS)
+    except RecordError as error:
+        console.warn(error.message)
+        return {}
+    return skipped
 
 
 def wanted_of(network: KnownNetwork, request: Sweep) -> dict[Readout, list[int]]:

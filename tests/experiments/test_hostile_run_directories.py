@@ -153,6 +153,19 @@ def test_a_link_in_the_place_of_a_page_is_never_written_through(
     assert outside(victim) == before
 
 
+def test_names_that_are_no_text_are_passed_over(kept: Path, tmp_path: Path) -> None:
+    """A file may have any bytes but two in its name, and a page must say it in UTF-8."""
+    run = tmp_path / "run"
+    shutil.copytree(kept, run)
+    for folder in ("experiments", "layers", "units", "blobs"):
+        (run / folder / "\udcff\udcfe").mkdir(parents=True)
+        (run / folder / "\udcff.json").write_text('{"page": {"title": "t"}}')
+        (run / folder / "\udcff\udcfe" / "done.json").write_text('{"unit": "x"}')
+    chosen = [words for words in (*READING, *MAKING) if words[0] in ("status", "report", "gallery")]
+    for words, code in commands(run, tmp_path / "out", tuple(chosen)):
+        assert code == 0, words
+
+
 def test_a_picture_of_too_many_pixels_is_left_out(kept: Path, tmp_path: Path) -> None:
     """A file of a hundred bytes may hold 268 million pixels, and an archive a thousand times its bytes."""
     run, small = tmp_path / "run", io.BytesIO()
