@@ -401,9 +401,9 @@ def _samples(
 
 def _api_page(manifest: Manifest) -> str:
     """Return the API page that the agents of a run were shown; a damaged setting counts as the usual one."""
-    settings = manifest.settings
-    dialect = (settings.get("sandbox") or {}).get("dialect")
-    interventions = (settings.get("interpreter") or {}).get("max_interventions", 0) != 0
+    recorded = (manifest.settings.get(key) for key in ("sandbox", "interpreter"))
+    sandbox, interpreter = (each if isinstance(each, dict) else {} for each in recorded)
+    dialect, interventions = sandbox.get("dialect"), interpreter.get("max_interventions", 0) != 0
     return api_page("paper" if dialect == "paper" else "maia2", interventions)
 
 

@@ -153,6 +153,18 @@ def test_a_link_in_the_place_of_a_page_is_never_written_through(
     assert outside(victim) == before
 
 
+@pytest.mark.parametrize("value", ["text", 5, [], [{}], {"dialect": []}])
+def test_settings_of_any_type_are_exported(value: Any, kept: Path, tmp_path: Path) -> None:
+    """What a manifest holds of the profile has the types of whoever wrote it."""
+    run = tmp_path / "run"
+    shutil.copytree(kept, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    settings = dict.fromkeys(("sandbox", "interpreter", "chat", "dataset", "generation", "vision"), value)
+    (run / "manifest.json").write_text(json.dumps(manifest | {"settings": settings}))
+    for words, code in commands(run, tmp_path / "out", READING[1:]):
+        assert code == 0, words
+
+
 def test_names_that_are_no_text_are_passed_over(kept: Path, tmp_path: Path) -> None:
     """A file may have any bytes but two in its name, and a page must say it in UTF-8."""
     run = tmp_path / "run"
