@@ -66,8 +66,7 @@ class ExperimentLog:
         if n_entries > MAX_ENTRIES or n_characters > MAX_CHARACTERS:
             raise UsageError(
                 f"the experiment log of a study may have {MAX_ENTRIES} images and {MAX_CHARACTERS} "
-                "characters, and this "
-                f"would make {n_entries} and {n_characters}.",
+                f"characters, and this would make {n_entries} and {n_characters}.",
                 "Log what matters, with short texts.",
             )
         self._n_entries, self._n_characters = n_entries, n_characters

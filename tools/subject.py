@@ -23,24 +23,13 @@ from actors.vision.readout.base import (
     SampleError,
     Scatter,
     Unit,
+    UnitResponse,
     VisionClient,
 )
 from actors.vision.readout.edits import Edit
-from actors.vision.readout.units import OUTPUT, Readout
+from actors.vision.readout.units import CLASS_KINDS, OUTPUT, Readout
 from tools.intervention import Intervention, UnitInterventions
 from tools.sandbox.child.effects import Effects
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A subject's answer to one image: activation, and the map (h, w) it is the maximum of.
-
-    The map lies over `view`: top, left, bottom, right as fractions of the image's sides.
-    """
-
-    activation: float
-    map: np.ndarray
-    view: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +38,7 @@ class DatasetImage:
 
     image: Image
     provenance: Provenance
-    response: Response
+    response: UnitResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +69,7 @@ class Subject(Protocol):
     async def prepare(self, progress: Progress) -> None:
         """Do the long work that exemplars need, once; `progress` gets (images done, images in all)."""
 
-    async def measure(self, images: Sequence[Image], priority: Priority = ...) -> list[Response]:
+    async def measure(self, images: Sequence[Image], priority: Priority = ...) -> list[UnitResponse]:
         """Return the response to each image, in order."""
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
@@ -266,9 +255,8 @@ class NetworkUnit:
 
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
-    ) -> list[Response]:
-        responses = await self._client.measure(self._unit, images, agent=self.id, priority=priority)
-        return [Response(float(each.activation), each.map, each.view) for each in responses]
+    ) -> list[UnitResponse]:
+        return await self._client.measure(self._unit, images, agent=self.id, priority=priority)
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
         (unit,) = await self._client.exemplars([self._unit], self._dataset, k)
@@ -315,7 +303,7 @@ class NetworkUnit:
 
     async def class_name(self) -> str:
         names = await self._client.class_names()
-        of_class = self._unit.kind in ("logit", "probability") and self._unit.index < len(names)
+        of_class = self._unit.kind in CLASS_KINDS and self._unit.index < len(names)
         return names[self._unit.index] if of_class else ""
 
     async def held_back(self, count: int) -> HeldOutActivations:
@@ -343,7 +331,7 @@ class NetworkUnit:
         return Edit(Readout.of(self._unit), self._unit.index, "set", 0.0)
 
     async def named_outputs(self) -> NamedOutputs:
-        if self._unit.kind in ("logit", "probability"):
+        if self._unit.kind in CLASS_KINDS:
             raise UsageError("it is an output itself, and nothing is computed from it.")
         layers = await self._client.layers()
         output = next((layer for layer in layers if layer.name == OUTPUT), None)

@@ -24,9 +24,9 @@ from actors.errors import MaiaError
 from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.data.reserve import SEED, sample
-from actors.vision.readout.base import HeldOutActivations, ImageDataset, SampleError, Scatter
+from actors.vision.readout.base import HeldOutActivations, ImageDataset, SampleError, Scatter, UnitResponse
 from tools.contrast import thumbnails
-from tools.subject import ActivationStatistics, DatasetImage, Progress, Response
+from tools.subject import ActivationStatistics, DatasetImage, Progress
 
 _BROWSED = 1024
 """Images of the data set at most that agents may see besides the strongest."""
@@ -143,7 +143,7 @@ class SyntheticNeuron:
 
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
-    ) -> list[Response]:
+    ) -> list[UnitResponse]:
         """Return the response to each image, in order.
 
         Raises:
@@ -160,7 +160,9 @@ class SyntheticNeuron:
         for row, image in enumerate(images):
             detections = _checked(answers[row * len(concepts) : (row + 1) * len(concepts)])
             value = compose(self.formula, detections, self.mode, image.id)
-            responses.append(Response(value.score, value.mask.astype(np.float32) * np.float32(value.score)))
+            responses.append(
+                UnitResponse(value.score, value.mask.astype(np.float32) * np.float32(value.score))
+            )
         return responses
 
     async def exemplars(self, k: int) -> list[DatasetImage]:

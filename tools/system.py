@@ -11,12 +11,12 @@ import numpy as np
 
 from actors.errors import UsageError
 from actors.images import Image, Provenance
-from actors.vision.readout.base import Scatter
+from actors.vision.readout.base import Scatter, UnitResponse
 from tools import contrast
 from tools.contrast import Chosen, Which
 from tools.intervention import NOTHING_BEHIND, Intervention, InterventionError
 from tools.sandbox.child.effects import Effects
-from tools.subject import Browsable, DatasetImage, Intervenable, Response, Subject
+from tools.subject import Browsable, DatasetImage, Intervenable, Subject
 
 
 class Painter(Protocol):
@@ -39,7 +39,7 @@ class Measurement:
     """
 
     image: Image
-    response: Response
+    response: UnitResponse
     masked: Image
     provenance: Provenance | None = None
 
@@ -136,7 +136,7 @@ class SubjectSystem:
             for measurement, image in zip(painted, images, strict=True)
         ]
 
-    async def _painted(self, images: Sequence[Image], responses: Sequence[Response]) -> list[Measurement]:
+    async def _painted(self, images: Sequence[Image], responses: Sequence[UnitResponse]) -> list[Measurement]:
         threshold = (await self.subject.background()).mask_threshold
         # One thread for the list, not one an image: painting takes about a millisecond.
         masked = await asyncio.to_thread(

@@ -21,7 +21,7 @@ from actors.chat.base import (
     ignore_sending,
 )
 from actors.chat.history import NOT_SHOWN
-from actors.chat.hosted.pricing import estimate_prompt
+from actors.chat.hosted.usage import estimate_prompt
 from actors.chat.reply import ChatReply
 from actors.images import Image
 from actors.serving.pool import Pool

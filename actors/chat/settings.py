@@ -12,6 +12,9 @@ from actors.endpoint.prices import TokenPrice
 from actors.endpoint.settings import EndpointSettings
 from actors.settings import Placement, Settings
 
+IMAGE_TOKENS = 85
+"""Tokens of an image where nothing is known of its model: those of a small one (`detail: low`) at OpenAI."""
+
 
 class HistorySettings(Settings):
     """Which images of an old conversation are sent again. The conversation itself is never changed."""
@@ -64,7 +67,7 @@ class OpenAIChat(EndpointSettings):
     """JPEG quality of the images that are sent."""
     detail: Literal["low", "high", "original", "auto"] | None = "auto"
     """OpenAI's image detail; null never sends it. A server that refuses it is asked without from then on."""
-    image_tokens: int = Field(default=85, ge=0)
+    image_tokens: int = Field(default=IMAGE_TOKENS, ge=0)
     """Tokens that an image is assumed to cost, for limits and where the endpoint does not report usage."""
 
     max_tokens_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"

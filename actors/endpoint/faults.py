@@ -176,9 +176,8 @@ _ADVICE: dict[str, tuple[type[MaiaError], str, str]] = {
     ),
     "no_model": (
         EndpointStopError,
-        "{where} does not know the model {model!r}, may not give it to this account, or has nothing at "
-        "the address "
-        "({detail}).",
+        "{where} does not know the model {model!r}, may not give it to this account, or has nothing at the "
+        "address ({detail}).",
         "Check `model` and `base_url`; the address usually ends in /v1.",
     ),
     "no_vision": (

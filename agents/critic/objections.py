@@ -18,8 +18,7 @@ _GO_ON = (
 def untestable(failures: Sequence[str]) -> str:
     return (
         f"Your answer could not be tested: fresh images could not be made ({failures[0]}). Word the label "
-        f"so that an image of "
-        "it can be made, or conclude as before."
+        "so that an image of it can be made, or conclude as before."
     )
 
 
@@ -31,10 +30,9 @@ def not_specific(answer: FinalAnswer, trials: Trials, evidence: Mapping[str, Any
         f'Your answer "{answer.label}" was tested on fresh images that you have not seen, and was not '
         f"confirmed.",
         f"{evidence['n_positive']} images made from your labels: mean activation "
-        f"{evidence['mean_positive']:.2f}; "
-        f"{evidence['n_control']} images of other things: mean {evidence['mean_control']:.2f}; an image of "
-        f"the label "
-        f"exceeds another one with probability {evidence['auroc']:.2f}.",
+        f"{evidence['mean_positive']:.2f}; {evidence['n_control']} images of other things: mean "
+        f"{evidence['mean_control']:.2f}; an image of the label exceeds another one with probability "
+        f"{evidence['auroc']:.2f}.",
         "The strongest of the other things: "
         + "; ".join(f'"{trial.prompt}" ({trial.activation:.2f})' for trial in best)
         + ".",
@@ -68,14 +66,12 @@ def not_enough(answer: FinalAnswer, finding: Finding, left: Sequence[WitnessedIm
     if left:
         lines.append(
             "These images drive the unit strongly, and a blind observer does not find what you named in "
-            "them; they follow "
-            "in this order:"
+            "them; they follow in this order:"
         )
         lines += [f"UNEXPLAINED | {each.activation:.2f} | {_origin(each)}" for each in left]
     lines.append(
         "Find out what drives the unit in them, whether your label is too narrow, or whether there is a "
-        "second one; then "
-        "answer again. If you find nothing more, give the same answer again."
+        "second one; then answer again. If you find nothing more, give the same answer again."
     )
     return "\n".join(lines)
 

@@ -128,8 +128,7 @@ def _on_data(held: HeldBackTest) -> str:
         return f"{held.shown} of {held.drawn} images that no agent saw show it"
     return (
         f"{held.shown} of {held.drawn} images that no agent saw show it, and one of these exceeds another "
-        f"image with "
-        f"probability {held.auroc:.2f}"
+        f"image with probability {held.auroc:.2f}"
     )
 
 

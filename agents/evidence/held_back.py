@@ -33,10 +33,9 @@ taken.
 
 @dataclass(frozen=True, slots=True)
 class DrawnImage:
-    """A position in the sample, its stratum, and 1 / the probability of being drawn."""
+    """A position in the sample, and 1 / the probability of being drawn."""
 
     position: int
-    stratum: int
     weight: float
 
 
@@ -55,10 +54,10 @@ def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[
     if n <= count:
         strata, quotas = [order], [n]
     drawn = []
-    for number, (members, most) in enumerate(zip(strata, quotas, strict=True)):
+    for members, most in zip(strata, quotas, strict=True):
         chosen = rng.choice(members, min(most, len(members)), replace=False)
         weight = len(members) / len(chosen) if len(chosen) else 0.0
-        drawn += [DrawnImage(int(position), number, weight) for position in chosen]
+        drawn += [DrawnImage(int(position), weight) for position in chosen]
     return [drawn[place] for place in rng.permutation(len(drawn))]
 
 

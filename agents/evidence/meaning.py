@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.chat.tasks import ExplainLabelTask
-from agents.evidence.simpler_labels import Doubt, doubts, is_combination
+from agents.evidence.simpler_labels import Doubt, doubts
 
 ROLE = """\
 You take short phrases apart for a scientist, by what they mean and not by their grammar. Answer with lines \
@@ -137,11 +137,6 @@ def rivals_of(label: str, meaning: LabelMeaning | None) -> list[str]:
         for text in (meaning.narrower, meaning.synonym)
         if text and _normalized(text) != _normalized(label)
     ]
-
-
-def combines(label: str, meaning: LabelMeaning | None) -> bool:
-    """Return whether a label holds a condition, by its meaning or else by its words."""
-    return is_combination(label) if meaning is None else meaning.combines
 
 
 def _distinct(doubted: Sequence[Doubt]) -> list[Doubt]:

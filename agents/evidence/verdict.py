@@ -31,10 +31,8 @@ MEANINGS: dict[Verdict, str] = {
     "explains enough of the "
     "unit's strongest images; and it holds on images of the data set that no agent saw.",
     "holds on your images": "On images of the data set that no agent saw, those that show the label drive "
-    "the unit strongly, "
-    "and it explains enough of the strongest; the image maker cannot draw the label or does not reach the "
-    "unit, so nothing was "
-    "tested by experiment.",
+    "the unit strongly, and it explains enough of the strongest; the image maker cannot draw the label or "
+    "does not reach the unit, so nothing was tested by experiment.",
     "holds for generated images": "New images of the label drive the unit, strongly and more than other "
     "things do; the data "
     "set could not tell whether it holds on its own images, too.",

@@ -3,8 +3,8 @@
 A paid call is written down before it is sent and its answer before anyone acts on it, so an answer
 that reached us is never bought twice. A round is on disk before the next one begins.
 
-    units/<unit>/calls/<key>.request-<n> attempt n of a call, about to be sent; without an outcome it is "in
-    doubt" units/<unit>/calls/<key>.unbilled-<n> that attempt was surely not paid for: refused, or never sent
+    units/<unit>/calls/<key>.request-<n>   attempt n of a call, about to be sent; in doubt without an outcome
+    units/<unit>/calls/<key>.unbilled-<n>  that attempt was surely not paid for: refused, or never sent
     units/<unit>/calls/<key>.answer        the answer of one attempt, which is the last
     units/<unit>/charged/0001.json         what a call for images was charged, where images cost money
     units/<unit>/rounds/0001.json          a finished round
@@ -14,7 +14,7 @@ that reached us is never bought twice. A round is on disk before the next one be
     units/<unit>/proposal.json             the test of a label that no agent gave
     units/<unit>/repeats/2/...             the same of the second of several studies of the unit
     blobs/ab/<id>.webp                     every image that was shown, lossless, by content id
-    blobs/ab/<id>.png the same of one that a mask was painted on: the mask, naming what is beneath
+    blobs/ab/<id>.png                      of a masked image: the mask, naming what is beneath
 """
 
 from __future__ import annotations

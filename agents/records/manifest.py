@@ -132,8 +132,7 @@ def _check_extent(store: Store, old: dict[str, Any], new: dict[str, Any]) -> Non
         as_well.append(f"{option} {asked},MORE")
     raise UsageError(
         f"{store.root} holds a run of more than is asked for now: {changes}, which leaves out "
-        f"{len(left_out)} "
-        f"of its {len(old['units'])}.",
+        f"{len(left_out)} of its {len(old['units'])}.",
         f"A run can only grow. Include its existing units ({' '.join(as_well)}), or choose another --out.",
     )
 

@@ -27,6 +27,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -219,7 +220,7 @@ class AgreementRecord(Record):
     value: Number | None = None
     """Mean over pairs of studies, 0.5 is chance; null without a pair."""
     studies: Count = 0
-    labelled: Count = 0
+    labeled: Count = Field(default=0, validation_alias=AliasChoices("labeled", "labelled"))
     """Studies with a label that was tested."""
     pairs: list[dict[str, Any]] = []
 

@@ -56,12 +56,12 @@ class Pair:
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """`value` is the mean of `Pair.predicted` over all ordered pairs, None without a pair. `studies` were
-    asked, `labelled` of them have a label that was put to a test. `seen` maps (label, label that images were
+    asked, `labeled` of them have a label that was put to a test. `seen` maps (label, label that images were
     made of) to how many of how many images show it.
     """
 
     studies: int
-    labelled: int
+    labeled: int
     pairs: tuple[Pair, ...]
     seen: Mapping[tuple[str, str], tuple[int, int]]
 
@@ -72,7 +72,7 @@ class Agreement:
     def record(self) -> AgreementRecord:
         """Return what is written down."""
         pairs = [asdict(pair) | {"predicted": pair.predicted} for pair in self.pairs]
-        return AgreementRecord(value=self.value, studies=self.studies, labelled=self.labelled, pairs=pairs)
+        return AgreementRecord(value=self.value, studies=self.studies, labeled=self.labeled, pairs=pairs)
 
 
 def labeled_study(number: int, result: StudyResult) -> LabeledStudy | None:
@@ -91,7 +91,7 @@ def labeled_study(number: int, result: StudyResult) -> LabeledStudy | None:
 
 
 async def measure(
-    studies: int, labelled: Sequence[LabeledStudy], image_of: Callable[[str], Image], shows: Shows
+    studies: int, labeled: Sequence[LabeledStudy], image_of: Callable[[str], Image], shows: Shows
 ) -> Agreement:
     """Ask of each study's images whether they show the labels of the others.
 
@@ -100,8 +100,8 @@ async def measure(
     asked = list(
         dict.fromkeys(
             (image, label)
-            for one in labelled
-            for other in labelled
+            for one in labeled
+            for other in labeled
             if one is not other
             for label in one.labels
             for image in (*(image for image, _ in other.positives), *other.controls)
@@ -109,8 +109,8 @@ async def measure(
     )
     replies = await shows([(image_of(image), label) for image, label in asked])
     answers = dict(zip(asked, replies, strict=True))
-    pairs = [_pair(one, other, answers) for one in labelled for other in labelled if one is not other]
-    return Agreement(studies, len(labelled), tuple(pair for pair in pairs if pair), _seen(labelled, answers))
+    pairs = [_pair(one, other, answers) for one in labeled for other in labeled if one is not other]
+    return Agreement(studies, len(labeled), tuple(pair for pair in pairs if pair), _seen(labeled, answers))
 
 
 def _pair(
@@ -129,10 +129,10 @@ def _pair(
 
 
 def _seen(
-    labelled: Sequence[LabeledStudy], answers: Mapping[tuple[str, str], bool | None]
+    labeled: Sequence[LabeledStudy], answers: Mapping[tuple[str, str], bool | None]
 ) -> dict[tuple[str, str], tuple[int, int]]:
     counts: dict[tuple[str, str], tuple[int, int]] = {}
-    made_of = {image: label for study in labelled for image, label in study.positives}
+    made_of = {image: label for study in labeled for image, label in study.positives}
     for (image, label), seen in answers.items():
         if seen is not None and image in made_of:
             hits, total = counts.get((label, made_of[image]), (0, 0))

@@ -117,14 +117,12 @@ def evidence_text(
     drawn.sort(key=lambda row: (-row[0], row[1]))
     lines = [
         f"Over {background['n_images']} images of the data set the activation is {background['mean']:.2f} "
-        f"in the mean "
-        f"(standard deviation {background['std']:.2f}) and at most {background['maximum']:.2f}.",
+        f"in the mean (standard deviation {background['std']:.2f}) and at most {background['maximum']:.2f}.",
         "The images of the data set that drive it most, their activation first, as somebody saw them who "
         "knows nothing else:",
         exemplars,
         f"Images that were made: the strongest {min(STRONGEST, len(rows))} of {len(rows)}, then "
-        f"{len(drawn)} others "
-        "drawn at random:",
+        f"{len(drawn)} others drawn at random:",
         *(f"{activation:.2f} | {_plain(words)}" for activation, words in rows[:STRONGEST] + drawn),
         f"CONCEPTS PROPOSED: {len(concepts)}",
         *(_concept_line(number, concept) for number, concept in enumerate(concepts, 1)),

@@ -166,11 +166,11 @@ async def _evidence(
 async def _agreement(context: StudyContext, results: Sequence[StudyResult]) -> Agreement:
     studies = [agreement.labeled_study(number, result) for number, result in enumerate(results, 1)]
     witness = Skeptic(context.observer, seed=context.seed)
-    labelled = [study for study in studies if study is not None]
-    wanted = {image for one in labelled for image in (*(image for image, _ in one.positives), *one.controls)}
+    labeled = [study for study in studies if study is not None]
+    wanted = {image for one in labeled for image in (*(image for image, _ in one.positives), *one.controls)}
     blobs = context.journal.blobs
     images = await asyncio.to_thread(lambda: {image: blobs.get(image) for image in wanted})
-    return await agreement.measure(len(results), labelled, images.__getitem__, witness.shows)
+    return await agreement.measure(len(results), labeled, images.__getitem__, witness.shows)
 
 
 def _toolboxes(store: Store, unit: str, repeats: int) -> list[ToolboxRecord]:

@@ -17,8 +17,9 @@ from itertools import repeat
 from typing import Any, Protocol
 
 from actors.chat.base import ChatModel, ChatRequest, OnSend, complete_reporting, ignore_sending
-from actors.chat.hosted.pricing import estimate_prompt
+from actors.chat.hosted.usage import estimate_prompt
 from actors.chat.reply import ChatReply, Usage
+from actors.chat.settings import IMAGE_TOKENS
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
@@ -246,7 +247,7 @@ class Rate:
 
     prompt: float = 0.0
     completion: float = 0.0
-    image_tokens: int = 85
+    image_tokens: int = IMAGE_TOKENS
     known: bool = True
     """False: it charges, and its price is unknown."""
 
@@ -286,8 +287,7 @@ class MeteredChat:
             reply = await complete_reporting(self._model, request, leaving)
             spent = Cost.of(reply.usage)
         except MaiaError as error:
-            # Of a replica that was lost with it that is unknown: then it stays what it was, as it does in the
-            # records.
+            # Where a replica was lost with the call, nobody knows: the most that it may cost stays counted.
             if (doubtful := attempts_in_doubt(error)) is not None:
                 attempts = getattr(error, "attempts", 0)
                 unpriced = doubtful * most.unpriced

@@ -24,8 +24,7 @@ LONGEST = 60
 _MOST_WORDS = 8
 _ROLE = (
     "You plan an audit of an image classifier and name contexts in which a class may be shown. You answer "
-    "with a list "
-    "and nothing else."
+    "with a list and nothing else."
 )
 _REQUEST = """\
 Class: "{name}"
@@ -44,8 +43,7 @@ _PREPOSITIONS = frozenset(
     re.findall(
         r"\w+",
         "in on at under beside next near with behind inside outside against by above among through without "
-        "from of "
-        "before below between over across along around during held surrounded covered seen viewed",
+        "from of before below between over across along around during held surrounded covered seen viewed",
     )
 )
 _PHRASE = re.compile(r"[a-z][a-z0-9' -]*[a-z0-9]")

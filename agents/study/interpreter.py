@@ -278,8 +278,8 @@ class Interpreter:
         if premature:
             parts.append(
                 "Your reply held both a program and a final answer: the program was run, and the answer "
-                "was not "
-                "taken. If the observation above supports it, give the answer again without a program."
+                "was not taken. If the observation above supports it, give the answer again without a "
+                "program."
             )
         return tuple(merge_text(parts))
 
@@ -298,8 +298,7 @@ class Interpreter:
             return "Your reply was empty. Write a program after [CODE]:, or your final answer."
         return (
             "Your reply held neither a program in a ```python block nor a final answer with [LABEL]:. "
-            "Write one "
-            "program that tests your hypotheses, or give the final answer."
+            "Write one program that tests your hypotheses, or give the final answer."
         )
 
     async def _commit(self, finished: Round) -> None:

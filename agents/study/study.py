@@ -50,7 +50,7 @@ _FINISHING = 4
 
 
 class _Tools(Toolbox):
-    """A toolbox whose machinery may break without a program noticing."""
+    """A toolbox that ends the study, with `ToolsBrokenError`, at faults that no program should see."""
 
     async def call(self, method: str, arguments: dict[str, Any]) -> Any:
         try:

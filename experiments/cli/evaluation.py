@@ -19,8 +19,8 @@ from experiments.cli.options import (
     ask_endpoints,
     ask_endpoints_for,
     confirm_cost,
+    count_results,
     examples,
-    finished_studies,
     run,
     seed_option,
     shared_options,
@@ -78,7 +78,7 @@ def synthetic(
     def studies() -> int:
         from experiments.paper.gym.neurons import choose
 
-        return len(choose(units)[:limit]) - finished_studies(out)
+        return len(choose(units)[:limit]) - count_results(out)
 
     confirm_cost(shared.selection, yes, studies, folder=out)
     from experiments.paper.synthetic_neurons import SyntheticRequest, describe_synthetic
@@ -118,7 +118,7 @@ def planted_biases(
 
     if agents:
         studies = sum(len(BiasDesign.drawn(seed + number).classes) for number in range(networks))
-        confirm_cost(shared.selection, yes, lambda: studies - finished_studies(out), task="audit", folder=out)
+        confirm_cost(shared.selection, yes, lambda: studies - count_results(out), task="audit", folder=out)
     request = PlantedRequest(networks, seed, images, agents)
     result = run(measure(shared.console, shared.selection, request, out=out), out)
     _show(shared, asdict(result), table(result), out)
@@ -172,7 +172,7 @@ def robust_features(
     request = options.request()
 
     def studies() -> int:
-        return trainings * top - finished_studies(out)
+        return trainings * top - count_results(out)
 
     confirm_cost(shared.selection, yes, studies, task="selective", folder=out)
     result = run(compare(shared.console, shared.selection, request, out=out), out)
@@ -279,7 +279,7 @@ def ablate(
         else:
             count = run(count_units(shared.selection, model, [layer], units))
         systems = len({FULL.name, *chosen}) + (swap is not None)
-        return count * systems - finished_studies(out)
+        return count * systems - count_results(out)
 
     confirm_cost(shared.selection, yes, studies, model=model, folder=out)
     result = run(compare(shared.console, shared.selection, asked, out=out), out)

@@ -383,7 +383,7 @@ def units_left(
     return unfinished(folder, extent, count, "all" if choice is None else choice.text)
 
 
-def finished_studies(folder: Path) -> int:
+def count_results(folder: Path) -> int:
     """Return how many studies have a result in the runs below a folder."""
     return sum(1 for _ in folder.glob("**/units/*/done.json"))
 

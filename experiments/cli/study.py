@@ -30,10 +30,10 @@ from experiments.cli.options import (
     ask_endpoints,
     ask_endpoints_for,
     confirm_cost,
+    count_results,
     default_run,
     end,
     examples,
-    finished_studies,
     run,
     seed_option,
     shared_options,
@@ -75,7 +75,7 @@ def describe(
 ) -> None:
     """Find out what drives one unit, and how sure that is."""
     folder = out or default_run(f"{model} {layer} {unit}")
-    if not finished_studies(folder):
+    if not count_results(folder):
         confirm_cost(shared.selection, yes, lambda: repeat, model=model)
     from experiments.studies.describe import describe_unit
     from experiments.studies.unit_request import UnitRequest
@@ -196,7 +196,7 @@ def audit(
     attributes: Attributes = None,
     label_names: LabelNames = None,
     real_images: Annotated[
-        int, typer.Option(min=1, max=20_000, help="Labelled images of each class that are measured at most.")
+        int, typer.Option(min=1, max=20_000, help="Labeled images of each class that are measured at most.")
     ] = 2000,
     witness: Annotated[
         bool,

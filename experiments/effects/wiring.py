@@ -221,7 +221,7 @@ async def wire(
     Raises:
         UsageError: If the unit is the same on all images.
     """
-    study, spread = await _study(console, request, vision, store, (dataset, ends))
+    study, spread = await _study(console, request, vision, store, dataset, ends)
     drivers = None if ends.before is None else await _drivers(study, ends.before)
     driven = None if ends.after is None or spread is None else await _driven(study, ends.after, spread)
     return Wiring(
@@ -292,12 +292,12 @@ async def _study(
     request: WiringRequest,
     vision: PoolVisionClient,
     store: Store,
-    about: tuple[ImageDataset, WiringEnds],
+    dataset: ImageDataset,
+    ends: WiringEnds,
 ) -> tuple[_Study, np.ndarray | None]:
     """Return the unit with its exemplars, and the later units' deviations over the data set, (U,): one
     pass.
     """
-    dataset, ends = about
     unit, after = ends.unit, ends.after
     own = Readout.of(unit)
     swept_too = [after, ends.before if request.value == "mean" else None]

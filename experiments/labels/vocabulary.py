@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,7 +161,3 @@ def _without_synonyms(vectors: np.ndarray, rows: int = 1024) -> np.ndarray:
         same = vectors[start : start + rows] @ vectors.T > _SAME
         kept[start : start + rows] = ~np.tril(same, start - 1).any(1)
     return kept
-
-
-def words_of(vocabulary: EmbeddedVocabulary, concepts: Sequence[int]) -> tuple[str, ...]:
-    return tuple(vocabulary.words[each] for each in concepts)

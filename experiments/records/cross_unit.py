@@ -36,7 +36,7 @@ _NEAREST = 3
 
 
 @dataclass(frozen=True)
-class LabelledUnit:
+class ComparedUnit:
     """A unit whose label was put to the test: what it did on the label's images, and which these were."""
 
     id: str
@@ -97,7 +97,7 @@ async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) 
         MaiaError: If the network cannot be asked, or an image of the run is missing.
     """
     tested = await asyncio.to_thread(_tested, store, plan, await vision.class_names())
-    by_layer: dict[str, list[LabelledUnit]] = defaultdict(list)
+    by_layer: dict[str, list[ComparedUnit]] = defaultdict(list)
     for unit in tested:
         by_layer[unit.unit.layer].append(unit)
     ranks: dict[str, LabelRank] = {}
@@ -109,13 +109,13 @@ async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) 
     store.replace_json(KEY, values)
 
 
-def sample(units: Sequence[LabelledUnit]) -> list[LabelledUnit]:
+def sample(units: Sequence[ComparedUnit]) -> list[ComparedUnit]:
     """Return the units whose labels the others are compared with: all, or always the same ones of many."""
     return list(units) if len(units) <= LABELS else random.Random(0).sample(list(units), LABELS)
 
 
 def percentiles(
-    units: Sequence[LabelledUnit], chosen: Sequence[LabelledUnit], means: np.ndarray
+    units: Sequence[ComparedUnit], chosen: Sequence[ComparedUnit], means: np.ndarray
 ) -> dict[str, LabelRank]:
     """Return for each unit how its own label compares with those of others, where there are any.
 
@@ -135,7 +135,7 @@ def percentiles(
     return ranks
 
 
-def _rank(own: float, others: Sequence[LabelledUnit], values: np.ndarray) -> LabelRank:
+def _rank(own: float, others: Sequence[ComparedUnit], values: np.ndarray) -> LabelRank:
     """Return how the mean of a unit's `own` label compares with the `values` of other labels."""
     low = float(values.min())
     order = np.argsort(-values, kind="stable")[:_NEAREST]
@@ -151,7 +151,7 @@ def _rank(own: float, others: Sequence[LabelledUnit], values: np.ndarray) -> Lab
     return LabelRank(float(((values < own) + 0.5 * (values == own)).mean()), len(others), nearest)
 
 
-def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) -> list[LabelledUnit]:
+def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) -> list[ComparedUnit]:
     tested = []
     for item in plan:
         try:
@@ -162,7 +162,7 @@ def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) 
             continue
         positives = record.evidence.positives
         tested.append(
-            LabelledUnit(
+            ComparedUnit(
                 item.unit,
                 parse_unit(item.layer, item.name, class_names),
                 tuple(record.labels),
@@ -174,7 +174,7 @@ def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) 
 
 
 async def _means(
-    vision: VisionClient, store: Store, units: Sequence[LabelledUnit], chosen: Sequence[LabelledUnit]
+    vision: VisionClient, store: Store, units: Sequence[ComparedUnit], chosen: Sequence[ComparedUnit]
 ) -> np.ndarray:
     """Return float64 (units, chosen): each unit's mean activation over the images of each chosen unit's
     label.
@@ -198,5 +198,5 @@ def _load(blobs: Blobs, ids: Sequence[str]) -> list[Image]:
     return [blobs.get(image) for image in ids]
 
 
-def _words(unit: LabelledUnit) -> set[str]:
+def _words(unit: ComparedUnit) -> set[str]:
     return {" ".join(label.lower().split()) for label in unit.labels}

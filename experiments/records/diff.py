@@ -19,7 +19,7 @@ from experiments.records.names import UnitName
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledResult:
+class LabeledResult:
     """What one run says of a unit, as far as it is compared."""
 
     labels: list[str]
@@ -28,7 +28,7 @@ class LabelledResult:
     auroc_interval: list[float] | None
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> LabelledResult:
+    def of(cls, row: Mapping[str, Any]) -> LabeledResult:
         """Return what a row of `results.jsonl` says."""
         evidence = row.get("evidence") or {}
         return cls(
@@ -46,8 +46,8 @@ class UnitDifference:
     unit: str
     changed: list[str]
     """Of "label", "verdict" and "auroc", what is not the same."""
-    before: LabelledResult
-    after: LabelledResult
+    before: LabeledResult
+    after: LabeledResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class RunDifference:
     runs: list[str]
     units: int
     same: int
-    relabelled: int
+    relabeled: int
     verdict_changed: int
     score_changed: int
     only_in_first: list[str]
@@ -91,7 +91,7 @@ def diff(first: Path, second: Path) -> RunDifference:
         runs=[str(first), str(second)],
         units=len(units),
         same=len(units) - len(changed),
-        relabelled=sum("label" in unit.changed for unit in changed),
+        relabeled=sum("label" in unit.changed for unit in changed),
         verdict_changed=sum("verdict" in unit.changed for unit in changed),
         score_changed=sum("auroc" in unit.changed for unit in changed),
         only_in_first=sorted(runs[0].keys() - runs[1].keys()),
@@ -113,7 +113,7 @@ def _units(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _compare(unit: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> UnitDifference:
-    before, after = LabelledResult.of(first), LabelledResult.of(second)
+    before, after = LabeledResult.of(first), LabeledResult.of(second)
     changed = []
     if _words(before.labels) != _words(after.labels):
         changed.append("label")
@@ -137,7 +137,7 @@ def summary(difference: RunDifference) -> str:
 
     counts = (
         f"{counted(difference.units, 'unit')} in both runs: {difference.same} the same, "
-        f"{difference.relabelled} relabelled, {difference.verdict_changed} with another verdict, "
+        f"{difference.relabeled} relabeled, {difference.verdict_changed} with another verdict, "
         f"{difference.score_changed} with another score"
     )
     alone = (difference.only_in_first, difference.only_in_second)
@@ -155,10 +155,10 @@ def table(difference: RunDifference) -> Any:
 
     from experiments.setup.console import plain
 
-    def label(side: LabelledResult) -> str:
+    def label(side: LabeledResult) -> str:
         return plain(" OR ".join(side.labels) or "–")
 
-    def score(side: LabelledResult) -> str:
+    def score(side: LabeledResult) -> str:
         return "–" if side.auroc is None else f"{side.auroc:.2f}"
 
     title = plain(summary(difference))

@@ -22,8 +22,9 @@ def write_unit_page(run_dir: Path, slug: str, *, anew: bool = True) -> Path:
         UsageError: If there is no such run or unit.
     """
     run = RunDirectory(run_dir)
-    if run.store.has(site.OVERVIEW):  # the atlas is the front page: it is written with the whole report
-        return unit_page.write_page(run, run.unit(slug))
     run.check_unit(slug)
-    site.write(run_dir, anew=slug if anew else "")
+    if run.store.has(site.OVERVIEW):  # the atlas is the front page: it is written with the whole report
+        unit_page.write_page(run, run.unit(slug))
+    else:
+        site.write(run_dir, anew=slug if anew else "")
     return run_dir / "report" / "units" / f"{slug}.html"

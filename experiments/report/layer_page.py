@@ -18,7 +18,7 @@ from agents.records.journal import slug
 from experiments.report import pages, plots
 from experiments.report.records import RunDirectory, text
 from experiments.report.summary import Summary
-from experiments.report.verdicts import LABELLED, STANDING, VERDICTS
+from experiments.report.verdicts import LABELED, STANDING, VERDICTS
 
 SIMILAR = 0.6
 """Cosine similarity of two labels from which they are shown as one group."""
@@ -77,9 +77,9 @@ def group_labels(units: Sequence[Summary]) -> list[Group]:
     Average-link clustering by label similarity; equal labels are one point, so it takes the number of
     distinct labels squared.
     """
-    labelled = [unit for unit in units if unit.label and unit.verdict in LABELLED]
+    labeled = [unit for unit in units if unit.label and unit.verdict in LABELED]
     by_label: dict[str, list[Summary]] = defaultdict(list)
-    for unit in labelled:
+    for unit in labeled:
         by_label[" ".join(unit.label.lower().split())].append(unit)
     labels = list(by_label)
     groups = []
@@ -133,14 +133,14 @@ def standing(units: Sequence[Summary]) -> tuple[list[Summary], list[Summary]]:
     pass by chance. A study that gave its label up counts as a test without evidence, and so does one whose
     label does not hold: left out, it would make the others look better.
     """
-    labelled = [unit for unit in units if unit.verdict in LABELLED and unit.e_value is not None]
-    given_up = [unit for unit in units if unit.tested and unit not in labelled]
-    values = [(unit.e_value or 0.0) if unit.verdict in STANDING else 0.0 for unit in labelled]
+    labeled = [unit for unit in units if unit.verdict in LABELED and unit.e_value is not None]
+    given_up = [unit for unit in units if unit.tested and unit not in labeled]
+    values = [(unit.e_value or 0.0) if unit.verdict in STANDING else 0.0 for unit in labeled]
     values += [0.0] * len(given_up)
-    held = e_benjamini_hochberg(values, FALSE_DISCOVERIES)[: len(labelled)]
+    held = e_benjamini_hochberg(values, FALSE_DISCOVERIES)[: len(labeled)]
     return (
-        [unit for unit, holds in zip(labelled, held, strict=True) if holds],
-        [unit for unit, holds in zip(labelled, held, strict=True) if not holds],
+        [unit for unit, holds in zip(labeled, held, strict=True) if holds],
+        [unit for unit, holds in zip(labeled, held, strict=True) if not holds],
     )
 
 
@@ -154,7 +154,7 @@ def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
     groups = group_labels(units)
     grouped = {unit.slug for group in groups for unit in group.units}
     scores = [unit.auroc for unit in units if unit.auroc is not None]
-    labelled = sum(len(group.units) for group in groups)
+    labeled = sum(len(group.units) for group in groups)
     shared = sum(len(group.units) for group in groups if len(group.units) > 1)
     counts = Counter(unit.verdict for unit in units)
     stand, fall = standing(units)
@@ -169,7 +169,7 @@ def _page(run: RunDirectory, layer: str, units: Sequence[Summary]) -> str:
         groups=[group for group in groups if len(group.units) > 1],
         single=[group.units[0] for group in groups if len(group.units) == 1],
         others=[unit for unit in units if unit.slug not in grouped],
-        labelled=labelled,
+        labeled=labeled,
         stand=len(stand),
         fall=fall,
         rate=FALSE_DISCOVERIES,

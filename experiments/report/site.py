@@ -23,7 +23,7 @@ from experiments.records.reuse import reuse
 from experiments.report import experiment_page, layer_page, pages, plots, unit_page
 from experiments.report.figures import GATES, MEANINGS
 from experiments.report.records import RunDirectory, mapping, sequence, text
-from experiments.report.summary import Summary, summarize
+from experiments.report.summary import Summary
 from experiments.report.verdicts import SENTENCES, VERDICTS
 
 COLUMNS = (
@@ -83,11 +83,10 @@ def write(run_dir: Path, front: FrontPage | None = None, *, anew: str = "") -> P
         if summary is None:
             unit = run.unit(slug)
             try:
-                unit_page.write_page(run, unit)
+                summary = unit_page.write_page(run, unit)
             except RecordError as error:
                 run.problems.append(error.message.replace(f"{run.root}/", ""))
                 continue
-            summary = summarize(run, unit)
             known.put(slug, state, page, summary)
             changed = True
         summaries.append(summary)
@@ -173,7 +172,6 @@ def _index(
         waiting=len(run.plan.keys() - {summary.unit for summary in summaries}),
         screened=_screened(run),
         median=median,
-        n_scores=len(scores),
         scores=plots.histogram(
             scores,
             0.0,

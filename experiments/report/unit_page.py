@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from actors.vision.readout.places import split_place
+from actors.vision.readout.units import CLASS_KINDS
 from agents.records.journal import slug
 from experiments.records import journal_scan
 from experiments.records.leave_note import WITHOUT_INTERPRETER
@@ -32,24 +32,25 @@ _EDITS = 6
 """Edits that stand before the rounds."""
 
 
-def write_page(run: RunDirectory, unit: UnitRecords) -> Path:
-    """Write the page of what was read of a unit, and one of each of several studies of it."""
+def write_page(run: RunDirectory, unit: UnitRecords) -> Summary:
+    """Write the page of what was read of a unit, and one of each of several studies of it; return the unit's
+    summary.
+    """
     for study in (*run.repeats(unit.slug), unit):
-        key = f"report/units/{study.slug}.html"
-        pages.write(run.store, key, _page(run, study))
-    return run.root / key
+        summary = summarize(run, study)
+        pages.write(run.store, f"report/units/{study.slug}.html", _page(run, study, summary))
+    return summary
 
 
-def _page(run: RunDirectory, unit: UnitRecords) -> str:
+def _page(run: RunDirectory, unit: UnitRecords, summary: Summary) -> str:
     done = unit.done or {}
-    bare = unit.name.kind in ("logit", "probability")
+    bare = unit.name.kind in CLASS_KINDS
 
     def locate(image_id: Any) -> list[str]:
         layers = [f"../../{layer}" for layer in run.image(image_id)]
         return layers[:1] if bare else layers  # a class has no map, so a mask says nothing
 
     gallery = Gallery(unit.rounds, locate)
-    summary = summarize(run, unit)
     rounds = list(rounds_of(unit, gallery))
     background = {k: number(v) for k, v in mapping(done.get("background")).items()}
     looked_at = Looked(

@@ -25,7 +25,7 @@ VERDICTS = {key_of(word): word for word in WORDS}
 """Verdicts by key, best first."""
 SENTENCES = {key_of(word): sentence for word, sentence in MEANINGS.items()}
 """What they mean, by key."""
-LABELLED = frozenset(map(key_of, (*TESTED, "untested")))
+LABELED = frozenset(map(key_of, (*TESTED, "untested")))
 """Keys of verdicts on a label."""
 STANDING = frozenset(map(key_of, HOLDING))
 """Keys of verdicts on a label that holds."""

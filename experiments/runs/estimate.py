@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from actors.chat.hosted.pricing import estimate_text
-from actors.chat.settings import ChatSettings, known_price
+from actors.chat.hosted.usage import estimate_text
+from actors.chat.settings import IMAGE_TOKENS, ChatSettings, known_price
 from actors.errors import MaiaError
 from actors.generation.settings import dollars_per_image
 from agents.critic.assessor import witness_questions
@@ -234,7 +234,7 @@ def held_back_passes(profile: Profile) -> int:
 
 
 def _image_tokens(settings: ChatSettings) -> int:
-    return getattr(settings, "image_tokens", 85)
+    return getattr(settings, "image_tokens", IMAGE_TOKENS)
 
 
 def _token_dollars(settings: ChatSettings, prompt: float, cached: float, completion: float) -> float | None:

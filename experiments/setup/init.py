@@ -58,8 +58,8 @@ async def write_profile(
     today = datetime.date.today().isoformat()
     header = (
         f"# Written by `maia init` on {today}. It extends the built-in profiles; docs/configuration.md has "
-        "every key.\n"
-        f"# Names of models and prices: docs/models.md, checked on {catalogue().checked.isoformat()}.\n"
+        "every key.\n# Names of models and prices: docs/models.md, checked on "
+        f"{catalogue().checked.isoformat()}.\n"
     )
     new_file(path, name, profile, header, replace=replace)
     configuration.load(path)

@@ -12,7 +12,6 @@ _NOT_SCIENCE = {
     "description",
     "placement",
     "store",
-    "remembered",
     "remembered_mb",
     "bank_folder",
     "embedding",

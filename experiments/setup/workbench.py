@@ -18,7 +18,14 @@ from typing import Any, Literal
 
 from actors.chat.base import ChatModel
 from actors.chat.client import PoolChatModel, TextOnlyChat
-from actors.chat.settings import BuiltinChat, ChatSettings, OpenAIChat, TransformersChat, known_price
+from actors.chat.settings import (
+    IMAGE_TOKENS,
+    BuiltinChat,
+    ChatSettings,
+    OpenAIChat,
+    TransformersChat,
+    known_price,
+)
 from actors.detection.client import PoolDetector
 from actors.embedded.photographs.classifier import independent_classifier
 from actors.embedding.client import PoolEmbedder
@@ -442,7 +449,7 @@ async def _eyes(settings: ChatSettings, pool: ReplicaPool[Any, Any]) -> dict[str
 
 
 def _rate(settings: ChatSettings) -> Rate:
-    image_tokens = getattr(settings, "image_tokens", 85)
+    image_tokens = getattr(settings, "image_tokens", IMAGE_TOKENS)
     price = known_price(settings)
     if price is None:
         return Rate(0, 0, image_tokens, known=False)

@@ -158,12 +158,12 @@ def check_order(model: str, layer: str, concept: str) -> None:
                 raise error from None
         rest = f"{concept} " if layer else ""
         raise UsageError(
-            f"{model!r} is no run and no network, and {first!r} is one: the concept comes last.",
+            f"{model!r} is neither a run nor a network; {first!r} is, and the concept comes last.",
             f"Write: maia find {first} {rest}{shlex.quote(model)}",
         ) from None
     if not layer:
         raise UsageError(
-            f"of the network {model} a layer is needed, and there is no run of that name.",
+            f"{model} is a network: name its layer, too.",
             f"Write: maia find {model} LAYER {shlex.quote(concept)}; or name the --out folder of a run.",
         )
 

@@ -207,9 +207,7 @@ class _RunHandler(LoopbackHandler):
         if below == "events":
             return self._events()
         key = _served(below)
-        seen = (
-            self.server.changes.count
-        )  # before the page is read: what changes from here on, the page is notified
+        seen = self.server.changes.count  # before the page is read: it hears of what changes from here on
         try:
             handle = None if key is None else run_files.open_file(self.server.run_dir, key)
         except (OSError, RecordError):

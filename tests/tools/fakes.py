@@ -11,10 +11,10 @@ from actors.errors import MaiaError, RefusedError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
-from actors.vision.readout.base import HeldOutActivations
+from actors.vision.readout.base import HeldOutActivations, UnitResponse
 from tools.intervention import Intervention
 from tools.sandbox.child.effects import Effects, ImageEffect, OutputChange
-from tools.subject import ActivationStatistics, DatasetImage, Response
+from tools.subject import ActivationStatistics, DatasetImage
 
 
 def picture_of(text: str) -> Image:
@@ -97,15 +97,15 @@ class FakeSubject:
 
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
-    ) -> list[Response]:
+    ) -> list[UnitResponse]:
         self.priorities.append(priority)
         values = [self._activation(self._studio.shows.get(image.id, "")) for image in images]
-        return [Response(value, np.full((2, 2), value, np.float16)) for value in values]
+        return [UnitResponse(value, np.full((2, 2), value, np.float16)) for value in values]
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
         return [
             DatasetImage(
-                image, Provenance("dataset", "fake", str(i)), Response(5.0 - i / 10, np.ones((2, 2)))
+                image, Provenance("dataset", "fake", str(i)), UnitResponse(5.0 - i / 10, np.ones((2, 2)))
             )
             for i, image in enumerate(self._dataset[:k])
         ]

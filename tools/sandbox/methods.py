@@ -102,8 +102,7 @@ def _check_pixels(arguments: Any, shelf: ImageShelf) -> None:
     if total > MAX_CALL_BYTES:
         raise BadCallError(
             f"the images of one call may have {MAX_CALL_BYTES // 3 >> 20} million pixels together, got "
-            f"{total // 3 >> 20}; "
-            "use fewer or smaller ones at a time"
+            f"{total // 3 >> 20}; use fewer or smaller ones at a time"
         )
 
 

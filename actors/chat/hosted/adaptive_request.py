@@ -18,7 +18,7 @@ from actors.chat.base import ChatRequest, Message
 from actors.chat.encoding import MessageEncoder
 from actors.chat.history import drop_images_in_blocks, fold_system, keep_images, leave_out, without_images
 from actors.chat.hosted.endpoint_limits import EndpointLimits
-from actors.chat.hosted.pricing import estimate_prompt
+from actors.chat.hosted.usage import estimate_prompt
 from actors.chat.reply import Usage
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import Fault, ImageRejectedError

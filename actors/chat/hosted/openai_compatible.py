@@ -20,7 +20,7 @@ from actors.chat.encoding import MessageEncoder
 from actors.chat.hosted.adaptive_request import AdaptiveRequest, n_images
 from actors.chat.hosted.batches import Batches
 from actors.chat.hosted.endpoint_limits import EndpointLimits, TruncationWatch
-from actors.chat.hosted.pricing import estimate_prompt, read_usage
+from actors.chat.hosted.usage import estimate_prompt, read_usage
 from actors.chat.reply import ChatReply, Usage
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.caller import EndpointCaller, Sent
@@ -113,8 +113,7 @@ class OpenAIBackend(Backend[Any, Any]):
         if _without_room(again):
             raise ThinkingError(
                 f"{self._settings.model} used {used:,} and then {adaptive.longest:,} tokens for its "
-                f"thoughts and gave no "
-                "answer.",
+                "thoughts and gave no answer.",
                 "Raise `reasoning_tokens`, or lower `reasoning_effort` (low, none).",
                 usage.requests,
                 usage.requests,  # answered and billed, and the answer is lost
@@ -176,12 +175,10 @@ class OpenAIBackend(Backend[Any, Any]):
             return []
         self._limits.context = usage.prompt_tokens
         message = (
-            f"the endpoint seems to cut conversations at {usage.prompt_tokens:,} tokens without saying "
-            f"so: of this one, "
-            f"with about {words:,} tokens of text, it counted no more. Start the server with a longer "
-            f"context (Ollama: "
-            "OLLAMA_CONTEXT_LENGTH or `num_ctx`), or shorten conversations with `max_rounds` or "
-            "`history.max_images`."
+            f"the endpoint seems to cut conversations at {usage.prompt_tokens:,} tokens without saying so: "
+            f"of this one, with about {words:,} tokens of text, it counted no more. Start the server with a "
+            "longer context (Ollama: OLLAMA_CONTEXT_LENGTH or `num_ctx`), or shorten conversations with "
+            "`max_rounds` or `history.max_images`."
         )
         log.warning("conversation_cut", host=self._settings.host, model=self._settings.model, why=message)
         return [message]

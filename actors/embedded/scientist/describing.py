@@ -33,7 +33,7 @@ HOPELESS_ROUNDS = 5
 CHANGES = 6
 SURVEY = 44
 REFINING_ROUNDS = 10
-"""MeasuredContext rounds after which no further addition to a formula that stands is looked into."""
+"""Measured rounds after which no further addition to a formula that stands is looked into."""
 _REBUILDING = 2
 """Rounds at most that draw the few images again that drive a unit."""
 _UNTRIED_SHARE = 0.05

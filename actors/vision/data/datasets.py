@@ -8,13 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 
 from actors.errors import UsageError
 from actors.images import Image, Preview, Provenance, preview_of
@@ -56,7 +53,7 @@ class ArrayDataset:
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"{self._path} cannot be read as an array of images: {error}",
-                "Write it with `write_array`.",
+                "Write squares with `numpy.save`: uint8, (images, height, width, 3).",
             ) from error
 
     def __getstate__(self) -> dict[str, object]:
@@ -76,33 +73,6 @@ class ArrayDataset:
 
     def provenance(self, index: int) -> Provenance:
         return Provenance("dataset", maker=self.name, recipe={"row": index})
-
-
-def write_array(
-    dataset: ImageDataset,
-    path: Path,
-    size: int = 256,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[int, str]:
-    """Decode a data set once into a file for `ArrayDataset`: squares of `size` pixels, cut from the center.
-
-    Corrupt images become black; they are returned by index with the reason.
-    """
-    skipped: dict[int, str] = {}
-    draft = path.with_name(path.name + ".draft")
-    array = np.lib.format.open_memmap(draft, "w+", np.uint8, (len(dataset), size, size, 3))
-    for index in range(len(dataset)):
-        try:
-            picture = dataset.load(index).to_pil()
-        except Exception as error:  # decoders raise anything
-            skipped[index] = f"{type(error).__name__}: {error}"
-        else:
-            array[index] = np.asarray(PIL.ImageOps.fit(picture, (size, size), PIL.Image.Resampling.BICUBIC))
-        if progress is not None:
-            progress(index + 1, len(dataset))
-    array.flush()
-    draft.replace(path)
-    return skipped
 
 
 def open_dataset(text: str, image_column: str = "") -> ImageDataset:

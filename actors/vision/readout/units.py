@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from actors.vision.dictionaries.dictionary import Dictionary
 
 _FEW = 20
-_MOST_DIGITS = 18
 """Classes at most that an error lists in full."""
+_MOST_DIGITS = 18
+"""Digits of a unit's number at most."""
 
 OUTPUT = "output"
 """The layer of the network's own output: class logits, for a classifier."""
+CLASS_KINDS = ("logit", "probability")
+"""Kinds of units that are classes of the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +268,7 @@ def parse_unit(layer_text: str, unit_text: str, class_names: Sequence[str] = ())
         kind = head
     else:
         kind, rest = ("logit" if of_output else "channel"), unit_text
-    if kind in ("logit", "probability"):
+    if kind in CLASS_KINDS:
         scores = layer_text if of_output else OUTPUT
         return Unit(scores, class_index(rest, class_names), kind)
     if kind == "channel":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from actors.vision.networks.network import Network
     from actors.vision.sweep.compiled import CompiledPass
 
-_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 

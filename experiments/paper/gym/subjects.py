@@ -15,9 +15,9 @@ from actors.errors import MaiaError
 from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.data.reserve import SEED, Reserve, sample, split
-from actors.vision.readout.base import HeldOutActivations, ImageDataset
+from actors.vision.readout.base import HeldOutActivations, ImageDataset, UnitResponse
 from experiments.paper.gym.neurons import GymUnit, UnitKind
-from tools.subject import ActivationStatistics, DatasetImage, Progress, Response, Subject
+from tools.subject import ActivationStatistics, DatasetImage, Progress, Subject
 from tools.synthetic import ConceptDetector, ConceptTable, SyntheticNeuron
 
 
@@ -80,16 +80,16 @@ class NuisanceUnit:
 
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
-    ) -> list[Response]:
+    ) -> list[UnitResponse]:
         return [self._respond(image) for image in images]
 
-    def _respond(self, image: Image) -> Response:
+    def _respond(self, image: Image) -> UnitResponse:
         value = self.activation(image.id)
         # The region is as meaningless as the value: a quarter of the image, chosen by its pixels.
         corner = int(image.id[:2], 16) % 4
         field = np.zeros((2, 2), np.float32)
         field[corner // 2, corner % 2] = value
-        return Response(value, field)
+        return UnitResponse(value, field)
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
         order = (await self._ranked())[:k]

@@ -17,7 +17,6 @@ from agents.evidence.meaning import (
     LabelMeaning,
     LabelPart,
     ask_meaning,
-    combines,
     doubts_about,
     read_meaning,
     rivals_of,
@@ -48,7 +47,7 @@ async def test_a_single_thing_has_a_core_and_alternative_labels() -> None:
     assert found == LabelMeaning("dog", broader="animal", narrower="poodle", synonym="canine")
     assert doubts_about("dogs", found) == [Doubt("animal", "animal", wider=True)]
     assert rivals_of("dogs", found) == ["poodle", "canine"]
-    assert not combines("dogs", found)
+    assert not found.combines
 
 
 def test_the_example_of_the_form_is_in_the_form() -> None:
@@ -68,14 +67,13 @@ def test_each_condition_is_doubted_by_leaving_it_out_and_an_exception_by_putting
         Doubt("red things", "red things"),
         Doubt("car", "car"),
     ]
-    assert combines("red car without people", meaning)
+    assert meaning.combines
 
 
 def test_a_preposition_that_is_part_of_a_name_is_no_condition() -> None:
     meaning = LabelMeaning("lady in waiting", broader="courtier")
     assert doubts_about("lady in waiting", meaning) == [Doubt("courtier", "courtier", wider=True)]
-    assert not combines("lady in waiting", meaning)
-    assert combines("lady in waiting", None)
+    assert not meaning.combines
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,17 @@ from actors.vision.readout.base import Unit
 from agents.records.journal import Journal, JournalError, slug
 from agents.records.store import Store
 from agents.records.work import WorkItem
-from experiments.records.cross_unit import IMAGES, LABELS, LabelledUnit, compare, percentiles, sample
+from experiments.records.cross_unit import IMAGES, LABELS, ComparedUnit, compare, percentiles, sample
 
 
-def labelled(index: int, label: str, *activations: float) -> LabelledUnit:
-    return LabelledUnit(
+def labeled(index: int, label: str, *activations: float) -> ComparedUnit:
+    return ComparedUnit(
         f"net/a:{index}", Unit("a", index), (label,), activations or (1.0,), (f"{index:032x}",)
     )
 
 
 def test_a_label_is_compared_with_those_of_other_units_on_their_images():
-    units = [labelled(0, "dog", 4.0, 6.0), labelled(1, "cat", 1.0), labelled(2, "car", 2.0)]
+    units = [labeled(0, "dog", 4.0, 6.0), labeled(1, "cat", 1.0), labeled(2, "car", 2.0)]
     means = np.array([[5.0, 4.0, 1.0], [9.0, 1.0, 0.0], [2.0, 2.0, 2.0]])
     ranks = percentiles(units, units, means)
     assert [ranks[unit.id].percentile for unit in units] == [1.0, 0.5, 0.5]
@@ -37,13 +37,13 @@ def test_a_label_is_compared_with_those_of_other_units_on_their_images():
 
 
 def test_the_same_words_are_not_another_label():
-    units = [labelled(0, "a dog"), labelled(1, "A  Dog"), labelled(2, "car")]
+    units = [labeled(0, "a dog"), labeled(1, "A  Dog"), labeled(2, "car")]
     ranks = percentiles(units, units, np.zeros((3, 3)))
     assert [ranks[unit.id].n for unit in units] == [1, 1, 2]
 
 
 def test_labels_on_whose_images_a_unit_is_not_finite_are_left_out_of_its_comparison():
-    units = [labelled(0, "dog", 4.0), labelled(1, "cat", 1.0), labelled(2, "car", 2.0)]
+    units = [labeled(0, "dog", 4.0), labeled(1, "cat", 1.0), labeled(2, "car", 2.0)]
     means = np.array([[5.0, np.nan, 1.0], [9.0, 1.0, 0.0], [np.inf, np.nan, 2.0]])
     ranks = percentiles(units, units, means)
     assert [ranks[unit.id].n if unit.id in ranks else 0 for unit in units] == [1, 2, 0]
@@ -51,12 +51,12 @@ def test_labels_on_whose_images_a_unit_is_not_finite_are_left_out_of_its_compari
 
 
 def test_a_layer_of_one_label_has_nothing_to_compare():
-    units = [labelled(0, "dog"), labelled(1, "dog")]
+    units = [labeled(0, "dog"), labeled(1, "dog")]
     assert percentiles(units, units, np.zeros((2, 2))) == {}
 
 
 def test_of_a_large_layer_the_same_labels_are_always_chosen():
-    units = [labelled(index, f"thing {index}") for index in range(2 * LABELS)]
+    units = [labeled(index, f"thing {index}") for index in range(2 * LABELS)]
     assert len(sample(units)) == LABELS
     assert sample(units) == sample(units)
     assert sample(units[:5]) == units[:5]

@@ -236,11 +236,11 @@ def test_a_diff_counts_changed_labels_verdicts_and_scores(run, tmp_path):
     (changed,) = found.changed
     assert changed.changed == ["label", "verdict", "auroc"]
     assert changed.after.labels == ["faces"]
-    assert (found.relabelled, found.verdict_changed, found.score_changed) == (1, 1, 1)
+    assert (found.relabeled, found.verdict_changed, found.score_changed) == (1, 1, 1)
     assert [unit.endswith(":9") for unit in found.only_in_second] == [True]
     output = summary(found)
     assert output.splitlines() == [
-        "2 units in both runs: 1 the same, 1 relabelled, 1 with another verdict, 1 with another score",
+        "2 units in both runs: 1 the same, 1 relabeled, 1 with another verdict, 1 with another score",
         f"1 unit only in {other.root}",
     ]
     output = summary(replace(diff(other.root, run.root), units=1))
@@ -262,7 +262,7 @@ def test_another_network_is_compared_by_layer_and_number(run, tmp_path):
     other.write_unit(3, "arches")
     found = diff(run.root, other.root)
     assert [unit.unit for unit in found.changed] == [f"{LAYER}:3"]
-    assert found.relabelled == 1
+    assert found.relabeled == 1
 
 
 def test_both_commands_print_one_object(run, capsys):

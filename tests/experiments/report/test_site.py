@@ -266,7 +266,7 @@ def test_the_index_says_how_many_studies_show_a_sign_of_careless_reasoning(run):
 
 def test_repeated_studies_have_pages_and_the_layer_shows_their_agreement(run):
     pair = {"label_of": 2, "images_of": 1, "seen": 0.8, "false": 0.0, "n_positive": 5, "n_control": 5}
-    agreement = {"value": 0.87, "studies": 2, "labelled": 2, "pairs": [pair | {"predicted": 0.9}]}
+    agreement = {"value": 0.87, "studies": 2, "labeled": 2, "pairs": [pair | {"predicted": 0.9}]}
     pooled = run.done(1, "wheels") | {"agreement": agreement, "repeats": [{"number": 1}, {"number": 2}]}
     name = run.write_unit(1, "wheels", done=pooled, rounds=[run.answer(1, "wheels", None)])
     run.write_unit(2, "dogs")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 
 from tests.tools.sandbox.conftest import LIMITS
 from tests.tools.sandbox.hosts import FakeHost
-from tools.sandbox import Sandbox, api_page
+from tools.sandbox import METHODS, Sandbox, api_page
+from tools.sandbox.child.api import System, Tools
 from tools.sandbox.kernel import KernelSandbox, KernelServer
 from tools.sandbox.settings import Dialect
+from tools.toolbox import Toolbox
 
 
 def test_the_page_of_the_later_dialect_names_none_of_the_papers_methods() -> None:
@@ -37,6 +40,23 @@ def test_the_page_of_the_papers_dialect_shows_images_as_text() -> None:
     assert "call_neuron" not in page
     assert "Image]" not in page
     assert "intervene" not in page, "the paper's protocol has none"
+
+
+def test_every_call_has_its_form_its_work_and_its_place_on_the_page() -> None:
+    for name, method in METHODS.items():
+        asked = inspect.signature(getattr(Toolbox, f"_do_{name}")).parameters
+        assert set(asked) - {"self"} == set(method.arguments), name
+    assert {f"_do_{name}" for name in METHODS} == {name for name in vars(Toolbox) if name.startswith("_do_")}
+    offered = {
+        name
+        for kind in (System, Tools)
+        for name, member in vars(kind).items()
+        if callable(member) and not name.startswith("_")
+    }
+    shown = set(re.findall(r"^(?:system|tools)\.(\w+)\(", api_page(), re.MULTILINE))
+    assert offered - shown == {"load_model", "log_experiment", "save_experiment_log"}, (
+        "kept for programs of the paper"
+    )
 
 
 async def test_the_examples_of_the_page_run(sandbox: KernelSandbox, host: FakeHost) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from actors.chat.answers import read_completion
 from actors.chat.base import ChatRequest, Message
 from actors.chat.hosted.openai_compatible import OpenAIBackend
-from actors.chat.hosted.pricing import read_usage
+from actors.chat.hosted.usage import read_usage
 from actors.chat.reply import ChatReply
 from actors.chat.settings import OpenAIChat
 from actors.endpoint import openai_client

@@ -14,7 +14,7 @@ import pytest
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import ImageDecodeError
 from actors.vision.data.dataset_names import canonical
-from actors.vision.data.datasets import ArrayDataset, open_dataset, write_array
+from actors.vision.data.datasets import ArrayDataset, open_dataset
 from actors.vision.data.folder import FolderDataset
 from actors.vision.data.hub_dataset import HubDataset
 
@@ -62,7 +62,7 @@ def test_a_copy_is_the_same_data_set_wherever_and_whenever_it_was_made(tmp_path:
     assert here.fingerprint == there.fingerprint
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        write_array(here, tmp_path / folder / "images.npy", size=8)
+        np.save(tmp_path / folder / "images.npy", np.zeros((2, 8, 8, 3), np.uint8))
     one, two = (ArrayDataset(tmp_path / folder / "images.npy") for folder in ("one", "two"))
     assert one.fingerprint == two.fingerprint
 
@@ -129,20 +129,6 @@ def test_a_missing_or_damaged_array_is_refused(tmp_path: Path) -> None:
     for name in ("bad.npy", "none.npy"):
         with pytest.raises(UsageError, match="cannot be read"):
             ArrayDataset(tmp_path / name)
-
-
-def test_any_data_set_can_be_decoded_once_into_an_array(tmp_path: Path) -> None:
-    picture(tmp_path / "data" / "1.png", 1, (20, 31))
-    (tmp_path / "data" / "2.png").write_bytes(b"bad")
-    seen: list[tuple[int, int]] = []
-    skipped = write_array(
-        FolderDataset(tmp_path / "data"), tmp_path / "x.npy", 12, lambda *now: seen.append(now)
-    )
-    assert list(skipped) == [1]
-    dataset = ArrayDataset(tmp_path / "x.npy")
-    assert dataset.load(0).size == (12, 12)
-    assert not dataset.load(1).pixels.any()
-    assert seen == [(1, 2), (2, 2)]
 
 
 def test_a_data_set_is_opened_by_what_a_command_line_says(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from actors.chat.base import Message
-from actors.chat.hosted.pricing import estimate_prompt, estimate_text, read_usage
+from actors.chat.hosted.usage import estimate_prompt, estimate_text, read_usage
 from actors.chat.reply import Usage
 from actors.endpoint.prices import TokenPrice
 from tests.actors.chat.conftest import picture
