@@ -250,7 +250,8 @@ class Fit:
 
     `z` is the AUROC in standard errors of a label that has nothing to do with the unit, ties counted. It is
     0, as are `correlation` and `auprc`, and `auroc` 0.5, where fewer than `FEWEST` images show the label or
-    do not.
+    do not. `coverage` is the share of strong images that show it: those that reach half of the way from the
+    mean activation to the greatest.
     """
 
     correlation: np.ndarray
@@ -258,6 +259,7 @@ class Fit:
     auprc: np.ndarray
     z: np.ndarray
     positives: np.ndarray
+    coverage: np.ndarray
 
 
 def fit(values: torch.Tensor, shown: torch.Tensor) -> Fit:
@@ -273,7 +275,9 @@ def fit(values: torch.Tensor, shown: torch.Tensor) -> Fit:
     deviation = ((n + 1) * left / (12 * count * (n - count)).clamp(min=1)).sqrt()
     z = torch.where(tested, (auroc - 0.5) / deviation, 0.0)
     precision = torch.where(tested, _average_precision(ordered, hits), 0.0)
-    found = (correlations(values, shown), auroc, precision, z, count)
+    strong = values >= (values.mean(1, keepdim=True) + values.amax(1, keepdim=True)) / 2
+    coverage = (strong & shown).sum(1).double() / strong.sum(1).clamp(min=1)
+    found = (correlations(values, shown), auroc, precision, z, count, coverage)
     return Fit(*(each.cpu().numpy() for each in found))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -123,7 +123,7 @@ class _Found:
         return cls(
             [formula for part in parts for formula in part.formulas],
             np.concatenate([part.correlation for part in parts]),
-            Fit(each("correlation"), each("auroc"), each("auprc"), each("z"), each("positives")),
+            Fit(*(each(field.name) for field in fields(Fit))),
             [rival for part in parts for rival in part.rivals],
             np.concatenate([part.margin for part in parts]),
         )
@@ -297,4 +297,5 @@ class LayerLabeler:
             float(known.meaning.polysemanticity[at]),
             int(known.places[alike]) if alike >= 0 else None,
             float(known.meaning.redundancy[at]) if alike >= 0 else None,
+            float(found.fit.coverage[at]),
         )

@@ -30,6 +30,7 @@ class UnitLabel:
     layer's false-discovery rate at which the label would be accepted. `wpmi`: soft WPMI of `wpmi_label`, the
     best single concept by it, over all images. `clarity` is the mean cosine of exemplars, `polysemanticity` 1
     less the cosine of their two groups, `redundancy` the cosine to the exemplars of the unit `alike`.
+    `coverage`: share of the other half's strong images that show the label (`Fit`).
     """
 
     unit: str
@@ -53,6 +54,7 @@ class UnitLabel:
     polysemanticity: float | None = None
     alike: int | None = None
     redundancy: float | None = None
+    coverage: float | None = None
     tier: str = "embedding"
 
 

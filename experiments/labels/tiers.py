@@ -1,8 +1,10 @@
 """`maia sweep --agents`: which units are given agents, by labels that `maia label` made without any.
 
-A label is doubtful where none passed, where it separates the images badly, or where another fits nearly as
-well. Doubtful units come first, the ones that do most to the network's outputs before others. Labels that are
-not doubtful are put to the critic's test, and an agent follows only where one is left and the label fails.
+A label is doubtful where none passed, where it separates the images badly, where another fits nearly as well,
+or where it leaves most of the strong images unexplained. Doubtful units come first: the ones that do most to
+the network's outputs, then those whose exemplars are most alike. What drives a unit without meaning is
+anything, so that its exemplars have least in common, and an agent would find nothing. Labels that are not
+doubtful are put to the critic's test, and an agent follows only where one is left and the label fails.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ LEAST_AUROC = 0.7
 """A label that separates images worse than this is doubtful; the critic would not confirm it either."""
 LEAST_MARGIN = 0.05
 """Part of a label's correlation by which its rival must fall behind."""
+LEAST_COVERAGE = 0.5
+"""Share of the unit's strong images that its label must explain."""
 _JOINED = re.compile(r" OR ")
 _PARENTHESES = str.maketrans("", "", "()")
 
@@ -93,6 +97,8 @@ def doubt_of(label: UnitLabel | None) -> str:
         return f"its label by embeddings separates images badly (AUROC {label.auroc or 0.5:.2f})"
     if label.margin is not None and label.margin < LEAST_MARGIN * (label.correlation or 0.0):
         return f"{label.runner_up!r} fits nearly as well as its label by embeddings"
+    if label.coverage is not None and label.coverage < LEAST_COVERAGE:
+        return f"its label by embeddings explains {label.coverage:.0%} of its strong images"
     return ""
 
 
@@ -188,8 +194,10 @@ class LabelTiers:
     def _urgency(self, unit: str, label: UnitLabel | None, doubt: str) -> tuple[bool, float, float]:
         name = UnitName.parse(unit)
         effect = self.effects.get((name.layer, name.index or 0), 0.0)
-        fit = 0.0 if label is None or label.label is None else label.correlation or 0.0
-        return not doubt, -effect, fit
+        if label is None:
+            return False, -effect, 0.0
+        last = -(label.clarity or 0.0) if doubt else label.correlation or 0.0
+        return not doubt, -effect, last
 
     def _matching(self, labels: Mapping[str, UnitLabel | None]) -> set[str]:
         known = [_catalogued(unit, label) for unit, label in labels.items() if label is not None]

@@ -69,6 +69,8 @@ def test_the_fit_of_a_label_is_that_of_the_statistics_of_evidence() -> None:
         groups = values[row][shown[row]].tolist(), values[row][~shown[row]].tolist()
         assert found.auroc[row] == pytest.approx(auroc(*groups), abs=1e-6)
         assert found.auprc[row] == pytest.approx(average_precision(*groups), abs=1e-6)
+        strong = values[row] >= (values[row].mean() + values[row].max()) / 2
+        assert found.coverage[row] == pytest.approx(shown[row][strong].mean(), abs=1e-6)
 
 
 def test_the_z_of_unrelated_labels_has_unit_variance_with_ties() -> None:

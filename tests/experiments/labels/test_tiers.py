@@ -80,6 +80,16 @@ def test_a_number_of_agents_goes_to_the_first_and_no_label_is_left_untested(labe
     assert set(given(decided(labels, "top:0")).values()) == {"test", "nothing"}
 
 
+def test_of_doubtful_units_those_whose_exemplars_are_most_alike_come_first(tmp_path: Path) -> None:
+    first = [
+        label(0, None, clarity=0.1),
+        label(1, None, clarity=0.3),
+        label(2, "cat", auroc=0.6, clarity=0.2),
+    ]
+    labels = write_labels(tmp_path / "labels", [*first, label(3, "grass", clarity=0.9)], "f1")
+    assert [tier.unit[-1] for tier in decided(labels, "doubtful")] == ["1", "2", "0", "3"]
+
+
 def test_agents_are_told_the_labels_and_their_rivals_where_that_is_asked(labels: Path) -> None:
     base = WorkItem("net/mix:3", "mix", "3")
     blind = {tier.unit: tier.item(base) for tier in decided(labels, "doubtful")}
@@ -124,6 +134,7 @@ def test_only_parts_of_an_or_are_labels_of_their_own() -> None:
     assert proposed(LABELS[1]) == proposed(None) == ()
     assert doubt_of(None)
     assert "badly" in doubt_of(label(0, "dog", auroc=0.6))
+    assert "explains 40% of its strong images" in doubt_of(label(0, "dog", coverage=0.4))
 
 
 @pytest.mark.parametrize("text", ["", "top", "top:-1", "top:x", "query:", "budget:much", "some", "all:3"])
