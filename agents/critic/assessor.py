@@ -147,7 +147,9 @@ class Assessor:
         self.images.update((image.id, image) for image in images)
         activations = [each.response.activation for each in exemplars]
         witnessed = await self._witnessed(images, activations, labels, "exemplar")
-        return [replace(image, prompt=f"exemplar {rank}") for rank, image in enumerate(witnessed, 1)]
+        return [
+            image.model_copy(update={"prompt": f"exemplar {rank}"}) for rank, image in enumerate(witnessed, 1)
+        ]
 
     async def _test(
         self, labels: Sequence[str], unit: Range, witness: Accuracy | None, share: float
@@ -197,7 +199,9 @@ class Assessor:
         self.images.update((image.id, image) for image in images)
         witnessed = await self._witnessed(images, [each.activation for each in made], labels, "generated")
         return [
-            replace(image, prompt=each.wording, origin="edited" if each.from_data else "generated")
+            image.model_copy(
+                update={"prompt": each.wording, "origin": "edited" if each.from_data else "generated"}
+            )
             for image, each in zip(witnessed, made, strict=True)
         ]
 
@@ -207,6 +211,12 @@ class Assessor:
         assert self._witness is not None
         answers = iter(await self._witness.shows([(image, label) for image in images for label in labels]))
         return [
-            WitnessedImage(image.id, activation, origin, {label: next(answers) for label in labels})
+            WitnessedImage(
+                image=image.id,
+                activation=activation,
+                origin=origin,
+                shows={label: next(answers) for label in labels},
+                prompt="",
+            )
             for image, activation in zip(images, activations, strict=True)
         ]

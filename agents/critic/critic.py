@@ -13,8 +13,7 @@ from __future__ import annotations
 import random
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -26,12 +25,14 @@ from agents.critic.fresh_images import FreshImages, UnmadeError
 from agents.critic.review import Review
 from agents.critic.skeptic import Skeptic
 from agents.critic.stimuli import control_subjects, prompts_for
+from agents.critic.tested import SAME, Tested
 from agents.evidence.coverage import more_than_missed
+from agents.evidence.evidence_record import Comparison, EvidenceRecord, Inspection, RivalTest
 from agents.evidence.finding import Figures, Finding, of_abstention, of_label
 from agents.evidence.meaning import LabelMeaning, doubts_about, rivals_of
 from agents.evidence.simpler_labels import Doubt
 from agents.evidence.statistics import auroc, auroc_interval, e_value
-from agents.evidence.trials import Trials, borne_out, confirmation_evidence, surely_less
+from agents.evidence.trials import Trials, borne_out, surely_less
 from agents.evidence.verdict import HOLDING
 from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import NOT_INTERPRETABLE
@@ -42,68 +43,10 @@ __all__ = ["ConfirmationSettings", "Critic", "is_abstention", "share_of"]
 
 _LEFT = 0.5
 """Part of a thing's effect that may be left in the presence of what a label excepts."""
-_SAME = 0.1
-"""Difference, as a part of the label's effect, up to which two groups of images count as driving a unit
-alike.
-"""
 _MOST_SIMPLER = 8
 """Simpler labels of one answer at most that are tested, one after another."""
 _FEWEST = 5
 """Images of a wider kind that do not show the label, from which they count."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tested:
-    """Labels after the test on fresh images. `specific`: whether they passed; None if their images could not
-    be made.
-    """
-
-    answer: FinalAnswer
-    specific: bool | None
-    trials: Trials
-    evidence: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A label against a simpler one, by fresh images of both. `left`: the part of the label's effect that the
-    simpler one has; `rejected`: the simpler one surely does less.
-    """
-
-    label: str
-    simpler: str
-    weaker: str
-    """What the images of the simpler side were made of."""
-    stronger: str
-    n_weaker: int
-    mean_weaker: float
-    mean_stronger: float
-    auroc: float
-    auroc_interval: tuple[float, float]
-    left: float
-    rejected: bool
-
-
-@dataclass(frozen=True, slots=True)
-class RivalTest:
-    """Fresh images of a rival against those of the labels; `beats` is the AUROC of the rival."""
-
-    label: str
-    mean: float
-    n: int
-    beats: float
-    beats_interval: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What an observer sees in `n` images of everyday things: how many show what was asked for (`seen`), and
-    in how many it sees another thing (`false`).
-    """
-
-    n: int
-    seen: int
-    false: int
 
 
 class Critic:
@@ -143,54 +86,60 @@ class Critic:
         """
         attempt += self.earlier
         self._tests = 0
-        self._fresh.activations.clear()
-        before = len(self._fresh.kept)
-        review = await (self._abstention(attempt) if is_abstention(answer) else self._labels(answer, attempt))
-        if made := len(self._fresh.kept) - before:
-            review.evidence["images_made"] = made
-        return review
+        self._fresh.begin()
+        return await (self._abstention(attempt) if is_abstention(answer) else self._labels(answer, attempt))
 
     async def _abstention(self, attempt: int) -> Review:
         inspected = await self._inspect(attempt)
         figures = await self._assessor.reach(self._fresh.activations)
-        finding = of_abstention(figures)
-        evidence: dict[str, Any] = {"kind": "abstention"}
-        if inspected is not None:
-            evidence["inspected"] = asdict(inspected)
-        evidence |= {**figures.to_json(), "finding": asdict(finding)}
-        return Review(True, "", evidence)
+        evidence = EvidenceRecord(
+            kind="abstention",
+            images_made=self._fresh.made,
+            finding=of_abstention(figures),
+            inspected=inspected,
+            unit=figures.unit,
+            reach=figures.reach,
+        )
+        return Review(accepted=True, objection="", evidence=evidence.without_defaults())
 
     async def _labels(self, answer: FinalAnswer, attempt: int) -> Review:
         tested = await self._confirm(answer, attempt)
         own = borne_out(answer.labels, tested.trials)
         if 0 < len(own) < len(answer.labels):
             tested = await self._confirm(replace(answer, labels=own), attempt)
-        beaten_by = ""
         if tested.specific and self._settings.probe:
             tested = await self._simplest(tested, attempt)
-            tested.evidence["retest"] = await self._retest(tested.trials, attempt)
-            beaten_by = await self._rival(tested, attempt)
+            tested = replace(tested, retest=await self._retest(tested.trials, attempt))
+            tested = replace(tested, rivals=await self._rivals(tested, attempt))
         figures = await self._assessor.reach(self._fresh.activations)
         # A label that no image could be made of may still be tested on real images.
         if tested.specific is not False or not (figures.reach and figures.reach.reached):
             figures = await self._assessor.labels(
                 tested.answer.labels, tested.trials, figures, share_of(attempt)
             )
-        return self._review(tested, figures, beaten_by, attempt)
+        return self._review(tested, figures, attempt)
 
-    def _review(self, tested: Tested, figures: Figures, beaten_by: str, attempt: int) -> Review:
+    def _review(self, tested: Tested, figures: Figures, attempt: int) -> Review:
         """Return the finding, and what the agent is sent if it may go on."""
-        finding = of_label(tested.specific, figures, beaten_by=beaten_by)
-        evidence = tested.evidence | figures.to_json() | {"finding": asdict(finding)}
+        rival = tested.beaten_by
+        finding = of_label(tested.specific, figures, beaten_by="" if rival is None else rival.label)
+        corrected = tested.e_value
         if finding.verdict == "holds on your images" and figures.held_back is not None:
             # What its generated images say is of no account.
-            evidence["e_value_corrected"] = (figures.held_back.e_value or 0.0) * share_of(attempt)
-        objection, shown = self._objection(tested, figures, finding, beaten_by, attempt)
-        return Review(not objection, objection, evidence, tested.answer.labels, shown)
+            corrected = (figures.held_back.e_value or 0.0) * share_of(attempt)
+        objection, shown = self._objection(tested, figures, finding, attempt)
+        review = Review(
+            accepted=not objection,
+            objection=objection,
+            evidence=tested.evidence(figures, finding, corrected, self._fresh.made),
+            labels=list(tested.answer.labels),
+            shown=shown,
+        )
+        return review.without_defaults()
 
     def _objection(
-        self, tested: Tested, figures: Figures, finding: Finding, beaten_by: str, attempt: int
-    ) -> tuple[str, tuple[str, ...]]:
+        self, tested: Tested, figures: Figures, finding: Finding, attempt: int
+    ) -> tuple[str, list[str]]:
         """Return what to send the agent, "" if the answer stands, and the images to show it.
 
         A label that holds goes back once if it leaves more of the strongest images unexplained than the
@@ -204,14 +153,14 @@ class Critic:
             or unit is None
             or not more_than_missed(seen, unit.middle, figures.witness)
         ):
-            return "", ()
+            return "", []
         if tested.specific is None and not holds:
-            return objections.untestable(tested.evidence["failures"]), ()
+            return objections.untestable(tested.failures), []
         if not tested.specific and not holds:
-            return objections.not_specific(tested.answer, tested.trials, tested.evidence), ()
-        if beaten_by:
-            return objections.beaten(tested.answer, tested.evidence), ()
-        return objections.not_enough(tested.answer, finding, left), tuple(each.image for each in left)
+            return objections.not_specific(tested), []
+        if tested.beaten_by is not None:
+            return objections.beaten(tested, tested.beaten_by), []
+        return objections.not_enough(tested, finding, left), [each.image for each in left]
 
     async def _confirm(self, answer: FinalAnswer, attempt: int) -> Tested:
         """Compare fresh images of the labels with images of other things."""
@@ -228,15 +177,13 @@ class Critic:
             try:
                 made = await self._fresh.block(prompts, [*labels, *[""] * count], test, done)
             except UnmadeError as error:
-                return Tested(answer, None, Trials(), {"kind": "untestable", "failures": error.failures})
+                return Tested(answer, None, Trials(), failures=error.failures)
             trials.positives += made[:count]
             trials.controls += made[count:]
             if len(trials.positives) >= settings.min_images and self._decided(trials):
                 break
         await self._witness(trials)
-        evidence = confirmation_evidence(trials)
-        evidence["e_value_corrected"] = evidence["e_value"] * share_of(attempt) * share_of(self._tests)
-        return Tested(answer, self._decided(trials), trials, evidence)
+        return Tested(answer, self._decided(trials), trials, share_of(attempt) * share_of(self._tests))
 
     async def _simplest(self, tested: Tested, attempt: int) -> Tested:
         """Return the simplest labels that pass, with what was compared."""
@@ -252,11 +199,9 @@ class Critic:
             if not second.specific:
                 break
             tested = second
-        tested.evidence["simpler"] = [asdict(comparison) for comparison in compared]
         known = {label: await self._meaning(label) for label in tested.answer.labels}
-        if meanings := {label: asdict(each) for label, each in known.items() if each}:
-            tested.evidence["meanings"] = meanings
-        return tested
+        meanings = {label: meaning for label, meaning in known.items() if meaning}
+        return replace(tested, simpler=compared, meanings=meanings)
 
     async def _simpler(self, tested: Tested, attempt: int, compared: list[Comparison]) -> FinalAnswer:
         """Return the answer with one label simpler, or as it is; add to what was `compared`."""
@@ -303,7 +248,7 @@ class Critic:
             stronger = await self._fresh.probe(prompts, "stronger", attempt)
         if not weaker or not stronger:
             return None
-        most = 1 - _SAME if doubt.stronger is None else _LEFT
+        most = 1 - SAME if doubt.stronger is None else _LEFT
         low = float(np.mean(controls))
 
         def left() -> float:
@@ -327,7 +272,7 @@ class Critic:
             mean_weaker=float(np.mean(weaker)),
             mean_stronger=float(np.mean(stronger)),
             auroc=share,
-            auroc_interval=auroc_interval(share, len(stronger), len(weaker)),
+            auroc_interval=list(auroc_interval(share, len(stronger), len(weaker))),
             left=left(),
             rejected=surely_less(weaker, stronger) and left() <= most,
         )
@@ -363,7 +308,10 @@ class Critic:
         answers = await self._skeptic.shows(
             [(self._fresh.kept[trial.image], label) for trial, label in asked]
         )
-        seen = [replace(trial, shows=shows) for (trial, _), shows in zip(asked, answers, strict=True)]
+        seen = [
+            trial.model_copy(update={"shows": shows})
+            for (trial, _), shows in zip(asked, answers, strict=True)
+        ]
         split = len(trials.positives)
         trials.positives, trials.controls = seen[:split], seen[split:]
 
@@ -393,7 +341,7 @@ class Critic:
         pairs = zip(answers[: len(images)], answers[len(images) :], strict=True)
         clear = [pair for pair in pairs if None not in pair]
         seen, false = (sum(pair[side] is True for pair in clear) for side in (0, 1))
-        return Inspection(len(clear), seen, false)
+        return Inspection(n=len(clear), seen=seen, false=false)
 
     async def _retest(self, trials: Trials, attempt: int) -> list[tuple[float, float]]:
         """Return pairs of activations of two images of one prompt: how far the prompt decides them."""
@@ -402,23 +350,12 @@ class Critic:
         again = await self._fresh.probe([trial.prompt for trial in first], "retest", attempt)
         return list(zip([trial.activation for trial in first], again, strict=True)) if again else []
 
-    async def _rival(self, tested: Tested, attempt: int) -> str:
-        """Let rivals compete, and write down the strongest; return it if its images surely drive the unit
-        more, else "".
-        """
-        tests = [await self._compete(rival, tested, attempt) for rival in await self._rivals(tested)]
-        made = [test for test in tests if test is not None]
-        if not made:
-            return ""
-        best = max(made, key=lambda test: test.mean)
-        tested.evidence["rival"] = asdict(best)
-        if len(made) > 1:
-            tested.evidence["rivals"] = [asdict(test) for test in made]
-        positives, controls = map(np.mean, tested.trials.numbers())
-        more = best.mean - positives > _SAME * (positives - controls)
-        return best.label if best.beats_interval[0] > 0.5 and more else ""
+    async def _rivals(self, tested: Tested, attempt: int) -> list[RivalTest]:
+        """Return the tests of the rivals whose images could be made."""
+        tests = [await self._compete(rival, tested, attempt) for rival in await self._proposed(tested)]
+        return [test for test in tests if test is not None]
 
-    async def _rivals(self, tested: Tested) -> list[str]:
+    async def _proposed(self, tested: Tested) -> list[str]:
         """Return what the skeptic proposes from the strongest images alone, and narrower words and synonyms
         of the labels.
         """
@@ -439,8 +376,13 @@ class Critic:
             return None
         positives, _ = tested.trials.numbers()
         share = auroc(values, positives)
-        interval = auroc_interval(share, len(values), len(positives))
-        return RivalTest(rival, float(np.mean(values)), len(values), share, interval)
+        return RivalTest(
+            label=rival,
+            mean=float(np.mean(values)),
+            n=len(values),
+            beats=share,
+            beats_interval=list(auroc_interval(share, len(values), len(positives))),
+        )
 
     def _decided(self, trials: Trials) -> bool:
         positives, controls = trials.numbers()

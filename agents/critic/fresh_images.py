@@ -24,13 +24,25 @@ class UnmadeError(MaiaError):
 class FreshImages:
     """Makes images that no exploring agent can draw, and measures them.
 
-    `kept` holds every image that was made, by id; `activations` what each did to the unit, in order.
+    `kept` holds every image that was made, by id; `activations` what each of an examination did to the unit,
+    in order.
     """
 
     def __init__(self, subject: Subject, studio: Studio, seed: int) -> None:
         self._subject, self._studio, self._seed = subject, studio, seed
         self.kept: dict[str, Image] = {}
         self.activations: list[float] = []
+        self._before = 0
+
+    def begin(self) -> None:
+        """Begin an examination: its images are counted by themselves."""
+        self.activations.clear()
+        self._before = len(self.kept)
+
+    @property
+    def made(self) -> int:
+        """Images of this examination."""
+        return len(self.kept) - self._before
 
     async def make(
         self, prompts: Sequence[str], names: Iterable[tuple[str | int, ...]]
@@ -78,6 +90,13 @@ class FreshImages:
         images = [each for each in made if isinstance(each, MadeImage)]
         activations = await self.measure([each.image for each in images])
         return [
-            Trial(prompt, each.image.id, activation, each.provenance.notes, label)
+            Trial(
+                prompt=prompt,
+                image=each.image.id,
+                activation=activation,
+                notes=list(each.provenance.notes),
+                label=label,
+                shows=None,
+            )
             for prompt, each, activation, label in zip(prompts, images, activations, labels, strict=True)
         ]

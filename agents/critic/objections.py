@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from agents.critic.tested import Tested
 from agents.evidence.coverage import WitnessedImage
+from agents.evidence.evidence_record import RivalTest
 from agents.evidence.finding import Finding
-from agents.evidence.trials import Trials
-from agents.tasks.base import FinalAnswer
 
 _GO_ON = (
     "Go on with experiments that could explain this, and answer again; if nothing explains the unit, say so."
@@ -22,17 +21,17 @@ def untestable(failures: Sequence[str]) -> str:
     )
 
 
-def not_specific(answer: FinalAnswer, trials: Trials, evidence: Mapping[str, Any]) -> str:
+def not_specific(tested: Tested) -> str:
     """Return that images of the labels do not drive the unit more than other things."""
+    trials, groups = tested.trials, tested.groups
     best = sorted(trials.controls, key=lambda trial: -trial.activation)[:3]
     undrawn = sorted({note for trial in trials.positives for note in trial.notes})
     lines = [
-        f'Your answer "{answer.label}" was tested on fresh images that you have not seen, and was not '
+        f'Your answer "{tested.answer.label}" was tested on fresh images that you have not seen, and was not '
         f"confirmed.",
-        f"{evidence['n_positive']} images made from your labels: mean activation "
-        f"{evidence['mean_positive']:.2f}; {evidence['n_control']} images of other things: mean "
-        f"{evidence['mean_control']:.2f}; an image of the label exceeds another one with probability "
-        f"{evidence['auroc']:.2f}.",
+        f"{groups.n_positive} images made from your labels: mean activation {groups.mean_positive:.2f}; "
+        f"{groups.n_control} images of other things: mean {groups.mean_control:.2f}; an image of the label "
+        f"exceeds another one with probability {groups.auroc:.2f}.",
         "The strongest of the other things: "
         + "; ".join(f'"{trial.prompt}" ({trial.activation:.2f})' for trial in best)
         + ".",
@@ -42,23 +41,21 @@ def not_specific(answer: FinalAnswer, trials: Trials, evidence: Mapping[str, Any
     return "\n".join([*lines, _GO_ON])
 
 
-def beaten(answer: FinalAnswer, evidence: Mapping[str, Any]) -> str:
+def beaten(tested: Tested, rival: RivalTest) -> str:
     """Return that images of a skeptic's rival drive the unit more."""
-    rival = evidence["rival"]
     return (
-        f'Your answer "{answer.label}" drives the unit, but somebody who saw only the strongest images '
-        f"proposed "
-        f'"{rival["label"]}", and fresh images of that drive it more: mean {rival["mean"]:.2f} against '
-        f"{evidence['mean_positive']:.2f}. Test what both have in common, and answer again."
+        f'Your answer "{tested.answer.label}" drives the unit, but somebody who saw only the strongest '
+        f'images proposed "{rival.label}", and fresh images of that drive it more: mean {rival.mean:.2f} '
+        f"against {tested.groups.mean_positive:.2f}. Test what both have in common, and answer again."
     )
 
 
-def not_enough(answer: FinalAnswer, finding: Finding, left: Sequence[WitnessedImage]) -> str:
+def not_enough(tested: Tested, finding: Finding, left: Sequence[WitnessedImage]) -> str:
     """Return what the finding rests on, and which strong images the labels leave unexplained.
 
     Figures of images that are held back are left out: the answer is tested on them again.
     """
-    lines = [f'Your answer "{answer.label}" was tested on images that you have not seen. ']
+    lines = [f'Your answer "{tested.answer.label}" was tested on images that you have not seen. ']
     if finding.verdict in ("weak", "out of reach"):
         lines.append(finding.reason)
     elif finding.verdict == "not confirmed":

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from pydantic import ConfigDict
+
+from agents.evidence.evidence_record import EvidenceRecord
+from agents.evidence.record import ImageId, Record
 
 
-@dataclass(frozen=True, slots=True)
-class Review:
-    """`accepted`, or what to send the agent so that it can go on. `evidence` is plain JSON values.
+class Review(Record):
+    """What the critic said of an answer."""
 
-    `labels`: what is accepted in place of the answer's own labels, where the examiner found simpler ones as
-    good.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     accepted: bool
+    """The answer stands."""
     objection: str
-    evidence: dict[str, Any]
-    labels: Sequence[str] | None = None
-    shown: Sequence[str] = ()
-    """Ids of the examiner's images that belong to the objection."""
+    """What the agent is sent when it may go on."""
+    evidence: EvidenceRecord
+    """The tests and their figures."""
+    labels: list[str] | None = None
+    """Labels that are accepted in place of the agent's: the simplest that the numbers could not reject."""
+    shown: list[ImageId] = []
+    """The critic's images that belong to the objection."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from agents.evidence.record import Count, ImageId, Interval, Number, Record
 from agents.evidence.statistics import wilson_interval
 from agents.evidence.witness import Accuracy
 
@@ -18,16 +18,17 @@ _MOST = 0.8
 """A label that surely covers less than this share of the strongest images explains the unit in part only."""
 
 
-@dataclass(frozen=True, slots=True)
-class WitnessedImage:
-    """An image, what it does to the unit, and for each label whether the witness sees it there; None: its
-    answer was unclear.
-    """
+class WitnessedImage(Record):
+    """An image of which a witness was asked what it shows."""
 
-    image: str
-    activation: float
-    origin: Origin
-    shows: dict[str, bool | None]
+    image: ImageId
+    """The image."""
+    activation: Number
+    """What it does to the unit."""
+    origin: Origin = "exemplar"
+    """Of the data set (`exemplar`, `held back`), or of the agent (`generated`, `edited`)."""
+    shows: dict[str, bool | None] = {}
+    """For each label whether the witness sees it there; null where its answer was unclear."""
     prompt: str = ""
     """What was asked for; of an exemplar, its rank."""
 
@@ -39,24 +40,27 @@ class WitnessedImage:
         return None if None in self.shows.values() else False
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Of `n` strong images of the data set for which the witness gave a clear answer, how many show a label;
-    `untold`: images without a clear answer.
+class Coverage(Record):
+    """How many of the strong images of the data set show a label."""
 
-    `interval` is Wilson's, of the share as seen; `corrected` allows for the witness's errors, None if these
-    are unknown, and `upper` is the interval's upper end with the same allowance.
-    """
-
-    n: int
-    untold: int
-    shown: int
-    share: float | None
-    interval: tuple[float, float]
-    corrected: float | None
-    labels: dict[str, float]
-    least: float
-    upper: float = 1.0
+    n: Count = 0
+    """Images for which the witness gave a clear answer."""
+    untold: Count = 0
+    """Images without a clear answer."""
+    shown: Count = 0
+    """Images in which it sees a label."""
+    share: Number | None = None
+    """Of `n`, as seen."""
+    interval: Interval | None = None
+    """Wilson's, of the share as seen."""
+    corrected: Number | None = None
+    """The share that allows for the witness's errors; null if these are unknown."""
+    labels: dict[str, Number] = {}
+    """The share of each label."""
+    least: Number = 0.0
+    """The share from which a label counts as covering."""
+    upper: Number = 1.0
+    """The interval's upper end, with the allowance for the witness's errors."""
 
     @property
     def incomplete(self) -> bool:
@@ -96,15 +100,15 @@ def coverage(
 
     upper = corrected(interval[1])
     return Coverage(
-        len(clear),
-        len(strong) - len(clear),
-        shown,
-        share,
-        interval,
-        corrected(share),
-        by_label,
-        least,
-        interval[1] if upper is None else upper,
+        n=len(clear),
+        untold=len(strong) - len(clear),
+        shown=shown,
+        share=share,
+        interval=list(interval),
+        corrected=corrected(share),
+        labels=by_label,
+        least=least,
+        upper=interval[1] if upper is None else upper,
     )
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from agents.evidence.coverage import Coverage, WitnessedImage
 from agents.evidence.held_back import HeldBackTest
 from agents.evidence.reach import Range, Reach, Strength
+from agents.evidence.record import Record
 from agents.evidence.verdict import Verdict
 from agents.evidence.witness import Accuracy
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Record):
     """A verdict and what it rests on."""
 
     verdict: Verdict
-    reason: str
+    """What the label is worth ([verdicts](evidence.md#verdicts))."""
+    reason: str = ""
+    """The figures that decide, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,6 @@ class Figures:
     witnessed: tuple[WitnessedImage, ...] = ()
     """All strong images of which the witness was asked. Not written down."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, with what each figure was held against."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-            if value is not None and name != "witnessed"
-        }
-
 
 def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") -> Finding:
     """Return the finding on labels. `specific`: the test on fresh images, None if there could be none."""
@@ -54,41 +47,50 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
     strong = figures.strength is None or figures.strength.strong
     reached = figures.reach is not None and figures.reach.reached
     if unit is None:
-        return Finding("not confirmed", "No image of the data set drives the unit more than another.")
+        return Finding(
+            verdict="not confirmed", reason="No image of the data set drives the unit more than another."
+        )
     if held is not None and held.status == "holds" and covers:
         if specific and strong and reached and not beaten_by and not incomplete:
-            return Finding("confirmed", f"{_covers(figures)}; {_on_data(held)}.")
+            return Finding(verdict="confirmed", reason=f"{_covers(figures)}; {_on_data(held)}.")
         strongly = held.share is not None and held.share >= _least(figures)
         if (specific is None or not reached) and unit.in_data and strongly:
             untried = _reach(figures) if not reached else "No image of the label could be made."
-            return Finding("holds on your images", f"{_covers(figures)}; {_on_data(held)}. {untried}")
+            return Finding(
+                verdict="holds on your images", reason=f"{_covers(figures)}; {_on_data(held)}. {untried}"
+            )
     if specific is None and not (figures.reach and figures.reach.n):
-        return Finding("untested", "No image of the label could be made.")
+        return Finding(verdict="untested", reason="No image of the label could be made.")
     if not reached:
-        return Finding("out of reach", _reach(figures))
+        return Finding(verdict="out of reach", reason=_reach(figures))
     if specific is None:
-        return Finding("untested", "No image of the label could be made.")
+        return Finding(verdict="untested", reason="No image of the label could be made.")
     if not specific:
         return Finding(
-            "not confirmed", "Images of the label do not drive the unit more than other things, surely."
+            verdict="not confirmed",
+            reason="Images of the label do not drive the unit more than other things, surely.",
         )
     if beaten_by:
-        return Finding("not confirmed", f'Images of "{beaten_by}" drive the unit more.')
+        return Finding(verdict="not confirmed", reason=f'Images of "{beaten_by}" drive the unit more.')
     if held is not None and held.status == "contradicted":
-        return Finding("not confirmed", f"On real images it does not hold: {_on_data(held)}.")
+        return Finding(verdict="not confirmed", reason=f"On real images it does not hold: {_on_data(held)}.")
     if not strong and figures.strength is not None:
         share = figures.strength.share
-        return Finding("weak", f"Its images reach {share:.0%} of what the unit's strongest images reach.")
+        return Finding(
+            verdict="weak", reason=f"Its images reach {share:.0%} of what the unit's strongest images reach."
+        )
     if covers is False or incomplete:
-        return Finding("partial", f"{_covers(figures)}.")
-    return Finding("holds for generated images", _not_shown_on_data(figures))
+        return Finding(verdict="partial", reason=f"{_covers(figures)}.")
+    return Finding(verdict="holds for generated images", reason=_not_shown_on_data(figures))
 
 
 def of_abstention(figures: Figures) -> Finding:
     """Return the finding on the answer that nothing explains the unit."""
     if figures.unit is None or (figures.reach is not None and figures.reach.reached):
-        return Finding("not interpretable", _reach(figures) if figures.unit else "The unit does not vary.")
-    return Finding("out of reach", _reach(figures))
+        return Finding(
+            verdict="not interpretable", reason=_reach(figures) if figures.unit else "The unit does not vary."
+        )
+    return Finding(verdict="out of reach", reason=_reach(figures))
 
 
 def _least(figures: Figures) -> float:

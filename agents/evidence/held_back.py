@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from agents.evidence.reach import Range
+from agents.evidence.record import Count, Interval, Number, Record, Seed
 from agents.evidence.statistics import auroc_interval, rank_e_value, weighted_auroc, wilson_interval
 from agents.evidence.witness import Accuracy
 
@@ -61,35 +62,43 @@ def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[
     return [drawn[place] for place in rng.permutation(len(drawn))]
 
 
-@dataclass(frozen=True, slots=True)
-class HeldBackTest:
-    """The label on `drawn` of `sampled` images, themselves drawn with `seed` of the `total` that are held
-    back.
+class HeldBackTest(Record):
+    """The label on images that no agent saw. Figures are null where the images do not allow for them."""
 
-    `shown`: images that show a label; `untold`: without a clear answer of the witness, left out of all
-    figures. `prevalence`, `auroc` and `precision` are of the data set; precision among images above
-    `threshold`. `corrected` is the AUROC that allows for the witness's errors, None if these are unknown.
-    `share`: the part of the unit's range that images with the label reach, in the mean. Figures are None
-    where the images do not allow for them.
-    """
-
-    status: HeldBackStatus
-    total: int
-    sampled: int
-    seed: int
-    drawn: int
-    shown: int
-    untold: int
-    prevalence: float | None
-    auroc: float | None
-    auroc_interval: tuple[float, float] | None
-    corrected: float | None
-    e_value: float | None
-    share: float | None
-    precision: float | None
-    precision_interval: tuple[float, float] | None
-    threshold: float
-    largest_weight: float
+    status: HeldBackStatus = "too few"
+    """What the test says of the label."""
+    total: Count = 0
+    """Images that are held back."""
+    sampled: Count = 0
+    """Images sampled of these with `seed`."""
+    seed: Seed = 0
+    """Of the sample."""
+    drawn: Count = 0
+    """Images drawn of these, and judged by the witness."""
+    shown: Count = 0
+    """Drawn images that show a label."""
+    untold: Count = 0
+    """Drawn images without a clear answer of the witness, left out of all figures."""
+    prevalence: Number | None = None
+    """Share of the data set's images that show a label."""
+    auroc: Number | None = None
+    """Over the data set: probability that an image with a label exceeds one without."""
+    auroc_interval: Interval | None = None
+    """95% interval of the AUROC."""
+    corrected: Number | None = None
+    """The AUROC that allows for the witness's errors; null if these are unknown."""
+    e_value: Number | None = None
+    """Evidence that images with a label drive the unit more than others."""
+    share: Number | None = None
+    """The part of the unit's range that images with a label reach, in the mean."""
+    precision: Number | None = None
+    """Share of the data set's images above `threshold` that show a label."""
+    precision_interval: Interval | None = None
+    """95% interval of the precision."""
+    threshold: Number = 0.0
+    """The middle of the unit's range."""
+    largest_weight: Number = 0.0
+    """Images of the sample that one drawn image stands for, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,7 @@ def held_back_test(
         untold=len(judged) - len(clear),
         prevalence=prevalence,
         auroc=auroc,
-        auroc_interval=interval,
+        auroc_interval=None if interval is None else list(interval),
         corrected=None if auroc is None else corrected(auroc),
         e_value=e_value,
         share=None if mean is None else unit.share(mean),
@@ -220,5 +229,5 @@ def _size(weights: np.ndarray) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _wilson(share: float, size: float) -> tuple[float, float]:
-    return wilson_interval(share * size, size)
+def _wilson(share: float, size: float) -> list[float]:
+    return list(wilson_interval(share * size, size))

@@ -8,10 +8,10 @@ none: then the label is taken apart by its prepositions (`agents.evidence.simple
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.chat.tasks import ExplainLabelTask
+from agents.evidence.record import Record
 from agents.evidence.simpler_labels import Doubt, doubts
 
 ROLE = """\
@@ -45,24 +45,30 @@ _MOST = 4
 """Qualifiers and exceptions at most: each costs images."""
 
 
-@dataclass(frozen=True, slots=True)
-class LabelPart:
-    """Something that a label asks for, or excepts: what it is, and the label without it."""
+class LabelPart(Record):
+    """Something that a label asks for, or excepts."""
 
-    what: str
-    without: str
+    what: str = ""
+    """As it could be shown alone."""
+    without: str = ""
+    """The label without it."""
 
 
-@dataclass(frozen=True, slots=True)
-class LabelMeaning:
-    """What a label says. `broader`, `narrower` and `synonym` are whole labels, "" where there is none."""
+class LabelMeaning(Record):
+    """What a label says. `broader`, `narrower` and `synonym` are whole labels, empty where there is none."""
 
-    core: str
-    qualifiers: tuple[LabelPart, ...] = ()
-    exceptions: tuple[LabelPart, ...] = ()
+    core: str = ""
+    """The thing, property or scene that it is about."""
+    qualifiers: list[LabelPart] = []
+    """What must be there as well."""
+    exceptions: list[LabelPart] = []
+    """What must not be there."""
     broader: str = ""
+    """With the next wider kind in place of the core."""
     narrower: str = ""
+    """With one narrower kind in place of the core."""
     synonym: str = ""
+    """In other words."""
 
     @property
     def combines(self) -> bool:
@@ -84,16 +90,18 @@ def read_meaning(reply: str) -> LabelMeaning | None:
         if name in _SINGLE and not bar and name not in single:
             single[name] = "" if what.lower() == "none" else what
         elif name in _PAIRS and without:
-            pairs[name].append(LabelPart(what, without))
+            pairs[name].append(LabelPart(what=what, without=without))
         else:
             return None
     if set(single) != set(_SINGLE) or not single["CORE"] or sum(map(len, pairs.values())) > _MOST:
         return None
     return LabelMeaning(
-        single["CORE"],
-        tuple(pairs["QUALIFIER"]),
-        tuple(pairs["EXCEPTION"]),
-        *(single[name] for name in _SINGLE[1:]),
+        core=single["CORE"],
+        qualifiers=pairs["QUALIFIER"],
+        exceptions=pairs["EXCEPTION"],
+        broader=single["BROADER"],
+        narrower=single["NARROWER"],
+        synonym=single["SYNONYM"],
     )
 
 

@@ -7,10 +7,10 @@ range.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from agents.evidence.record import Count, Interval, Number, Record
 from agents.evidence.statistics import bootstrap_interval
 
 STRONGEST = 15
@@ -30,21 +30,19 @@ nearly.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """`low`: the mean over the data set. `high`: the mean of its strongest images. `lit`: the activation from
-    which an image is one of these.
+class Range(Record):
+    """A unit's range on its data set."""
 
-    `anchor`: what images of the unit's own thing are known to reach, of a class; where that is more, it is
-    `high`.
-    """
-
-    low: float
-    high: float
-    lit: float
-    anchor: float | None = None
-    data: float | None = None
-    """Mean activation of the very strongest images of the data set; None without images."""
+    low: Number
+    """Mean activation over the data set."""
+    high: Number
+    """Mean of its strongest images, or `anchor` where that is more."""
+    lit: Number = 0.0
+    """The activation from which an image is one of these; an earlier version did not write it."""
+    anchor: Number | None = None
+    """Of a class: what images of the class are known to reach."""
+    data: Number | None = None
+    """Mean activation of the very strongest images of the data set; null without images."""
 
     def share(self, activation: float) -> float:
         """Return which part of the range an activation reaches: 0 at the data set's mean, 1 at its strongest
@@ -84,7 +82,7 @@ def range_of(
     lit = mean + _LIT * (top - mean)
     strong = finite[finite >= lit]
     ends = [float(strong.mean())] if len(strong) else [top]
-    return Range(float(mean), max(ends + known), float(lit), anchor, data)
+    return Range(low=float(mean), high=max(ends + known), lit=float(lit), anchor=anchor, data=data)
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -97,16 +95,17 @@ def _strongest(activations: Sequence[float], count: int) -> np.ndarray:
     return np.sort(values[np.isfinite(values)])[::-1][:count]
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How far the best of all generated images get: `mean` activation of the best, `share` of the unit's
-    range.
-    """
+class Reach(Record):
+    """How far the best of all generated images get."""
 
-    n: int
-    mean: float | None
-    share: float | None
-    least: float
+    n: Count = 0
+    """Generated images."""
+    mean: Number | None = None
+    """Mean activation of the best; null without any."""
+    share: Number | None = None
+    """The part of the unit's range that this is."""
+    least: Number = 0.0
+    """The part from which they say anything about the unit."""
 
     @property
     def reached(self) -> bool:
@@ -117,17 +116,21 @@ class Reach:
 def reach(unit: Range, generated: Sequence[float], least: float) -> Reach:
     """Return the reach of generated images; without any, none."""
     mean = _mean(_strongest(generated, BEST))
-    return Reach(len(generated), mean, None if mean is None else unit.share(mean), least)
+    share = None if mean is None else unit.share(mean)
+    return Reach(n=len(generated), mean=mean, share=share, least=least)
 
 
-@dataclass(frozen=True, slots=True)
-class Strength:
-    """Which part of the unit's range the images of the labels reach, together and by label, in the mean."""
+class Strength(Record):
+    """Which part of the unit's range the images of the labels reach, in the mean."""
 
-    share: float
-    interval: tuple[float, float]
-    labels: dict[str, float]
-    least: float
+    share: Number = 0.0
+    """All images together."""
+    interval: Interval | None = None
+    """A percentile bootstrap over the images."""
+    labels: dict[str, Number] = {}
+    """The part that the images of each label reach."""
+    least: Number = 0.0
+    """The part from which labels count as strong."""
 
     @property
     def strong(self) -> bool:
@@ -142,6 +145,7 @@ def strength(unit: Range, by_label: Mapping[str, Sequence[float]], least: float)
     values = [each for own in by_label.values() for each in own]
     if not values:
         return None
-    low, high = bootstrap_interval(values)
+    interval = [unit.share(end) for end in bootstrap_interval(values)]
     labels = {label: unit.share(float(np.mean(own))) for label, own in by_label.items() if len(own)}
-    return Strength(unit.share(float(np.mean(values))), (unit.share(low), unit.share(high)), labels, least)
+    share = unit.share(float(np.mean(values)))
+    return Strength(share=share, interval=interval, labels=labels, least=least)

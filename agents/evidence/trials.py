@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, TypedDict
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from agents.evidence.record import Count, ImageId, Interval, Number, Record
 from agents.evidence.statistics import auroc, auroc_interval, e_value, standardized_margin
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One fresh image: what was asked, what came, how the unit answered. `notes`: what could not be drawn."""
+class Trial(Record):
+    """One fresh image of a test: what was asked, what came, how the unit answered."""
 
-    prompt: str
-    image: str
-    activation: float
-    notes: tuple[str, ...] = ()
+    prompt: str = ""
+    """What was asked for."""
+    image: ImageId
+    """The image that came."""
+    activation: Number
+    """What the unit answered."""
+    notes: list[str] = []
+    """What could not be drawn."""
     label: str = ""
-    """The label that a positive was made of."""
+    """The label that it was made of; empty of another thing."""
     shows: bool | None = None
-    """Whether a blind observer finds the label in the image; None if not asked, or unclear."""
+    """Whether a blind observer finds the label in it; null if not asked, or unclear."""
 
     @property
     def complies(self) -> bool:
@@ -56,17 +59,25 @@ def surely_less(weaker: Sequence[float], stronger: Sequence[float]) -> bool:
     return low > 0.5
 
 
-class GroupFigures(TypedDict):
-    """The two groups of a confirmation compared."""
+class GroupFigures(Record):
+    """Images of the labels (`positive`) and of other things (`control`) compared."""
 
-    auroc: float
-    auroc_interval: list[float]
-    e_value: float
-    margin: float | None
-    mean_positive: float
-    mean_control: float
-    n_positive: int
-    n_control: int
+    auroc: Number | None = None
+    """Probability that an image of the labels exceeds one of other things."""
+    auroc_interval: Interval | None = None
+    """95% interval of the AUROC."""
+    e_value: Number | None = None
+    """Evidence that this is no chance, valid whenever the test stops."""
+    margin: Number | None = None
+    """Difference of the means, in standard deviations of the other things."""
+    mean_positive: Number | None = None
+    """Mean activation of the labels' images."""
+    mean_control: Number | None = None
+    """Mean activation of the other things' images."""
+    n_positive: Count | None = None
+    """Images of the labels."""
+    n_control: Count | None = None
+    """Images of other things."""
 
 
 def compare_groups(positives: Sequence[float], controls: Sequence[float]) -> GroupFigures | None:
@@ -84,15 +95,3 @@ def compare_groups(positives: Sequence[float], controls: Sequence[float]) -> Gro
         n_positive=len(positives),
         n_control=len(controls),
     )
-
-
-def confirmation_evidence(trials: Trials) -> dict[str, Any]:
-    """Return the evidence as plain JSON values: for all images, and for those that show what was asked."""
-    return {
-        "kind": "confirmation",
-        **(compare_groups(*trials.numbers()) or {}),
-        "compliant": compare_groups(*trials.numbers(compliant=True)),
-        "compliance": sum(trial.complies for trial in trials.positives) / len(trials.positives),
-        "positives": [asdict(trial) for trial in trials.positives],
-        "controls": [asdict(trial) for trial in trials.controls],
-    }

@@ -7,7 +7,8 @@ for. They hold for the data set's images as far as these are alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from agents.evidence.record import Count, Number, Record
 
 _INFORMATIVE = 0.2
 """Sensitivity plus specificity minus 1 from which a witness's answers are corrected: below, the correction is
@@ -16,16 +17,17 @@ mere noise.
 _LEAST_CLEAR = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """`sensitivity`: share of images of the label in which the witness finds it; `specificity`: of others, in
-    which not.
-    """
+class Accuracy(Record):
+    """How reliable a witness is."""
 
-    sensitivity: float
-    specificity: float
-    n_with: int
-    n_without: int
+    sensitivity: Number = 0.0
+    """Share of the images of the label in which it finds the label."""
+    specificity: Number = 0.0
+    """Share of other images in which it does not."""
+    n_with: Count = 0
+    """Images of the label."""
+    n_without: Count = 0
+    """Other images."""
 
     @property
     def informedness(self) -> float:
@@ -67,4 +69,9 @@ def accuracy(with_label: Sequence[bool | None], without: Sequence[bool | None]) 
     other = [each for each in without if each is not None]
     if min(len(one), len(other)) < _LEAST_CLEAR:
         return None
-    return Accuracy(sum(one) / len(one), 1 - sum(other) / len(other), len(one), len(other))
+    return Accuracy(
+        sensitivity=sum(one) / len(one),
+        specificity=1 - sum(other) / len(other),
+        n_with=len(one),
+        n_without=len(other),
+    )

@@ -1,13 +1,12 @@
 """The types of everything that a run keeps on disk: one class for each kind of record.
 
-A record is read with `load_record` and written with `encode_record`, so that both use the same type. It may
-have been made by a stranger, or by an older version: what is missing has a default, what is there must be of
-its type, and fields that are unknown are kept as they are. `docs/formats.md` is made from these classes.
+A record is read with `load_record` and written with `encode_record`, so that both use the same type. What a
+study measured is in the words of `agents.evidence`. `docs/formats.md` is made from these classes.
 
     manifest.json              Manifest            what the run is about
     plan.json                  WorkItem (agents.records.work), a list
-    units/<unit>/done.json     StudyResult         and in it Evidence-, Exemplar-, UsageRecord
-    units/<unit>/rounds/*      RoundRecord         and in it Reply-, Outcome-, Review-, ToolboxRecord ...
+    units/<unit>/done.json     StudyResult         and in it EvidenceRecord, Exemplar-, UsageRecord
+    units/<unit>/rounds/*      RoundRecord         and in it Review, Reply-, Outcome-, ToolboxRecord ...
     units/<unit>/notes/*       NoteRecord
     units/<unit>/trials/*      PersonTrialRecord
     units/<unit>/role.json     RoleRecord
@@ -26,41 +25,17 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    PlainValidator,
-    StringConstraints,
-    ValidationError,
-)
-from pydantic_core import PydanticKnownError
+from pydantic import AliasChoices, ConfigDict, Field, FiniteFloat, ValidationError
 
 from actors.chat.reply import ChatReply, FinishReason, Usage
 from actors.errors import MaiaError
+from agents.critic.review import Review
+from agents.evidence.evidence_record import EvidenceRecord
+from agents.evidence.finding import Finding
+from agents.evidence.record import Count, ImageId, Number, Record, Seed
 from agents.records.run_files import damaged
 from agents.records.store import Store
 
-
-def _number(value: Any) -> float:
-    """Accept a number without changing it: a whole one is written as it was read."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PydanticKnownError("float_type")
-    try:
-        float(value)
-    except OverflowError:
-        raise PydanticKnownError("float_type") from None
-    return value
-
-
-ImageId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seed = Annotated[int, Field(ge=0, lt=2**64)]
-Number = Annotated[float, PlainValidator(_number)]
-"""May be NaN or infinite, which Python writes into JSON."""
-Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Dollars = Annotated[FiniteFloat, Field(ge=0)]
 Labels = Annotated[list[str], Field(max_length=1000)]
 """Labels of one unit: tables and pages repeat for each what is known of the unit."""
@@ -69,16 +44,6 @@ MOST_CONTEXTS = 24
 StudyStatus = Literal["answered", "no_answer", "refused", "measured", "failed"]
 """How a study ended: with an answer, without one, because the model refused, without an agent, by a fault."""
 MEASURED: StudyStatus = "measured"
-
-
-class Record(BaseModel):
-    """A JSON object on disk. Fields that were never set are not written."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, defer_build=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, unknown fields included."""
-        return self.model_dump(exclude_unset=True)
 
 
 class Manifest(Record):
@@ -136,60 +101,6 @@ class UsageRecord(Record):
 
     def usage(self) -> Usage:
         return Usage(**{name: getattr(self, name) for name in type(self).model_fields})
-
-
-class TrialRecord(Record):
-    """One image of a test."""
-
-    image: ImageId
-    activation: Number
-    label: str | None = None
-    """The label that it was made of."""
-
-
-class EvidenceRecord(Record):
-    """The tests of an answer and their figures."""
-
-    kind: str = ""
-    """`confirmation`, `abstention`, `untestable`, or `survey`."""
-    auroc: Number | None = None
-    auroc_interval: Interval | None = None
-    e_value: Number | None = None
-    margin: Number | None = None
-    mean_positive: Number | None = None
-    mean_control: Number | None = None
-    n_positive: Count | None = None
-    n_control: Count | None = None
-    images_made: Count = 0
-    """Images that the critic made."""
-    positives: list[TrialRecord] = []
-    """Images of the labels."""
-    controls: list[TrialRecord] = []
-    """Images of other things."""
-    finding: Any = None
-    """The `verdict` and its `reason`."""
-    e_value_corrected: Any = None
-    """The e-value, discounted for the tests before it."""
-    compliant: Any = None
-    """The figures of the images that show what was asked for."""
-    compliance: Any = None
-    """Share of the labels' images that do."""
-    simpler: Any = None
-    """Comparisons with simpler labels (`agents.critic.critic.Comparison`)."""
-    rival: Any = None
-    """The strongest rival (`agents.critic.critic.RivalTest`)."""
-    strength: Any = None
-    """`agents.evidence.reach.Strength`."""
-    reach: Any = None
-    """`agents.evidence.reach.Reach`."""
-    coverage: Any = None
-    """`agents.evidence.coverage.Coverage`."""
-    held_back: Any = None
-    """`agents.evidence.held_back.HeldBackTest`."""
-    witness: Any = None
-    """`agents.evidence.witness.Accuracy`."""
-    uncovered: Any = None
-    """The strongest images without the label (`agents.evidence.coverage.WitnessedImage`)."""
 
 
 class ExemplarRecord(Record):
@@ -288,7 +199,7 @@ class StudyResult(Record):
     confirmed: bool | None = None
     """Whether the verdict is *confirmed*; null where no label was tested conclusively."""
     evidence: EvidenceRecord | None = None
-    """The tests and their figures ([evidence](evidence.md)); `finding`: the verdict and its reason."""
+    """The tests and their figures ([evidence](evidence.md))."""
     card: dict[str, Any] | None = None
     """The label card: kind of unit where its labels hold, scores, warnings."""
     role: RoleRecord | None = None
@@ -408,20 +319,6 @@ class ToolboxRecord(Record):
     """How each image came about, as JSON text."""
 
 
-class ReviewRecord(Record):
-    """What the critic said of an answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    accepted: bool
-    objection: str
-    """What the agent is sent when it may go on."""
-    evidence: EvidenceRecord
-    labels: list[str] | None = None
-    """Simpler labels that were accepted in place of the agent's."""
-    shown: list[ImageId] = []
-
-
 class ShownImage(Record):
     """An image in an observation."""
 
@@ -507,7 +404,7 @@ class RoundRecord(Record):
     outcome: OutcomeRecord | None = None
     observation: list[str | ShownImage] = []
     """What the agent was shown: texts and images."""
-    verdict: ReviewRecord | None = None
+    verdict: Review | None = None
     """Of a round that answered."""
     answered: bool = False
     """The answer stands."""
@@ -546,8 +443,8 @@ class SurveyRecord(Record):
     """Images that were made for it."""
     found: dict[str, Any]
     """The measurements."""
-    finding: dict[str, str] | None = None
-    """A `verdict` and its `reason`, where no agent need be asked."""
+    finding: Finding | None = None
+    """Where no agent need be asked."""
 
 
 class LeaseClaim(Record):

@@ -16,7 +16,8 @@ import numpy as np
 
 from actors.chat.tasks import ConceptOverlap, MeasuredConcept, PoolStudiesTask
 from actors.images import Provenance
-from agents.records.record_types import EvidenceRecord, StudyResult, ToolboxRecord
+from agents.evidence.evidence_record import EvidenceRecord
+from agents.records.record_types import StudyResult, ToolboxRecord
 from agents.repeats.agreement import Agreement
 from agents.study.interpreter import InterpreterSettings
 from agents.tasks.base import FinalAnswer, Task

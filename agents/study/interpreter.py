@@ -20,7 +20,7 @@ from actors.endpoint.faults import ContextLengthError, ImagesError
 from actors.errors import MaiaError
 from actors.images import Image
 from agents.critic.review import Review
-from agents.evidence.verdict import HOLDING, finding_of
+from agents.evidence.verdict import HOLDING
 from agents.records.journal import Journal
 from agents.records.record_types import (
     NoteRecord,
@@ -30,7 +30,7 @@ from agents.records.record_types import (
 )
 from agents.records.recorded_chat import request_key
 from agents.study.notes import note_text
-from agents.study.rounds import Round, commit_round, merge_text, objection, review_from
+from agents.study.rounds import Round, commit_round, merge_text, objection
 from agents.study.settings import InterpreterSettings
 from agents.tasks.base import FinalAnswer, Task, chat_task_of, read_hypotheses, read_program
 from tools.sandbox import ExecutedProgram, ProgramOutcome, Sandbox
@@ -160,10 +160,10 @@ class Interpreter:
         if outcome.review is None or (_holds(outcome.review) and outcome.answer is not None):
             return None
         for record in reversed(self._records):
-            review = None if record.verdict is None else review_from(record.verdict)
+            review = record.verdict
             answer = self._task.read_answer(record.reply.text)
             if review is not None and answer is not None and _holds(review):
-                stands = replace(review, accepted=True, objection="", shown=())
+                stands = Review(accepted=True, objection="", evidence=review.evidence, labels=review.labels)
                 return replace(outcome, status="answered", answer=answer, review=stands)
         return None
 
@@ -370,7 +370,7 @@ class Interpreter:
             self._extend(record.reply, observation)
             if record.verdict is not None:
                 self._examinations += 1
-                self._review = review_from(record.verdict)
+                self._review = record.verdict
         last = records[-1]
         self._demanded = last.demanded
         self._toolbox.restore(last.toolbox.model_dump(), blobs)
@@ -393,7 +393,7 @@ def _without_images(request: ChatRequest) -> ChatRequest:
 
 
 def _holds(review: Review) -> bool:
-    return finding_of(review.evidence) in HOLDING
+    return review.evidence.verdict in HOLDING
 
 
 def _shorten(text: str, limit: int) -> str:

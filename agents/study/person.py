@@ -15,7 +15,7 @@ from actors.errors import UsageError
 from agents.critic.review import Review
 from agents.records.record_types import RoundRecord, StudyResult
 from agents.study.interpreter import StudyOutcome
-from agents.study.rounds import Round, commit_round, merge_text, objection, review_from
+from agents.study.rounds import Round, commit_round, merge_text, objection
 from agents.study.study import StudyContext
 from tools.sandbox import ExecutedProgram, ProgramOutcome
 from tools.sandbox.base import RecordedAnswer
@@ -57,7 +57,7 @@ class PersonsStudy:
         for record in self._records:
             self._hypotheses = tuple(record.hypotheses) or self._hypotheses
             if record.verdict is not None:
-                self._review = review_from(record.verdict)
+                self._review = record.verdict
         if self._records:
             snapshot = self._records[-1].toolbox.model_dump()
             await asyncio.to_thread(toolbox.restore, snapshot, journal.blobs)

@@ -36,7 +36,7 @@ async def examine_proposal(
         return known
     answer = FinalAnswer(tuple(labels), f"Proposed without an agent: {' OR '.join(labels)}.")
     review = None if context.critic is None else await context.critic.examine(answer, 1)
-    made = 0 if review is None else int(review.evidence.get("images_made", 0))
+    made = 0 if review is None else review.evidence.images_made
     changes = {"tier": "embedding", "why": request.why, "images_tested": made}
     outcome = StudyOutcome("answered", answer, review)
     result = await context.concluded(outcome, lambda result: result.model_copy(update=changes))

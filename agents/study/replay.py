@@ -24,7 +24,7 @@ from agents.records.recorded_chat import request_key
 from agents.records.store import Store
 from agents.study.faults import ToolsBrokenError
 from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, StudyPausedError
-from agents.study.rounds import Round, review_from
+from agents.study.rounds import Round
 from agents.tasks.base import FinalAnswer, Task
 from tools.sandbox import Sandbox
 from tools.toolbox import Toolbox, ToolFailedError
@@ -159,11 +159,9 @@ class _RecordedExaminer:
         self.images: dict[str, Image] = {}
 
     async def examine(self, answer: FinalAnswer, attempt: int) -> Review | None:
-        record = self._place.record.verdict
-        if record is None:
-            return None
-        review = review_from(record)
-        self.images.update((each, self._blobs.get(each)) for each in review.shown)
+        review = self._place.record.verdict
+        if review is not None:
+            self.images.update((each, self._blobs.get(each)) for each in review.shown)
         return review
 
 

@@ -13,12 +13,10 @@ from actors.images import Image
 from agents.critic.review import Review
 from agents.records.journal import Journal
 from agents.records.record_types import (
-    EvidenceRecord,
     NoteRecord,
     OutcomeRecord,
     ProgramRecord,
     ReplyRecord,
-    ReviewRecord,
     RoundRecord,
     ShownImage,
     ToolboxRecord,
@@ -45,28 +43,6 @@ class Round:
     """The observation ends with the demand for a final answer."""
     notes: tuple[NoteRecord, ...] = ()
     """What people wrote, and the model read before it replied."""
-
-
-def review_from(record: ReviewRecord) -> Review:
-    """Return a review from its record."""
-    return Review(
-        record.accepted,
-        record.objection,
-        record.evidence.to_json(),
-        None if record.labels is None else tuple(record.labels),
-        tuple(record.shown),
-    )
-
-
-def review_record(review: Review) -> ReviewRecord:
-    """Return a review as it is written down: as in earlier versions where it shows no images."""
-    record = ReviewRecord(
-        accepted=review.accepted,
-        objection=review.objection,
-        evidence=EvidenceRecord.model_validate(review.evidence),
-        labels=None if review.labels is None else list(review.labels),
-    )
-    return record.model_copy(update={"shown": list(review.shown)}) if review.shown else record
 
 
 def outcome_record(outcome: ProgramOutcome) -> OutcomeRecord:
@@ -98,7 +74,7 @@ def round_record(
         observation=[
             part if isinstance(part, str) else ShownImage(image=part.id) for part in finished.observation
         ],
-        verdict=None if finished.review is None else review_record(finished.review),
+        verdict=finished.review,
         answered=finished.answered,
         last=finished.last,
         demanded=finished.demanded,

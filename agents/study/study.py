@@ -15,9 +15,9 @@ from actors.images import Image
 from actors.vision.readout.base import SampleError
 from agents.critic.critic import ConfirmationSettings, Critic
 from agents.critic.skeptic import Skeptic
-from agents.evidence.label_card import label_card
 from agents.evidence.verdict import TESTED, verdict_of
 from agents.records.journal import Journal, images_tested
+from agents.records.label_card import label_card
 from agents.records.record_types import (
     EvidenceRecord,
     ExemplarRecord,
@@ -197,31 +197,16 @@ class StudyContext:
         self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result
     ) -> StudyResult:
         """Return the result with its verdict; the images that it names are written down."""
-        evidence = _evidence(outcome)
+        evidence = outcome.review.evidence if outcome.review is not None and outcome.answer else None
         role = await self._role(evidence)
         async with self.run.finishing:
-            result = self._with_tier(await self._result(outcome, evidence))
-            return await self._judged(merge(result), role)
-
-    async def _judged(self, result: StudyResult, role: RoleRecord | None) -> StudyResult:
-        verdict = verdict_of(result.to_json())
-        confirmed = verdict == "confirmed" if verdict in TESTED else None
-        known = {} if role is None else {"role": role}
-        result = result.model_copy(update={"verdict": verdict, "confirmed": confirmed, **known})
-        changes: dict[str, Any] = {"card": label_card(result.to_json())} if self.task.names_concept else {}
-        changes["in_doubt"] = await asyncio.to_thread(self.journal.in_doubt)
-        result = result.model_copy(update=changes)
-        if self.critic is not None:
-            await asyncio.to_thread(self.journal.blobs.put, self.critic.images.values())
-        return result
-
-    def _with_tier(self, result: StudyResult) -> StudyResult:
-        """Return the result with why there was an agent, and what was proposed before it."""
-        changes: dict[str, Any] = {"tier": "agent", "why": self._why} if self._why else {}
-        if (proposal := self._proposal) is not None and not self.journal.repeat:
-            changes["proposal"] = ProposalRecord(labels=proposal.labels, verdict=proposal.verdict)
-            changes["images_tested"] = result.images_tested + proposal.images_tested
-        return result.model_copy(update=changes)
+            result = merge(await self._result(outcome, evidence, role))
+            verdict = verdict_of(result.to_json())
+            confirmed = verdict == "confirmed" if verdict in TESTED else None
+            result = result.model_copy(update={"verdict": verdict, "confirmed": confirmed})
+            if self.critic is not None:
+                await asyncio.to_thread(self.journal.blobs.put, self.critic.images.values())
+            return result.model_copy(update={"card": label_card(result)} if self.task.names_concept else {})
 
     async def _role(self, evidence: EvidenceRecord | None) -> RoleRecord | None:
         """Return what the unit does to the network, from the journal if it is there; one of several studies
@@ -240,8 +225,18 @@ class StudyContext:
         found = await self.run.roles.find(self.subject, evidence, picture)
         return found if found.status == "failed" else await asyncio.to_thread(self.journal.keep_role, found)
 
-    async def _result(self, outcome: StudyOutcome, evidence: EvidenceRecord | None) -> StudyResult:
+    async def _result(
+        self, outcome: StudyOutcome, evidence: EvidenceRecord | None, role: RoleRecord | None
+    ) -> StudyResult:
+        """Return the result without what is derived from it: verdict and card."""
         answer, review = outcome.answer, outcome.review
+        proposal = None if self.journal.repeat else self._proposal
+        optional: dict[str, Any] = {
+            "role": role,
+            "tier": "agent" if self._why else None,
+            "why": self._why,
+            "proposal": proposal and ProposalRecord(labels=proposal.labels, verdict=proposal.verdict),
+        }
         labels = list((review.labels if review else None) or answer.labels) if answer else []
         return StudyResult(
             unit=self.subject.id,
@@ -255,12 +250,14 @@ class StudyContext:
             evidence=evidence,
             rounds=len(outcome.rounds),
             images_made=self.toolbox.images_made,
-            images_tested=images_tested(outcome.rounds),
+            images_tested=images_tested(outcome.rounds) + (proposal.images_tested if proposal else 0),
             exemplars=await self._exemplars(),
             background=asdict(await self.subject.background()) | await self._spread(),
             usage=await self._usage(),
+            in_doubt=await asyncio.to_thread(self.journal.in_doubt),
             seed=self.seed,
             facts=self.run.facts | await self._class_name(),
+            **{name: value for name, value in optional.items() if value},
         )
 
     async def _class_name(self) -> dict[str, str]:
@@ -337,9 +334,3 @@ async def converse(
     finally:
         await sandbox.close()
     return await context.finish(outcome)
-
-
-def _evidence(outcome: StudyOutcome) -> EvidenceRecord | None:
-    if outcome.review is None or outcome.answer is None:
-        return None
-    return EvidenceRecord.model_validate(outcome.review.evidence)

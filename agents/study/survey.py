@@ -20,10 +20,11 @@ from typing import Any
 
 from actors.chat.reply import Usage
 from actors.images import Image
+from agents.evidence.evidence_record import EvidenceRecord
+from agents.evidence.finding import Finding
 from agents.records.journal import Blobs, read_survey, slug, survey_key
 from agents.records.record_types import (
     MEASURED,
-    EvidenceRecord,
     StudyResult,
     SurveyRecord,
     UsageRecord,
@@ -41,13 +42,12 @@ STARTED = "begun.json"
 class Survey:
     """What was found, as plain JSON values, and the images that it names by their ids.
 
-    `finding` is a `verdict` with its `reason` where it shows that no agent need be asked about the unit, None
-    where one may be.
+    `finding` shows that no agent need be asked about the unit; None where one may be.
     """
 
     found: dict[str, Any]
     images: Sequence[Image] = ()
-    finding: dict[str, str] | None = None
+    finding: Finding | None = None
 
 
 SurveyFunction = Callable[..., Awaitable[Survey]]
@@ -96,7 +96,6 @@ async def take(
 
 def result(item: WorkItem, record: SurveyRecord, facts: dict[str, Any], charged: Usage) -> StudyResult:
     """Return the result of an item without a task; its images were charged `charged`."""
-    evidence = {"kind": "survey", "finding": record.finding}
     return StudyResult(
         unit=item.unit,
         task="survey",
@@ -106,7 +105,7 @@ def result(item: WorkItem, record: SurveyRecord, facts: dict[str, Any], charged:
         description=None,
         fields={},
         confirmed=None,
-        evidence=EvidenceRecord.model_validate(evidence) if record.finding else None,
+        evidence=EvidenceRecord(kind="survey", finding=record.finding) if record.finding else None,
         rounds=0,
         images_made=record.images,
         exemplars=[],

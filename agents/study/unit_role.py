@@ -18,6 +18,7 @@ from actors.errors import MaiaError, UsageError
 from actors.grouping import all_of
 from actors.images import Image
 from agents.evidence.effects import LEAST_IMAGES
+from agents.evidence.evidence_record import EvidenceRecord
 from agents.evidence.role import (
     RandomChanges,
     Role,
@@ -26,7 +27,7 @@ from agents.evidence.role import (
     recognition,
     role,
 )
-from agents.records.record_types import EvidenceRecord, FailureReason, RoleRecord
+from agents.records.record_types import FailureReason, RoleRecord
 from agents.study.settings import MOST_CONTROLS, RoleSettings
 from tools.subject import Ablatable, Subject
 from tools.toolbox import EXEMPLARS

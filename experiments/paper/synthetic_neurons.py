@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from actors.embedded.drawing.withheld import Withheld
-from agents.evidence.label_card import kind_of
 from agents.evidence.verdict import is_confirmed, verdict_of
 from agents.records.journal import Journal
+from agents.records.label_card import kind_of
 from agents.records.record_types import Manifest, RoundRecord, StudyResult
 from agents.records.store import Store
 from agents.study.study import RunContext, StudyRequest

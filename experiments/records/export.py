@@ -22,10 +22,10 @@ from typing import Any
 
 from actors.errors import MissingDependencyError, UsageError
 from actors.images import data_url, encode_jpeg
-from agents.evidence.label_card import kind_of, label_card
 from agents.evidence.verdict import TESTED, abstained, reason_of, verdict_of
 from agents.records import run_files
 from agents.records.journal import Blobs, Journal
+from agents.records.label_card import kind_of, label_card
 from agents.records.manifest import EXTENT
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.record_types import Manifest, ShownImage, StudyResult
@@ -265,7 +265,7 @@ def _neuronpedia(run: Run) -> bytes:
 
     def feature(item: WorkItem, record: StudyResult) -> dict[str, Any]:
         name, values = UnitName.parse(item.unit), record.to_json()
-        card = record.card or label_card(values)
+        card = record.card or label_card(record)
         scores = [
             {"scoreTypeName": f"maia_{key}", "value": card[key]}
             for key in ("auroc", "auprc", "pearson", "margin")

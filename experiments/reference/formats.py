@@ -6,6 +6,7 @@ A field's meaning is the string under it in its class (`agents.records.record_ty
 from __future__ import annotations
 
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,13 +21,30 @@ _NAMES = {str: "text", bool: "true or false", int: "whole number", float: "numbe
 
 
 def reference() -> str:
-    """Return a section for each type of record, in the order of `agents.records.record_types`."""
-    kinds = [
-        kind
-        for kind in vars(record_types).values()
-        if isinstance(kind, type) and issubclass(kind, Record) and kind is not Record
-    ]
+    """Return a section for each type of record, in the order of `agents.records.record_types`; those of
+    other modules follow the first that has one in it.
+    """
+    kinds: dict[type[Record], None] = {}
+    for kind in vars(record_types).values():
+        if isinstance(kind, type) and issubclass(kind, Record) and kind.__module__ == record_types.__name__:
+            kinds |= dict.fromkeys([kind, *_from_elsewhere(kind)])
     return "\n".join([START, "", *map(_section, kinds), END])
+
+
+def _from_elsewhere(kind: type[Record]) -> Iterator[type[Record]]:
+    """Yield the types of other modules that a record has in its fields, and what these have in theirs."""
+    for field in kind.model_fields.values():
+        for inner in _records_in(field.annotation):
+            if inner.__module__ != record_types.__name__:
+                yield inner
+                yield from _from_elsewhere(inner)
+
+
+def _records_in(annotation: Any) -> Iterator[type[Record]]:
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _records_in(inner)
 
 
 def page(text: str) -> str:

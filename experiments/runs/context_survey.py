@@ -28,6 +28,7 @@ from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.serving.backend import Priority
 from agents.critic.stimuli import lacks_something
+from agents.evidence.finding import Finding
 from agents.evidence.statistics import benjamini_hochberg, detectable_difference, permutation_p_values
 from agents.records.run_files import RecordError, damaged
 from agents.study.survey import Survey, SurveyFunction
@@ -79,8 +80,6 @@ PROPOSED = "proposed"
 """The factor of contexts that the interpreter has proposed: the rest of the name is what follows the class in
 a prompt.
 """
-OUT_OF_REACH = "out of reach"
-"""What becomes of a class that generated images do not reach."""
 
 
 def prompt_of(context: str, class_name: str) -> str:
@@ -286,7 +285,7 @@ def _out_of_reach(class_name: str, first_images: _MeasuredContexts) -> Survey:
     notes = {context: first_images.notes[context] for context in values}
     shown = [picture for picture, _ in best]
     survey = ClassSurvey(class_name, values, list(values), {}, {}, [], notes, shown, [], reason)
-    finding = {"verdict": OUT_OF_REACH, "reason": reason}
+    finding = Finding(verdict="out of reach", reason=reason)
     return Survey(asdict(survey), [image for _, image in best], finding)
 
 

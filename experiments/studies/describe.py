@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
-from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, verdict_of
+from agents.evidence.verdict import HOLDING, MEANINGS, verdict_of
 from agents.records.journal import slug
 from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, Manifest, StudyResult, load_record
 from agents.records.store import Store
@@ -74,7 +74,7 @@ async def describe_unit(console: Console, request: UnitRequest) -> StudiedUnit:
 def _round_line(number: int, finished: Round, repeats: int) -> str:
     """Return a line on a finished round of study `number`, 0 for the pooled answer of several."""
     if finished.review is not None:
-        finding = finding_of(finished.review.evidence) or "answered"
+        finding = finished.review.evidence.verdict or "answered"
         outcome = finding if finished.review.accepted else f"sent back after its tests ({finding} so far)"
     elif finished.program is None:
         outcome = "no program"

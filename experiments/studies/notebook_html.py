@@ -16,8 +16,8 @@ import PIL.Image
 from markupsafe import Markup
 
 from actors.images import data_url
-from agents.evidence.label_card import kind_of
-from agents.evidence.verdict import HOLDING, MEANINGS, finding_of, reason_of, verdict_of
+from agents.evidence.verdict import HOLDING, MEANINGS, reason_of, verdict_of
+from agents.records.label_card import kind_of
 from experiments.report.figures import figures_of
 from tools.sandbox.child.effects import Effects
 from tools.sandbox.child.image_handle import ImageHandle
@@ -203,7 +203,7 @@ class Examined:
         return [] if self.record is not None else [CaptionedPicture(image) for image in self.images]
 
     def _finding(self) -> str:
-        return finding_of(self.verdict.evidence) or "not confirmed"
+        return self.verdict.evidence.verdict or "not confirmed"
 
     def __repr__(self) -> str:
         if self.record is not None:

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 
 from actors.errors import MaiaError, UsageError
 from actors.images import Image, decode
-from agents.records.record_types import ImageId, PersonTrialRecord
+from agents.evidence.record import ImageId
+from agents.records.record_types import PersonTrialRecord
 from agents.records.run_files import first_fault
 
 _log = logging.getLogger(__name__)

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from actors.chat.reply import ChatReply, Usage
-from agents.critic.review import Review
-from agents.evidence.label_card import label_card
 from agents.evidence.verdict import verdict_of
 from agents.records import record_types
 from agents.records.journal import Journal
+from agents.records.label_card import label_card
 from agents.records.record_types import (
     AnswerRecord,
     CallRecord,
@@ -33,7 +32,6 @@ from agents.records.store import Store
     [
         (record_types.UsageRecord, Usage),
         (record_types.AnswerRecord, ChatReply),
-        (record_types.ReviewRecord, Review),
     ],
 )
 def test_a_record_that_becomes_an_object_has_its_fields(
@@ -49,9 +47,12 @@ def test_a_reply_survives_its_record(reply: ChatReply) -> None:
 
 
 def test_a_record_is_written_as_it_was_read(tmp_path) -> None:
-    """Missing fields stay missing, unknown ones stay, and a whole number does not become a decimal one."""
+    """Missing fields stay missing; unknown ones, and what the first versions wrote, stay as they are; and a
+    whole number does not become a decimal one.
+    """
     store = Store.open(tmp_path)
-    values = {"unit": "u", "evidence": {"auroc": 1, "later": [1, None]}, "new": {"a": 0.5}}
+    first = {"unit": {"low": 0, "high": 1}, "explained": None, "parts": {"dog": [0.5]}}
+    values = {"unit": "u", "evidence": {"auroc": 1, "later": [1, None], **first}, "new": {"a": 0.5}}
     store.put("done.json", json.dumps(values, sort_keys=True, indent=1).encode())
     record = load_record(store, "done.json", StudyResult)
     assert record is not None
@@ -73,6 +74,9 @@ def test_a_round_of_the_first_version_is_read(tmp_path) -> None:
     assert record.to_json() == values
 
 
+SENT_BACK = {"accepted": False, "objection": "no"}
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -82,6 +86,8 @@ def test_a_round_of_the_first_version_is_read(tmp_path) -> None:
         {"round": 1, "reply": {"text": ""}, "toolbox": {"measured": {"0" * 8: True}}},
         {"round": 1, "reply": {"text": ""}, "toolbox": {"measured": {"0" * 8: 10**400}}},
         {"round": 1, "reply": {"text": ""}, "observation": [{"image": "/etc/passwd"}]},
+        {"round": 1, "reply": {"text": ""}, "verdict": {**SENT_BACK, "evidence": {"strength": 7}}},
+        {"round": 1, "reply": {"text": ""}, "verdict": {**SENT_BACK, "evidence": {"retest": [[1.0]]}}},
     ],
 )
 def test_a_round_that_is_not_of_its_type_is_refused(values, tmp_path) -> None:
@@ -124,4 +130,4 @@ def test_the_result_of_an_earlier_run_has_its_verdict_and_card() -> None:
     assert result is not None
     assert [repeat.verdict for repeat in result.repeats] == ["partial", "holds for generated images"]
     assert verdict_of(result.to_json()) == result.verdict
-    assert label_card(result.to_json())["labels"] == result.card["labels"]
+    assert label_card(result)["labels"] == result.card["labels"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from zlib import crc32
 
@@ -10,8 +11,11 @@ import pytest
 
 from actors.serving.backend import Priority
 from agents.critic.critic import ConfirmationSettings, Critic, share_of
+from agents.critic.review import Review
 from agents.critic.stimuli import control_subjects, prompts_for
+from agents.evidence.evidence_record import Inspection
 from agents.evidence.meaning import LabelMeaning
+from agents.records.record_types import encode_record
 from agents.tasks.base import FinalAnswer
 from tests.tools.fakes import FakeStudio, FakeSubject, ReservingSubject, picture_of
 from tools.toolbox import Made, seed_for
@@ -28,16 +32,16 @@ def answer(*labels: str) -> FinalAnswer:
 
 
 def finding(verdict) -> str:
-    return verdict.evidence["finding"]["verdict"]
+    return verdict.evidence.verdict
 
 
 async def test_a_label_that_predicts_is_confirmed_with_twenty_images_of_each_kind():
     judge, _, subject = critic(lambda shown: 3.0 if "dog" in shown else len(shown) / 100)
     verdict = await judge.examine(answer("dogs"), 1)
     assert verdict.accepted
-    assert verdict.evidence["auroc"] == 1.0
-    assert verdict.evidence["e_value"] >= 20
-    assert (verdict.evidence["n_positive"], verdict.evidence["n_control"]) == (20, 20)
+    assert verdict.evidence.auroc == 1.0
+    assert verdict.evidence.e_value >= 20
+    assert (verdict.evidence.n_positive, verdict.evidence.n_control) == (20, 20)
     assert set(subject.priorities) == {Priority.CONFIRMATION}
 
 
@@ -46,7 +50,7 @@ async def test_a_wrong_label_goes_back_with_numbers_and_the_strongest_rivals():
     verdict = await judge.examine(answer("dogs"), 1)
     assert not verdict.accepted
     assert "was not confirmed" in verdict.objection
-    assert verdict.evidence["n_positive"] == 40
+    assert verdict.evidence.n_positive == 40
 
 
 async def test_a_single_strong_image_does_not_confirm_a_label():
@@ -60,8 +64,8 @@ async def test_a_unit_that_never_answers_confirms_nothing():
     judge, _, _ = critic(lambda shown: 0.0)
     verdict = await judge.examine(answer("dogs"), 1)
     assert not verdict.accepted
-    assert verdict.evidence["auroc"] == 0.5
-    assert verdict.evidence["e_value"] == 1.0
+    assert verdict.evidence.auroc == 0.5
+    assert verdict.evidence.e_value == 1.0
 
 
 async def test_images_are_made_of_every_label():
@@ -91,7 +95,7 @@ async def test_a_second_examination_has_images_of_its_own():
 async def test_a_simpler_label_is_tested_on_images_of_its_own_controls_too():
     judge, studio, _ = critic(lambda shown: 3.0 if "dog" in shown else len(shown) / 1000)
     verdict = await judge.examine(answer("dog with a ball"), 1)
-    assert verdict.labels == ("dog",)
+    assert verdict.labels == ["dog"]
     assert len(set(studio.made)) == len(studio.made)
 
 
@@ -103,18 +107,18 @@ async def test_a_shorter_label_that_seems_to_lose_something_is_shown_more_often_
 
     judge, _, _ = critic(activation)
     verdict = await judge.examine(answer("road vehicle"), 1)
-    assert verdict.labels == ("road vehicle",)
-    (compared,) = verdict.evidence["simpler"]
-    assert (compared["simpler"], compared["rejected"]) == ("vehicle", True)
-    assert 10 < compared["n_weaker"] <= 40
+    assert verdict.labels == ["road vehicle"]
+    (compared,) = verdict.evidence.simpler
+    assert (compared.simpler, compared.rejected) == ("vehicle", True)
+    assert 10 < compared.n_weaker <= 40
 
 
 async def test_each_further_test_discounts_the_e_value():
     judge, _, _ = critic(lambda shown: 3.0 if "dog" in shown else len(shown) / 1000)
     once = (await judge.examine(answer("dogs"), 1)).evidence
     later = (await judge.examine(answer("dogs"), 3)).evidence
-    assert once["e_value_corrected"] == once["e_value"] / 4
-    assert later["e_value_corrected"] == later["e_value"] / 24
+    assert once.e_value_corrected == once.e_value / 4
+    assert later.e_value_corrected == later.e_value / 24
     assert sum(map(share_of, range(1, 10_000))) == pytest.approx(1, abs=1e-3)
 
 
@@ -122,7 +126,7 @@ async def test_a_label_that_cannot_be_drawn_is_untestable():
     judge, _, _ = critic(lambda shown: 0.0)
     verdict = await judge.examine(answer("forbidden dogs"), 1)
     assert not verdict.accepted
-    assert verdict.evidence["kind"] == "untestable"
+    assert verdict.evidence.kind == "untestable"
     assert "could not be made" in verdict.objection
 
 
@@ -130,7 +134,7 @@ async def test_an_abstention_needs_no_test():
     judge, studio, _ = critic(lambda shown: 0.0)
     verdict = await judge.examine(answer("Not interpretable"), 1)
     assert verdict.accepted
-    assert verdict.evidence["kind"] == "abstention"
+    assert verdict.evidence.kind == "abstention"
     assert studio.made == []
     assert finding(verdict) == "out of reach", "nothing was made, so nothing is known of the unit"
 
@@ -138,7 +142,7 @@ async def test_an_abstention_needs_no_test():
 async def test_an_abstention_makes_the_critic_inspect_the_tools():
     verdict = await doubted(lambda shown: 0.0).examine(answer("not interpretable"), 1)
     assert verdict.accepted
-    assert verdict.evidence["inspected"] == {"n": 10, "seen": 10, "false": 0}
+    assert verdict.evidence.inspected == Inspection(n=10, seen=10, false=0)
 
 
 @pytest.mark.parametrize(("best", "word"), [(4.0, "not interpretable"), (1.0, "out of reach")])
@@ -200,7 +204,7 @@ async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
     verdict = await judge.examine(answer("dog"), 1)
     assert not verdict.accepted
     assert '"grass"' in verdict.objection
-    assert verdict.evidence["rival"]["beats"] == 1.0
+    assert verdict.evidence.rival.beats == 1.0
 
 
 def meant(activation, meanings, dataset="dog"):
@@ -213,21 +217,21 @@ def meant(activation, meanings, dataset="dog"):
 
 
 async def test_a_broader_word_whose_images_drive_the_unit_as_much_takes_the_place_of_the_label():
-    meanings = {"dog": LabelMeaning("dog", broader="pet")}
+    meanings = {"dog": LabelMeaning(core="dog", broader="pet")}
     judge, skeptic = meant(lambda shown: 3.0 if "dog" in shown or "pet" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
-    assert verdict.labels == ("pet",)
-    assert verdict.evidence["simpler"][0]["simpler"] == "pet"
+    assert verdict.labels == ["pet"]
+    assert verdict.evidence.simpler[0].simpler == "pet"
     assert skeptic.asked == ["dog", "pet"], "each label is asked about once"
 
 
 async def test_a_broader_word_is_judged_by_its_images_that_do_not_show_the_label():
     """Asked for a sheepdog's kind, an image maker draws dogs: they say nothing about other animals."""
-    meanings = {"dog": LabelMeaning("dog", broader="dogged beast")}
+    meanings = {"dog": LabelMeaning(core="dog", broader="dogged beast")}
     judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
-    assert verdict.labels == ("dog",)
-    assert verdict.evidence["simpler"] == []
+    assert verdict.labels == ["dog"]
+    assert verdict.evidence.simpler == []
 
 
 async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
@@ -241,41 +245,44 @@ async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
             return await super().generate(shown, seeds, agent=agent)
 
     studio = HalfDogs()
-    skeptic = ScriptedSkeptic(studio, meanings={"dog": LabelMeaning("dog", broader="pet")})
+    skeptic = ScriptedSkeptic(studio, meanings={"dog": LabelMeaning(core="dog", broader="pet")})
     subject = ReservingSubject(
         studio, lambda s: 3.0 if "dog" in s else next(others) if "pet" in s else len(s) / 1000, held_back=()
     )
     verdict = await Critic(subject, studio, seed=0, skeptic=skeptic).examine(answer("dog"), 1)
-    (compared,) = verdict.evidence["simpler"]
-    assert compared["n_weaker"] > 20, "more were asked for"
-    assert compared["mean_weaker"] < 2.0
+    (compared,) = verdict.evidence.simpler
+    assert compared.n_weaker > 20, "more were asked for"
+    assert compared.mean_weaker < 2.0
 
 
 async def test_the_search_for_simpler_labels_ends_on_a_cycle():
-    meanings = {"dog": LabelMeaning("dog", broader="hound"), "hound": LabelMeaning("hound", broader="dog")}
+    meanings = {
+        "dog": LabelMeaning(core="dog", broader="hound"),
+        "hound": LabelMeaning(core="hound", broader="dog"),
+    }
     judge, skeptic = meant(lambda shown: 3.0 if "dog" in shown or "hound" in shown else 0.1, meanings)
     verdict = await judge.examine(answer("dog"), 1)
-    assert verdict.labels == ("hound",)
+    assert verdict.labels == ["hound"]
     assert skeptic.asked == ["dog", "hound"]
 
 
 async def test_a_broader_word_with_lower_activations_is_rejected():
-    meaning = LabelMeaning("dog", broader="pet")
+    meaning = LabelMeaning(core="dog", broader="pet")
     judge, _ = meant(lambda shown: 3.0 if "dog" in shown else 0.1, {"dog": meaning})
     verdict = await judge.examine(answer("dog"), 1)
-    assert verdict.labels == ("dog",)
-    assert verdict.evidence["simpler"][0]["rejected"]
-    assert verdict.evidence["meanings"]["dog"]["broader"] == "pet"
+    assert verdict.labels == ["dog"]
+    assert verdict.evidence.simpler[0].rejected
+    assert verdict.evidence.meanings["dog"].broader == "pet"
 
 
 async def test_a_narrower_word_whose_images_drive_the_unit_more_sends_the_answer_back():
-    meaning = LabelMeaning("dog", narrower="poodle", synonym="canine")
+    meaning = LabelMeaning(core="dog", narrower="poodle", synonym="canine")
     judge, _ = meant(
         lambda shown: 5.0 if "poodle" in shown else 3.0 if "dog" in shown else 0.1, {"dog": meaning}
     )
     verdict = await judge.examine(answer("dog"), 1)
     assert '"poodle"' in verdict.objection
-    assert [each["label"] for each in verdict.evidence["rivals"]] == ["poodle", "canine"]
+    assert [each.label for each in verdict.evidence.rivals] == ["poodle", "canine"]
 
 
 async def test_a_weaker_rival_is_recorded_and_the_answer_stands():
@@ -283,9 +290,9 @@ async def test_a_weaker_rival_is_recorded_and_the_answer_stands():
         answer("dog"), 1
     )
     assert verdict.accepted
-    assert verdict.evidence["rival"]["label"] == "grass"
-    assert verdict.evidence["rival"]["beats"] == 0.0
-    assert len(verdict.evidence["retest"]) == 10
+    assert verdict.evidence.rival.label == "grass"
+    assert verdict.evidence.rival.beats == 0.0
+    assert len(verdict.evidence.retest) == 10
 
 
 async def accepted(activation, *labels):
@@ -298,9 +305,9 @@ async def accepted(activation, *labels):
 
 async def test_a_combination_is_kept_if_its_parts_drive_the_unit_less():
     verdict = await accepted(lambda shown: 3.0 * ("dog" in shown and "grass" in shown), "a dog on grass")
-    assert verdict.labels == ("a dog on grass",)
-    assert [each["simpler"] for each in verdict.evidence["simpler"]] == ["dog", "grass"]
-    assert all(each["rejected"] for each in verdict.evidence["simpler"])
+    assert verdict.labels == ["a dog on grass"]
+    assert [each.simpler for each in verdict.evidence.simpler] == ["dog", "grass"]
+    assert all(each.rejected for each in verdict.evidence.simpler)
 
 
 @pytest.mark.parametrize(
@@ -309,9 +316,9 @@ async def test_a_combination_is_kept_if_its_parts_drive_the_unit_less():
 )
 async def test_the_simplest_label_is_accepted_that_the_numbers_cannot_reject(label, simplest):
     verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), label)
-    assert verdict.labels == (simplest,)
-    assert verdict.evidence["positives"][0]["label"] == simplest, "the simpler label is confirmed by itself"
-    assert {each["simpler"]: each["rejected"] for each in verdict.evidence["simpler"]}[simplest] is False
+    assert verdict.labels == [simplest]
+    assert verdict.evidence.positives[0].label == simplest, "the simpler label is confirmed by itself"
+    assert {each.simpler: each.rejected for each in verdict.evidence.simpler}[simplest] is False
 
 
 @pytest.mark.parametrize("label", ["red dog", "dog without a leash"])
@@ -323,19 +330,19 @@ async def test_a_qualifier_that_matters_is_kept(label):
         return 3.0 * ("dog" in shown and "with a leash" not in shown)
 
     verdict = await accepted(red_only if "red" in label else unleashed, label)
-    assert verdict.labels == (label,)
+    assert verdict.labels == [label]
 
 
 async def test_a_label_that_does_not_drive_the_unit_by_itself_is_dropped():
     verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), "dog", "car")
-    assert verdict.labels == ("dog",)
+    assert verdict.labels == ["dog"]
 
 
 async def test_coverage_counts_the_exemplars_that_show_each_label():
     verdict = await accepted(lambda shown: 3.0 * ("dog" in shown), "dog")
-    found = verdict.evidence["coverage"]
-    assert (found["n"], found["shown"], found["untold"]) == (15, 15, 0)
-    assert found["labels"] == {"dog": 1.0}
+    found = verdict.evidence.coverage
+    assert (found.n, found.shown, found.untold) == (15, 15, 0)
+    assert found.labels == {"dog": 1.0}
 
 
 async def test_images_that_do_not_show_the_label_are_not_compliant():
@@ -348,9 +355,9 @@ async def test_images_that_do_not_show_the_label_are_not_compliant():
     studio = Blanking()
     subject = FakeSubject(studio, lambda shown: 3.0 if "dog" in shown else len(shown) / 100)
     verdict = await Critic(subject, studio, seed=0, skeptic=ScriptedSkeptic(studio)).examine(answer("dog"), 1)
-    assert 0.2 < verdict.evidence["compliance"] < 0.8
-    assert verdict.evidence["compliant"]["auroc"] == 1.0
-    assert verdict.evidence["auroc"] < 1.0
+    assert 0.2 < verdict.evidence.compliance < 0.8
+    assert verdict.evidence.compliant.auroc == 1.0
+    assert verdict.evidence.auroc < 1.0
 
 
 def noise(shown: str) -> float:
@@ -368,9 +375,9 @@ async def test_a_label_is_confirmed_that_is_specific_strong_covering_and_true_on
     verdict = await doubted(of_dogs, held_back=SOME_DOGS).examine(answer("dog"), 1)
     assert verdict.accepted
     assert finding(verdict) == "confirmed"
-    held = verdict.evidence["held_back"]
-    assert (held["status"], held["drawn"], held["shown"], held["auroc"]) == ("holds", 80, 12, 1.0)
-    assert held["e_value"] >= 20
+    held = verdict.evidence.held_back
+    assert (held.status, held.drawn, held.shown, held.auroc) == ("holds", 80, 12, 1.0)
+    assert held.e_value >= 20
 
 
 @pytest.mark.parametrize("held_back", [(), ["a dog"] * 4 + ["a cat"] * 40])
@@ -378,6 +385,16 @@ async def test_without_enough_images_of_the_label_that_are_held_back_it_holds_fo
     verdict = await doubted(of_dogs, held_back=held_back).examine(answer("dog"), 1)
     assert verdict.accepted
     assert finding(verdict) == "holds for generated images"
+
+
+@pytest.mark.parametrize("label", ["dog", "cat", "forbidden dogs", "not interpretable"])
+async def test_a_review_is_read_as_it_was_written_and_every_field_of_its_evidence_is_declared(label):
+    review = await doubted(of_dogs, held_back=SOME_DOGS).examine(answer(label), 1)
+    written = json.loads(encode_record(review))
+    read = Review.model_validate(written)
+    assert read == review
+    assert read.to_json() == written
+    assert not read.evidence.model_extra
 
 
 async def test_a_label_that_images_held_back_contradict_is_not_confirmed():
@@ -388,7 +405,7 @@ async def test_a_label_that_images_held_back_contradict_is_not_confirmed():
     verdict = await doubted(only_drawn, held_back=real).examine(answer("dog"), 1)
     assert not verdict.accepted
     assert finding(verdict) == "not confirmed"
-    assert verdict.evidence["held_back"]["status"] == "contradicted"
+    assert verdict.evidence.held_back.status == "contradicted"
 
 
 async def test_a_label_whose_images_reach_too_little_of_the_units_range_is_weak():
@@ -429,7 +446,7 @@ async def test_a_label_that_cannot_be_drawn_may_hold_on_real_images_of_a_unit_th
     verdict = await judge.examine(answer("forbidden dog"), 2)
     assert verdict.accepted
     assert finding(verdict) == "holds on your images"
-    assert "could be made" in verdict.evidence["finding"]["reason"]
+    assert "could be made" in verdict.evidence.finding.reason
 
 
 class FakeAgentImages:
@@ -460,7 +477,7 @@ async def test_unexplained_strong_images_are_sent_back_once():
     assert 'UNEXPLAINED | 4.90 | made: "a comet 0"' in first.objection
     second = await judge.examine(answer("dog"), 2)
     assert second.accepted
-    assert len(second.evidence["uncovered"]) == 3
+    assert len(second.evidence.uncovered) == 3
 
 
 async def test_a_label_that_explains_too_few_of_the_strongest_images_is_partial():
@@ -480,7 +497,7 @@ async def test_no_image_that_is_held_back_is_shown_to_the_agent():
     reserved = {image.id for image in judge._subject._held_back}
     assert verdict.shown
     assert not reserved & set(verdict.shown)
-    assert reserved & {each["image"] for each in verdict.evidence["uncovered"]}
+    assert reserved & {each.image for each in verdict.evidence.uncovered}
 
 
 def _finds_no_fences(skeptic):

@@ -12,7 +12,7 @@ from agents.evidence.reach import Range
 from agents.evidence.statistics import auroc
 from agents.evidence.witness import Accuracy
 
-UNIT = Range(0.0, 3.0, 1.5)
+UNIT = Range(low=0.0, high=3.0, lit=1.5)
 
 
 def population(rng, n=400, prevalence=0.12, effect=1.4):
@@ -86,7 +86,7 @@ def test_a_label_that_drives_the_unit_holds_with_few_images_of_it():
 
 def test_errors_of_the_witness_are_corrected():
     rng = np.random.default_rng(4)
-    witness = Accuracy(0.85, 0.9, 40, 40)
+    witness = Accuracy(sensitivity=0.85, specificity=0.9, n_with=40, n_without=40)
     raw, corrected, truth = [], [], []
     for _ in range(40):
         activations, shown = population(rng, prevalence=0.3)

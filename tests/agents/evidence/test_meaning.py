@@ -44,7 +44,7 @@ class Model:
 
 async def test_a_single_thing_has_a_core_and_alternative_labels() -> None:
     found = await ask_meaning(Model(DOG), "dogs")
-    assert found == LabelMeaning("dog", broader="animal", narrower="poodle", synonym="canine")
+    assert found == LabelMeaning(core="dog", broader="animal", narrower="poodle", synonym="canine")
     assert doubts_about("dogs", found) == [Doubt("animal", "animal", wider=True)]
     assert rivals_of("dogs", found) == ["poodle", "canine"]
     assert not found.combines
@@ -53,13 +53,15 @@ async def test_a_single_thing_has_a_core_and_alternative_labels() -> None:
 def test_the_example_of_the_form_is_in_the_form() -> None:
     found = read_meaning(ROLE.partition('on a street":\n')[2])
     assert found is not None
-    assert found.qualifiers[1] == LabelPart("a street", "red car without people")
-    assert found.exceptions == (LabelPart("people", "red car on a street"),)
+    assert found.qualifiers[1] == LabelPart(what="a street", without="red car without people")
+    assert found.exceptions == [LabelPart(what="people", without="red car on a street")]
 
 
 def test_each_condition_is_doubted_by_leaving_it_out_and_an_exception_by_putting_it_in() -> None:
     meaning = LabelMeaning(
-        "car", (LabelPart("red things", "car without people"),), (LabelPart("people", "red car"),)
+        core="car",
+        qualifiers=[LabelPart(what="red things", without="car without people")],
+        exceptions=[LabelPart(what="people", without="red car")],
     )
     assert doubts_about("red car without people", meaning) == [
         Doubt("red car", "red car with people", "red car"),
@@ -71,7 +73,7 @@ def test_each_condition_is_doubted_by_leaving_it_out_and_an_exception_by_putting
 
 
 def test_a_preposition_that_is_part_of_a_name_is_no_condition() -> None:
-    meaning = LabelMeaning("lady in waiting", broader="courtier")
+    meaning = LabelMeaning(core="lady in waiting", broader="courtier")
     assert doubts_about("lady in waiting", meaning) == [Doubt("courtier", "courtier", wider=True)]
     assert not meaning.combines
 

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from actors.errors import RefusedError
+from agents.evidence.finding import Finding
 from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
 from agents.orchestration.orchestrator import Orchestrator
 from agents.records.journal import read_stop, read_survey, slug
@@ -39,7 +40,7 @@ async def brightness(studio: Studio, subject: Subject, *, seed: int, words: str)
     return survey.Survey({"values": [response.activation for response in responses]}, images[:1])
 
 
-UNREACHED = {"verdict": "out of reach", "reason": "nothing came near"}
+UNREACHED = Finding(verdict="out of reach", reason="nothing came near")
 
 
 async def unreached(studio: Studio, subject: Subject, *, seed: int) -> survey.Survey:
@@ -119,7 +120,7 @@ async def test_no_agent_is_asked_about_a_unit_that_its_survey_finds_out_of_reach
         [WorkItem("fake/dog", "output", "dog", seed=3, survey="unreached")]
     )
     record = world.result("dog").to_json()
-    assert record["evidence"]["finding"] == UNREACHED
+    assert record["evidence"]["finding"] == UNREACHED.to_json()
     assert (record["rounds"], record["status"]) == (0, MEASURED)
     assert read_survey(world.store, "fake/dog").finding == UNREACHED
 

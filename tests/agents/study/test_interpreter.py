@@ -43,6 +43,12 @@ async def look(host: Any) -> str:
     return f"activations {measured['activations']}"
 
 
+def reviewed(accepted: bool, objection: str, evidence: dict[str, Any], **known: list[str]) -> Review:
+    return Review.model_validate(
+        {"accepted": accepted, "objection": objection, "evidence": evidence, **known}
+    )
+
+
 class ScriptedExaminer:
     def __init__(self, *reviews: Review) -> None:
         self._reviews = list(reviews)
@@ -174,17 +180,19 @@ async def test_a_model_that_keeps_refusing_ends_the_study_with_a_type(bench):
 
 
 async def test_an_answer_that_fails_its_test_goes_back_as_an_observation(bench):
-    examiner = ScriptedExaminer(Review(False, "not confirmed: go on", {"n": 1}), Review(True, "", {"n": 2}))
+    examiner = ScriptedExaminer(
+        reviewed(False, "not confirmed: go on", {"n": 1}), reviewed(True, "", {"n": 2})
+    )
     study, chat = await bench.study(ANSWER, CODE, ANSWER, examiner=examiner)
     assert [attempt for _, attempt in examiner.examined] == [1, 2]
     assert "go on" in chat.requests[1].messages[-1].text
-    assert study.review == Review(True, "", {"n": 2})
+    assert study.review == reviewed(True, "", {"n": 2})
     assert study.status == "answered"
 
 
 async def test_images_of_an_examination_are_on_disk_with_its_round(bench):
     """A study that is taken up again has the verdict, and would not make its images a second time."""
-    examiner = ScriptedExaminer(Review(True, "", {}))
+    examiner = ScriptedExaminer(reviewed(True, "", {}))
     tested = Image.from_pixels(np.full((8, 8, 3), 77, np.uint8))
     examiner.images[tested.id] = tested
     await bench.study(ANSWER, examiner=examiner)
@@ -192,7 +200,9 @@ async def test_images_of_an_examination_are_on_disk_with_its_round(bench):
 
 
 async def test_the_images_that_examinations_made_are_counted(bench):
-    examiner = ScriptedExaminer(Review(False, "no", {"images_made": 3}), Review(True, "", {"images_made": 6}))
+    examiner = ScriptedExaminer(
+        reviewed(False, "no", {"images_made": 3}), reviewed(True, "", {"images_made": 6})
+    )
     study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner)
     assert images_tested(study.rounds) == 9
 
@@ -200,7 +210,7 @@ async def test_the_images_that_examinations_made_are_counted(bench):
 async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
     unexplained, other = (Image.from_pixels(np.full((4, 5, 3), value, np.uint8)) for value in (7, 9))
     examiner = ScriptedExaminer(
-        Review(False, "and these?", {}, None, (unexplained.id,)), Review(True, "", {})
+        reviewed(False, "and these?", {}, shown=[unexplained.id]), reviewed(True, "", {})
     )
     examiner.images = {unexplained.id: unexplained, other.id: other}
     study, chat = await bench.study(ANSWER, ANSWER, examiner=examiner)
@@ -215,14 +225,16 @@ async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
 async def test_an_answer_that_held_stands_where_a_later_one_does_not_hold_or_there_is_none(bench, worse):
     held = {"finding": {"verdict": "confirmed", "reason": ""}}
     lost = {"finding": {"verdict": "not confirmed", "reason": ""}}
-    examiner = ScriptedExaminer(Review(False, "and these?", held, ("first",)), Review(False, "no", lost))
+    examiner = ScriptedExaminer(
+        reviewed(False, "and these?", held, labels=["first"]), reviewed(False, "no", lost)
+    )
     study, _ = await bench.study(ANSWER, worse, examiner=examiner, max_examinations=2, max_rounds=2)
-    assert (study.status, study.review) == ("answered", Review(True, "", held, ("first",)))
+    assert (study.status, study.review) == ("answered", reviewed(True, "", held, labels=["first"]))
     assert study.answer == FinalAnswer(("dogs",), "Dogs.")
 
 
 async def test_after_the_last_examination_the_answer_stands_marked_unconfirmed(bench):
-    examiner = ScriptedExaminer(Review(False, "no", {}), Review(False, "no", {}))
+    examiner = ScriptedExaminer(reviewed(False, "no", {}), reviewed(False, "no", {}))
     study, _ = await bench.study(ANSWER, ANSWER, examiner=examiner, max_examinations=2)
     assert study.status == "answered"
     assert study.review is not None

@@ -21,9 +21,11 @@ from actors.vision.client import PoolVisionClient
 from actors.vision.networks.network import wrap
 from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
-from agents.evidence.label_card import label_card
+from agents.evidence.evidence_record import EvidenceRecord
 from agents.evidence.role import Role
-from agents.records.record_types import EvidenceRecord, RoleRecord, TrialRecord
+from agents.evidence.trials import Trial
+from agents.records.label_card import label_card
+from agents.records.record_types import RoleRecord, StudyResult
 from agents.study.unit_role import RoleFinder, RoleImages, RoleSettings, measure_role
 from experiments.records.roles import RecordedRole
 from tests.actors.vision.sweep.test_accumulators import Numbered
@@ -104,7 +106,7 @@ def role_of(record: RoleRecord) -> Role:
 @pytest.mark.slow
 async def test_cards_name_the_planted_roles(planted: PoolVisionClient) -> None:
     records = await asyncio.gather(*(find(planted, Unit("see", unit)) for unit in range(40)))
-    cards = [label_card({"unit": "u", "role": record.to_json()})["writes"] for record in records]
+    cards = [label_card(StudyResult(unit="u", role=record))["writes"] for record in records]
     named = [card["raises"] for card in cards if card is not None]
     assert sum(words == expected(unit) for unit, words in enumerate(named)) >= 38, "95 % of 40"
     more_than_random = [role_of(record).claimed == bool(expected(n)) for n, record in enumerate(records)]
@@ -200,8 +202,8 @@ async def test_the_effect_is_looked_for_on_images_with_and_without_the_label(pla
     weak = [every[i] for i in np.argsort(answers)[:8]]
     pictures = {image.id: image for image in (*strong, *weak)}
 
-    def trials(images: Sequence[Image]) -> list[TrialRecord]:
-        return [TrialRecord(image=image.id, activation=0.0) for image in images]
+    def trials(images: Sequence[Image]) -> list[Trial]:
+        return [Trial(image=image.id, activation=0.0) for image in images]
 
     evidence = EvidenceRecord(kind="confirmation", positives=trials(strong), controls=trials(weak))
     record = await RoleFinder(RoleSettings()).find(subject, evidence, pictures.__getitem__)

@@ -10,10 +10,12 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from agents.evidence.evidence_record import EvidenceRecord, Inspection
 from agents.evidence.role import Role, recorded
 from agents.evidence.simpler_labels import is_combination
 from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardized_margin
-from agents.evidence.verdict import MEANINGS, holds, reason_of, verdict_of
+from agents.evidence.verdict import MEANINGS, holds, verdict_of
+from agents.records.record_types import StudyResult
 
 UnitKind = Literal["monosemantic", "polysemantic", "conditional"]
 
@@ -90,18 +92,21 @@ _CLEAR = 0.7
 """AUROC from which one group of images counts as driving the unit more than another."""
 
 
-def label_card(record: Mapping[str, Any]) -> CardFigures:
-    """Return the card of a study's record.
+def label_card(result: StudyResult) -> CardFigures:
+    """Return the card of a study's result.
 
     `strength`, `coverage`, `held_back`, `reach`, `uncovered` and `witness` are as in `agents.evidence`.
     """
-    evidence = record.get("evidence") or {}
-    positives = [t["activation"] for t in evidence.get("positives", ())]
-    controls = [t["activation"] for t in evidence.get("controls", ())]
-    labels = [_label(label, evidence, controls) for label in record.get("labels") or ()]
-    verdict = verdict_of(record)
-    known = holds(record) and labels
-    kind, reason = _kind(evidence, labels) if known else (None, reason_of(evidence) or MEANINGS[verdict])
+    evidence = result.evidence or EvidenceRecord()
+    positives = [trial.activation for trial in evidence.positives]
+    controls = [trial.activation for trial in evidence.controls]
+    labels = [_label(label, evidence, controls) for label in result.labels]
+    plain = result.to_json()
+    written = plain.get("evidence") or {}
+    if holds(plain) and labels:
+        kind, reason = _kind(evidence, labels)
+    else:
+        kind, reason = None, (evidence.finding and evidence.finding.reason) or MEANINGS[verdict_of(plain)]
     measured = bool(positives and controls)
     truth = np.r_[np.ones(len(positives)), np.zeros(len(controls))]
     values = np.r_[positives, controls]
@@ -109,30 +114,30 @@ def label_card(record: Mapping[str, Any]) -> CardFigures:
         kind=kind,
         reason=reason,
         labels=labels,
-        answered=record.get("answered"),
+        answered=plain.get("answered"),
         explained=_explained(evidence)[0],
-        auroc=evidence.get("auroc"),
-        auroc_interval=evidence.get("auroc_interval"),
-        margin=evidence.get("margin"),
+        auroc=evidence.auroc,
+        auroc_interval=evidence.auroc_interval,
+        margin=evidence.margin,
         auprc=average_precision(positives, controls) if measured else None,
         pearson=_correlation(truth, values) if measured else None,
         null_percentile=float((np.array(controls) < np.median(positives)).mean()) if measured else None,
-        ceiling=_ceiling(evidence.get("retest") or ()),
-        compliance=evidence.get("compliance"),
-        rival=evidence.get("rival"),
-        simpler=evidence.get("simpler"),
-        strength=evidence.get("strength"),
-        coverage=evidence.get("coverage"),
-        held_back=evidence.get("held_back"),
-        reach=evidence.get("reach"),
-        uncovered=evidence.get("uncovered"),
-        witness=evidence.get("witness"),
-        writes=_writes(recorded((record.get("role") or {}).get("found"))),
+        ceiling=_ceiling(evidence.retest),
+        compliance=evidence.compliance,
+        rival=written.get("rival"),
+        simpler=written.get("simpler"),
+        strength=written.get("strength"),
+        coverage=written.get("coverage"),
+        held_back=written.get("held_back"),
+        reach=written.get("reach"),
+        uncovered=written.get("uncovered"),
+        witness=written.get("witness"),
+        writes=_writes(recorded(result.role.found if result.role else None)),
         warnings=_warnings(evidence),
         cost={
-            "rounds": record.get("rounds"),
-            "images": record.get("images_made"),
-            "usage": record.get("usage"),
+            "rounds": plain.get("rounds"),
+            "images": plain.get("images_made"),
+            "usage": plain.get("usage"),
         },
     )
 
@@ -157,8 +162,8 @@ def _writes(found: Role | None) -> WritesFigures | None:
     )
 
 
-def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -> LabelFigures:
-    own = [t["activation"] for t in evidence.get("positives", ()) if t.get("label") == label]
+def _label(label: str, evidence: EvidenceRecord, controls: Sequence[float]) -> LabelFigures:
+    own = [trial.activation for trial in evidence.positives if trial.label == label]
     value = auroc(own, controls) if own and controls else None
     return LabelFigures(
         label=label,
@@ -170,17 +175,17 @@ def _label(label: str, evidence: Mapping[str, Any], controls: Sequence[float]) -
     )
 
 
-def _explained(evidence: Mapping[str, Any]) -> tuple[float | None, Mapping[str, float]]:
+def _explained(evidence: EvidenceRecord) -> tuple[float | None, Mapping[str, float]]:
     """Return the share of strong images that show any label, and each: in the words of this version or an
     earlier one.
     """
-    if (coverage := evidence.get("coverage")) is not None:
-        return coverage.get("share"), coverage.get("labels") or {}
-    earlier = evidence.get("explained") or {}
-    return earlier.get("any"), earlier.get("labels") or {}
+    if evidence.coverage is not None:
+        return evidence.coverage.share, evidence.coverage.labels
+    earlier = evidence.explained
+    return (None, {}) if earlier is None else (earlier.any, earlier.labels)
 
 
-def _kind(evidence: Mapping[str, Any], labels: Sequence[LabelFigures]) -> tuple[UnitKind, str]:
+def _kind(evidence: EvidenceRecord, labels: Sequence[LabelFigures]) -> tuple[UnitKind, str]:
     """Return the kind of a unit whose labels hold, and why."""
     borne_out = [label for label in labels if label["auroc_interval"] and label["auroc_interval"][0] > 0.5]
     if len(labels) > 1 and len(borne_out) > 1:
@@ -190,20 +195,15 @@ def _kind(evidence: Mapping[str, Any], labels: Sequence[LabelFigures]) -> tuple[
             "polysemantic",
             f"{len(labels)} labels together drive the unit, too few images of each to say more",
         )
-    compared = [each for each in evidence.get("simpler") or () if each["label"] == labels[0]["label"]]
-    if _combines(labels[0]["label"], evidence) and compared and all(each["rejected"] for each in compared):
+    label = labels[0]["label"]
+    compared = [each for each in evidence.simpler or () if each.label == label]
+    whole = bool(compared) and all(each.rejected for each in compared)
+    meaning = evidence.meanings.get(label)
+    if whole and (is_combination(label) if meaning is None else meaning.combines):
         return "conditional", "the whole label drives the unit, and less of it does not: " + ", ".join(
-            f'"{each["weaker"]}"' for each in compared
+            f'"{each.weaker}"' for each in compared
         )
     return "monosemantic", "one label drives the unit"
-
-
-def _combines(label: str, evidence: Mapping[str, Any]) -> bool:
-    """Return whether a label holds a condition: by its meaning, or else by its words."""
-    meaning = (evidence.get("meanings") or {}).get(label)
-    if meaning is None:
-        return is_combination(label)
-    return bool(meaning.get("qualifiers") or meaning.get("exceptions"))
 
 
 def _ceiling(pairs: Sequence[Sequence[float]]) -> float | None:
@@ -223,26 +223,23 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def _warnings(evidence: Mapping[str, Any]) -> list[str]:
+def _warnings(evidence: EvidenceRecord) -> list[str]:
     """Name the tool that the figures call into question: where maker, observer and unit disagree, two outvote
     one.
     """
-    positives = [t for t in evidence.get("positives", ()) if t.get("shows") is not None]
-    controls = [t for t in evidence.get("controls", ()) if t.get("shows") is not None]
-    warnings = []
-    if inspected := evidence.get("inspected"):
-        warnings += _inspection(**inspected)
-    noted = sum(bool(t.get("notes")) for t in evidence.get("positives", ()))
-    if noted:
+    positives = [trial for trial in evidence.positives if trial.shows is not None]
+    controls = [trial for trial in evidence.controls if trial.shows is not None]
+    warnings = [] if evidence.inspected is None else _inspection(evidence.inspected)
+    if noted := sum(bool(trial.notes) for trial in evidence.positives):
         warnings.append(f"image maker: it reports that it could not draw all of {noted} images of the label")
     if len(positives) < 4 or len(controls) < 4:
         return warnings
-    seen = sum(t["shows"] for t in positives)
-    false = sum(t["shows"] for t in controls)
+    seen = sum(trial.shows is True for trial in positives)
+    false = sum(trial.shows is True for trial in controls)
     if seen >= _LEAST_COMPLIANCE * len(positives) and false <= (1 - _LEAST_COMPLIANCE) * len(controls):
         return warnings
-    with_it = [t["activation"] for t in positives + controls if t["shows"]]
-    without = [t["activation"] for t in positives + controls if not t["shows"]]
+    with_it = [trial.activation for trial in positives + controls if trial.shows]
+    without = [trial.activation for trial in positives + controls if not trial.shows]
     problem = (
         f"the observer finds the label in {seen} of {len(positives)} of its images and in {false} of "
         f"{len(controls)} others"
@@ -250,17 +247,18 @@ def _warnings(evidence: Mapping[str, Any]) -> list[str]:
     if with_it and without and auroc(with_it, without) >= _CLEAR:
         # The unit, which knows no words, agrees with the observer about which images lack the label.
         warnings.append(f"image maker: {problem}, and the unit answers to the same images as the observer")
-    elif auroc([t["activation"] for t in positives], [t["activation"] for t in controls]) >= _CLEAR:
+    elif auroc([trial.activation for trial in positives], [trial.activation for trial in controls]) >= _CLEAR:
         warnings.append(f"observer: {problem}, but the unit tells them apart as they were asked for")
     else:
         warnings.append(f"image maker or observer: {problem}")
     return warnings
 
 
-def _inspection(n: int, seen: int, false: int) -> list[str]:
+def _inspection(found: Inspection) -> list[str]:
     """Name the tool where no label is there to ask the unit: an observer of blank images sees nothing, and
     invents nothing.
     """
+    n, seen, false = found.n, found.seen, found.false
     problem = (
         f"of {n} images of everyday things the observer finds the thing in {seen}, and another in {false}"
     )

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from agents.evidence.label_card import kind_of, label_card
+from agents.records.label_card import kind_of
+from agents.records.label_card import label_card as card_of
+from agents.records.record_types import StudyResult
+
+
+def label_card(values):
+    return card_of(StudyResult.model_validate(values))
 
 
 def trial(activation, label="", shows=None, notes=()):
     return {
         "prompt": "p",
-        "image": "0",
+        "image": "0" * 8,
         "activation": activation,
         "notes": list(notes),
         "label": label,
@@ -27,6 +33,7 @@ def record(labels=("dog",), verdict="confirmed", std=1.0, mean=0.0, **evidence):
         "finding": {"verdict": verdict, "reason": "because"},
     }
     return {
+        "unit": "u",
         "status": "answered",
         "labels": list(labels),
         "background": {"std": std, "mean": mean, "maximum": mean, "n_images": 9},
@@ -83,7 +90,7 @@ def test_labels_that_are_significant_only_together_are_polysemantic():
 
 
 def test_the_figures_of_a_perfect_label():
-    card = label_card(record(retest=[(3.0, 3.1), (3.2, 3.0), (0.1, 0.2), (0.3, 0.1)]))
+    card = label_card(record(retest=[[3.0, 3.1], [3.2, 3.0], [0.1, 0.2], [0.3, 0.1]]))
     assert card["auprc"] == 1.0
     assert card["null_percentile"] == 1.0
     assert card["pearson"] > 0.9
