@@ -174,9 +174,9 @@ async def test_a_class_that_generated_images_do_not_reach_costs_twelve_images_an
     studio = FakeStudio()
     survey = await surveyed(lambda shown: -0.15, "zebra", studio=studio)
     assert len(studio.made) == 12
-    assert survey.finding["verdict"] == "out of reach"
+    assert survey.finding.verdict == "out of reach"
     found = ClassSurvey.of(json.loads(json.dumps(survey.found)))
-    assert found.out_of_reach == survey.finding["reason"]
+    assert found.out_of_reach == survey.finding.reason
     assert "at most in 12 ordinary generated images" in found.out_of_reach
     assert judge([found]) == []
 
@@ -211,7 +211,7 @@ async def test_a_class_that_the_image_maker_has_no_picture_for_is_out_of_reach_a
             ]
 
     survey = await surveyed(lambda shown: 0.5, "zebra", studio=Poor())
-    assert survey.finding["verdict"] == "out of reach"
+    assert survey.finding.verdict == "out of reach"
     assert ClassSurvey.of(survey.found).out_of_reach == "the image maker cannot draw it (zebra was not drawn)"
 
 
