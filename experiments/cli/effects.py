@@ -20,11 +20,11 @@ from experiments.cli.options import (
     Shared,
     default_run,
     examples,
-    run,
     seed_option,
     shared_options,
     with_columns,
 )
+from experiments.cli.running import run
 
 if TYPE_CHECKING:
     from experiments.effects.pictures import AttributedUnit, VisualizedUnit

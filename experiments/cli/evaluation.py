@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from actors.errors import UsageError
+from experiments.cli.costs import ask_endpoints, ask_endpoints_for, confirm_cost, count_results
 from experiments.cli.folders import OpenRun, here, out_option
 from experiments.cli.options import (
     Json,
@@ -16,17 +17,12 @@ from experiments.cli.options import (
     Shared,
     TrustRun,
     Yes,
-    ask_endpoints,
-    ask_endpoints_for,
-    confirm_cost,
-    count_results,
     examples,
-    run,
     seed_option,
     shared_options,
-    show_report,
     trust_of,
 )
+from experiments.cli.running import run, show_report
 from experiments.setup.console import Console
 
 commands = typer.Typer()
@@ -259,7 +255,7 @@ def ablate(
     """Compare the whole system with less than the system. On the same units, as in Table A5 of the paper."""
     if not out.exists():
         ask_endpoints(shared.selection)
-    from experiments.cli.confirm_cost import count_units
+    from experiments.cli.costs import count_units
     from experiments.paper.ablate import Ablation
     from experiments.paper.ablate import ablate as compare
     from experiments.paper.ablation_page import table

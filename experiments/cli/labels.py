@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from experiments.cli.folders import out_option
-from experiments.cli.options import Model, Shared, default_run, examples, run, seed_option, shared_options
+from experiments.cli.options import Model, Shared, default_run, examples, seed_option, shared_options
+from experiments.cli.running import run
 
 commands = typer.Typer()
 

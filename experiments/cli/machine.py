@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.options import (
-    ConfigPath,
-    Json,
-    Model,
-    ProfileName,
-    Shared,
-    examples,
-    run,
-    shared_options,
-)
+from experiments.cli.options import ConfigPath, Json, Model, ProfileName, Shared, examples, shared_options
+from experiments.cli.running import run
 from experiments.setup.console import Console, configure_logging
 
 commands = typer.Typer()

@@ -1,32 +1,22 @@
-"""What commands share: their options, how they run and end, and what they ask before they spend."""
+"""The options that commands share."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import inspect
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from actors.errors import UsageError
 from agents.records import MOST_REPEATS
 from experiments.setup.console import Console, configure_logging, printable
 
 if TYPE_CHECKING:
-    from experiments.labels.tiers import AgentChoice
-    from experiments.runs.campaign import RunSummary
-    from experiments.runs.replay import BranchedUnit
     from experiments.setup.selection import Selection
-    from experiments.studies.describe import StudiedUnit
 
 Model = Annotated[
     str, typer.Argument(help="Network, such as tf_efficientnet_lite0, hf:OWNER/NAME, python:MODULE:FACTORY.")
@@ -204,188 +194,10 @@ def seed_option(help: str) -> Any:
     return typer.Option(min=0, max=LARGEST_SEED, help=help)
 
 
-class Interrupts:
-    """The first Ctrl-C (SIGTERM, SIGHUP) cancels a command, so that what is open is closed; a second ends it
-    at once.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[Any] | None = None
-
-    def __call__(self, *_: object) -> None:
-        self.count += 1
-        if self.count > 1:
-            leave_at_once()
-        if self._loop is None or self._task is None:
-            raise KeyboardInterrupt
-        self._loop.call_soon_threadsafe(self._task.cancel)
-
-    async def guard(self, work: Coroutine[Any, Any, Any]) -> Any:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        return await work
-
-
-_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a command to end. One that is ignored stays so: `nohup` ignores that the terminal has gone."""
-
-
-def leave_at_once() -> None:
-    """End this process without closing anything: records are always whole, and children end with it."""
-    Console().say("ended at once; repeat the command to resume")
-    os._exit(130)
-
-
-def run(work: Coroutine[Any, Any, Any], folder: Path | None = None) -> Any:
-    """Run a command's coroutine; Ctrl-C once cancels it, twice ends the process.
-
-    `folder` is its run directory: where nothing comes of the work, none is left behind.
-    """
-    from experiments.setup.run_folder import remove_if_created
-
-    interrupts = Interrupts()
-    ends = _ENDS if threading.current_thread() is threading.main_thread() else ()
-    heard = [number for number in ends if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupts) for number in heard}
-    kept = remove_if_created(folder) if folder is not None else contextlib.nullcontext()
-    try:
-        with kept, asyncio.Runner() as runner:
-            try:
-                return runner.run(interrupts.guard(work))
-            except KeyboardInterrupt:
-                # A command that answered the first one itself gave the second back to Python.
-                leave_at_once()
-            except asyncio.CancelledError:
-                if interrupts.count:
-                    raise KeyboardInterrupt from None
-                raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def examples(*lines: str) -> str:
     """Return a command's examples as its help shows them, one a line."""
     # The control character keeps click from filling the lines into a paragraph.
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def ask_endpoints(selection: Selection) -> None:
-    """Ask a profile's endpoints whether they can work, before anything that takes time is loaded or made.
-
-    Raises:
-        UsageError: If one of them surely cannot.
-    """
-    from experiments.setup.spending import endpoints
-
-    profile = selection.load().profile
-    if endpoints(profile):
-        from experiments.setup.endpoint_check import require_endpoints
-
-        run(require_endpoints(profile, Console().say))
-
-
-def ask_endpoints_for(selection: Selection, recorded: Path) -> None:
-    """Do as `ask_endpoints` for a command on a recorded run, unless the run names a profile that the person
-    has not chosen.
-    """
-    from experiments.records.lookup import read_manifest
-    from experiments.setup import config as configuration
-
-    chosen = (selection.profile, configuration.load(selection.config).default_profile)
-    name = selection.profile or read_manifest(recorded).profile
-    if not name or name in chosen:
-        ask_endpoints(replace(selection, profile=name or None))
-
-
-def confirm_cost(
-    selection: Selection,
-    yes: bool,
-    count: Callable[[], int],
-    *,
-    model: str = "",
-    task: str = "describe",
-    folder: Path | None = None,
-) -> None:
-    """Ask the profile's endpoints whether they can work, then the person if studies may cost more than the
-    profile allows; `count` returns how many are left.
-
-    The cost is predicted from earlier studies of the same `task`, of the network `model` first. Of a run that
-    has a `folder` and nothing left to study, nobody is asked.
-
-    Raises:
-        UsageError: If an endpoint cannot work, or the cost is not confirmed.
-    """
-    from experiments.setup.spending import may_charge
-
-    left = count() if folder is not None and folder.exists() else None
-    if left != 0:
-        ask_endpoints(selection)
-    selected = selection.load()
-    if not may_charge(selected.profile):
-        return
-    from experiments.cli.confirm_cost import confirm
-    from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
-
-    predicted = PredictedStudies(model, selected.name, task)
-    sources = EstimateSources(cache=selected.cache)
-    estimated = estimate_run(selected.profile, count() if left is None else left, predicted, sources)
-    ask = None
-    if sys.stdin.isatty() and sys.stderr.isatty():
-
-        def ask(question: str) -> bool:
-            return typer.confirm(question, err=True)
-
-    Console().say(confirm(estimated, selected.profile.ask_above_dollars, yes=yes, ask=ask))
-
-
-def affordable(selection: Selection, model: str, agents: str) -> int | None:
-    """Return how many studies are likely to cost what `--agents budget:DOLLARS` allows, None of other texts.
-
-    Raises:
-        UsageError: If a price is unknown, or studies are free.
-    """
-    from experiments.labels.tiers import budget_of
-    from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run
-
-    if (dollars := budget_of(agents)) is None:
-        return None
-    selected = selection.load()
-    sources = EstimateSources(cache=selected.cache)
-    study = estimate_run(selected.profile, 1, PredictedStudies(model, selected.name), sources).likely.dollars
-    if not study:
-        why = "the price of a study is unknown" if study is None else "studies of this profile are free"
-        raise UsageError(f"{agents} cannot be kept: {why}.", "Write --agents doubtful or top:NUMBER.")
-    return int(dollars // study)
-
-
-def units_left(
-    selection: Selection,
-    folder: Path,
-    model: str,
-    layers: str | None,
-    asked: str,
-    choice: AgentChoice | None = None,
-) -> int:
-    """Return how many units a sweep of `layers` in `folder` has still to give agents, or without them an
-    audit's classes. `choice`: which of the units are given one, at most.
-    """
-    from agents.records.record_types import Manifest
-    from experiments.cli.confirm_cost import count_units, unfinished
-
-    def count() -> int:
-        names = (layers or "output").split(",")
-        units = int(run(count_units(selection, model, names, asked)))
-        return units if choice is None else choice.most(units)
-
-    extent = Manifest(asked=asked) if layers is None else Manifest(asked=asked, layers=layers.split(","))
-    return unfinished(folder, extent, count, "all" if choice is None else choice.text)
-
-
-def count_results(folder: Path) -> int:
-    """Return how many studies have a result in the runs below a folder."""
-    return sum(1 for _ in folder.glob("**/units/*/done.json"))
 
 
 def default_run(name: str) -> Path:
@@ -393,48 +205,3 @@ def default_run(name: str) -> Path:
     from agents.records.journal import slug
 
     return Path("runs") / slug(name)
-
-
-def show_report(console: Console, run: Path) -> None:
-    """Write the run's report and say where it is; the results are safe without it."""
-    from agents.records.run_files import RecordError
-    from experiments.atlas.front_page import write_report
-
-    try:
-        console.show(f"report: {write_report(run)}", markup=False)
-    except (OSError, RecordError) as error:
-        why = error.message if isinstance(error, RecordError) else error.strerror
-        console.warn(f"the report could not be written ({why}): maia report {run}")
-
-
-def show_run(console: Console, summary: RunSummary) -> None:
-    """Show how a command left its run, and where its results are."""
-    from agents.records.run_files import RecordError
-    from experiments.records.status import card
-    from experiments.runs.found import found_units, table
-
-    with contextlib.suppress(RecordError):  # the card names what is damaged
-        console.show(*table(found_units(Path(summary.status.run))))
-    console.show(card(summary.status))
-    console.show(f"results: {', '.join(summary.results)}\nreport: {summary.report}")
-
-
-def show_study(shared: Shared, studied: StudiedUnit | BranchedUnit) -> None:
-    """Show a unit's result, and end with exit code 1 where its study has none."""
-    from agents.records.record_types import FailureRecord
-    from experiments.studies.describe import card
-
-    if shared.json:
-        shared.console.result(studied.to_json())
-    else:
-        shared.console.show(card(studied.result, studied.report))
-    if isinstance(studied.result, FailureRecord) or studied.result.status == "failed":
-        raise typer.Exit(1)
-
-
-def end(summary: RunSummary) -> None:
-    """End with the exit code of a run of many items."""
-    if summary.paused:
-        raise typer.Exit(130)
-    if summary.status.failed or not summary.finished:
-        raise typer.Exit(1)

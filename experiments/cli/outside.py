@@ -9,18 +9,10 @@ from typing import Annotated
 import typer
 
 from actors.errors import UsageError
+from experiments.cli.costs import confirm_cost
 from experiments.cli.folders import out_option
-from experiments.cli.options import (
-    Model,
-    Shared,
-    Yes,
-    confirm_cost,
-    default_run,
-    examples,
-    run,
-    seed_option,
-    shared_options,
-)
+from experiments.cli.options import Model, Shared, Yes, default_run, examples, seed_option, shared_options
+from experiments.cli.running import run
 
 commands = typer.Typer()
 

@@ -31,12 +31,11 @@ from experiments.cli.options import (
     TrustRun,
     default_run,
     examples,
-    run,
     seed_option,
     shared_options,
-    show_study,
     trust_of,
 )
+from experiments.cli.running import run, show_study
 from experiments.setup.console import Console, counted
 
 commands = typer.Typer()

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from actors.errors import UsageError
-from experiments.cli.options import Json, examples, run
+from experiments.cli.options import Json, examples
+from experiments.cli.running import run
 from experiments.setup.console import Console, configure_logging
 
 commands = typer.Typer()

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from actors.errors import UsageError
+from experiments.cli.costs import (
+    affordable,
+    ask_endpoints,
+    ask_endpoints_for,
+    confirm_cost,
+    count_results,
+    units_left,
+)
 from experiments.cli.folders import EarlierRun, here, out_option, searched_run
 from experiments.cli.options import (
     Agents,
@@ -26,23 +34,14 @@ from experiments.cli.options import (
     Shared,
     TrustRun,
     Yes,
-    affordable,
-    ask_endpoints,
-    ask_endpoints_for,
-    confirm_cost,
-    count_results,
     default_run,
-    end,
     examples,
-    run,
     seed_option,
     shared_options,
-    show_run,
-    show_study,
     trust_of,
-    units_left,
     with_columns,
 )
+from experiments.cli.running import end, run, show_run, show_study
 
 if TYPE_CHECKING:
     from experiments.studies.find import SelectiveUnits
@@ -459,7 +458,7 @@ def estimate(
     ] = None,
 ) -> None:
     """Estimate a sweep. Calls, tokens, dollars, device time and hours, before anything is spent."""
-    from experiments.cli.confirm_cost import count_units
+    from experiments.cli.costs import count_units
     from experiments.labels.tiers import AgentChoice
     from experiments.runs.assumptions import parse_assumptions
     from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run

@@ -55,6 +55,11 @@ class UnitName:
     index: int | None
     source: str = ""
 
+    @property
+    def of_class(self) -> bool:
+        """Whether the unit is a class of the network (`CLASS_KINDS` of the readout)."""
+        return self.kind in ("logit", "probability")
+
     @classmethod
     def parse(cls, unit: str) -> UnitName:
         match = _UNIT.match(unit)

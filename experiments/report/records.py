@@ -16,7 +16,6 @@ from typing import Any
 from actors.errors import UsageError
 from actors.images import ImageDecodeError
 from actors.masks import beneath
-from actors.vision.readout.units import CLASS_KINDS
 from agents.records.journal import MOST_MASKS, Blobs
 from agents.records.journal import slug as slug_of
 from agents.records.run_files import RecordError
@@ -112,7 +111,7 @@ class RunDirectory:
         """
         planned = mapping(self.plan.get(unit.name.id))
         named = text(mapping(planned.get("survey_arguments")).get("class_name"))
-        asked = text(self.manifest.get("unit")) if unit.name.kind in CLASS_KINDS else ""
+        asked = text(self.manifest.get("unit")) if unit.name.of_class else ""
         on_record = text(mapping(mapping(unit.done).get("facts")).get("class_name"))
         return named or on_record or ("" if asked.lstrip("-").isdigit() else asked)
 

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 from actors.vision.readout.places import split_place
-from actors.vision.readout.units import CLASS_KINDS
 from agents.records.journal import slug
 from experiments.records import journal_scan
 from experiments.records.leave_note import WITHOUT_INTERPRETER
@@ -44,7 +43,7 @@ def write_page(run: RunDirectory, unit: UnitRecords) -> Summary:
 
 def _page(run: RunDirectory, unit: UnitRecords, summary: Summary) -> str:
     done = unit.done or {}
-    bare = unit.name.kind in CLASS_KINDS
+    bare = unit.name.of_class
 
     def locate(image_id: Any) -> list[str]:
         layers = [f"../../{layer}" for layer in run.image(image_id)]

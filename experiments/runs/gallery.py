@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import UsageError
-from actors.vision.readout.units import CLASS_KINDS
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.report import experiment_page, pages
@@ -156,7 +155,7 @@ class _Selection:
 
     def _unit(self, unit: UnitRecords) -> GalleryUnit:
         done = unit.done or {}
-        gallery = Gallery(unit.rounds, _locator(self._run, bare=unit.name.kind in CLASS_KINDS))
+        gallery = Gallery(unit.rounds, _locator(self._run, bare=unit.name.of_class))
         exemplars = [
             gallery.picture(
                 exemplar.get("image"),

@@ -22,7 +22,7 @@ from tests.command_line import maia
 INTERRUPTED = """
 import asyncio, sys
 from experiments.cli import main as cli
-from experiments.cli import options
+from experiments.cli import running
 
 async def work(patience):
     print("working", flush=True)
@@ -35,7 +35,7 @@ async def work(patience):
 
 @cli.app.command()
 def wait(patience: float):
-    options.run(work(patience))
+    running.run(work(patience))
 
 cli.main()
 """

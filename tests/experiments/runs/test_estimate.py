@@ -21,7 +21,7 @@ from agents.critic.assessor import witness_questions
 from agents.records.journal import slug
 from agents.study.budget import BudgetSettings
 from experiments.cli import main as cli
-from experiments.cli.confirm_cost import confirm, count_units
+from experiments.cli.costs import confirm, count_units
 from experiments.runs.assumptions import Assumptions, assumptions_of, parse_assumptions
 from experiments.runs.comparable_runs import (
     EstimateSources,

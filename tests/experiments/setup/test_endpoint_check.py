@@ -18,7 +18,7 @@ from actors.errors import ConfigError, UsageError
 from agents.records.manifest import claim
 from agents.records.record_types import Manifest
 from agents.records.store import Store
-from experiments.cli.options import confirm_cost
+from experiments.cli.costs import confirm_cost
 from experiments.setup.config import BUILT_IN_FILE, Profile, load
 from experiments.setup.endpoint_check import check_endpoints, require_endpoints, suggestions
 from experiments.setup.init import ProfileAnswers, write_profile
