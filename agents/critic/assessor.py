@@ -16,10 +16,11 @@ import numpy as np
 from actors.images import Image
 from actors.vision.readout.base import HeldOutActivations
 from agents.critic.settings import ConfirmationSettings
-from agents.evidence.coverage import Origin, WitnessedImage, coverage, uncovered
+from agents.evidence.coverage import coverage, uncovered
+from agents.evidence.evidence_record import HeldBackTest, Origin, Range, WitnessedImage
 from agents.evidence.finding import Figures
-from agents.evidence.held_back import DrawnImage, HeldBackTest, JudgedImage, Sample, draw, held_back_test
-from agents.evidence.reach import STRONGEST, Range, range_of, reach, strength
+from agents.evidence.held_back import DrawnImage, JudgedImage, Sample, draw, held_back_test
+from agents.evidence.reach import STRONGEST, range_of, reach, strength
 from agents.evidence.trials import Trials
 from agents.evidence.witness import Accuracy, accuracy
 from tools.subject import Anchored, DatasetImage, Reserving, Subject

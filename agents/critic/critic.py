@@ -27,9 +27,16 @@ from agents.critic.skeptic import Skeptic
 from agents.critic.stimuli import control_subjects, prompts_for
 from agents.critic.tested import SAME, Tested
 from agents.evidence.coverage import more_than_missed
-from agents.evidence.evidence_record import Comparison, EvidenceRecord, Inspection, RivalTest
-from agents.evidence.finding import Figures, Finding, of_abstention, of_label
-from agents.evidence.meaning import LabelMeaning, doubts_about, rivals_of
+from agents.evidence.evidence_record import (
+    Comparison,
+    EvidenceRecord,
+    Finding,
+    Inspection,
+    LabelMeaning,
+    RivalTest,
+)
+from agents.evidence.finding import Figures, of_abstention, of_label
+from agents.evidence.meaning import doubts_about, rivals_of
 from agents.evidence.simpler_labels import Doubt
 from agents.evidence.statistics import auroc, auroc_interval, e_value
 from agents.evidence.trials import Trials, borne_out, surely_less

@@ -8,7 +8,7 @@ from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.serving.backend import Priority
-from agents.evidence.trials import Trial
+from agents.evidence.evidence_record import Trial
 from tools.subject import Subject
 from tools.toolbox import Studio, seed_for
 

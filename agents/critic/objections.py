@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agents.critic.tested import Tested
-from agents.evidence.coverage import WitnessedImage
-from agents.evidence.evidence_record import RivalTest
-from agents.evidence.finding import Finding
+from agents.evidence.evidence_record import Finding, RivalTest, WitnessedImage
 
 _GO_ON = (
     "Go on with experiments that could explain this, and answer again; if nothing explains the unit, say so."

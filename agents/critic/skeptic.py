@@ -15,7 +15,8 @@ from actors.endpoint.faults import ImageRejectedError
 from actors.grouping import all_of
 from actors.images import Image
 from agents.critic.stimuli import share_words
-from agents.evidence.meaning import LabelMeaning, ask_meaning
+from agents.evidence.evidence_record import LabelMeaning
+from agents.evidence.meaning import ask_meaning
 
 _ROLE = (
     "You summarize images for a scientist, who must not be led. Each image is followed by how strongly a "

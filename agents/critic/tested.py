@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agents.evidence.evidence_record import Comparison, EvidenceRecord, RivalTest
-from agents.evidence.finding import Figures, Finding
-from agents.evidence.meaning import LabelMeaning
-from agents.evidence.trials import GroupFigures, Trials, compare_groups
+from agents.evidence.evidence_record import (
+    Comparison,
+    EvidenceRecord,
+    Finding,
+    GroupFigures,
+    LabelMeaning,
+    RivalTest,
+)
+from agents.evidence.finding import Figures
+from agents.evidence.trials import Trials, compare_groups
 from agents.tasks.base import FinalAnswer
 
 SAME = 0.1

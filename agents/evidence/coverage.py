@@ -4,81 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-from agents.evidence.record import Count, ImageId, Interval, Number, Record
+from agents.evidence.evidence_record import Coverage, WitnessedImage
 from agents.evidence.statistics import wilson_interval
 from agents.evidence.witness import Accuracy
 
-Origin = Literal["exemplar", "held back", "generated", "edited"]
 UNCOVERED = 8
 """Strongest images without the label that are kept, of those that agents may see and of those held back."""
 _CHANCE = 0.05
-_MOST = 0.8
-"""A label that surely covers less than this share of the strongest images explains the unit in part only."""
-
-
-class WitnessedImage(Record):
-    """An image of which a witness was asked what it shows."""
-
-    image: ImageId
-    """The image."""
-    activation: Number
-    """What it does to the unit."""
-    origin: Origin = "exemplar"
-    """Of the data set (`exemplar`, `held back`), or of the agent (`generated`, `edited`)."""
-    shows: dict[str, bool | None] = {}
-    """For each label whether the witness sees it there; null where its answer was unclear."""
-    prompt: str = ""
-    """What was asked for; of an exemplar, its rank."""
-
-    @property
-    def covered(self) -> bool | None:
-        """Whether it shows any label."""
-        if any(self.shows.values()):
-            return True
-        return None if None in self.shows.values() else False
-
-
-class Coverage(Record):
-    """How many of the strong images of the data set show a label."""
-
-    n: Count = 0
-    """Images for which the witness gave a clear answer."""
-    untold: Count = 0
-    """Images without a clear answer."""
-    shown: Count = 0
-    """Images in which it sees a label."""
-    share: Number | None = None
-    """Of `n`, as seen."""
-    interval: Interval | None = None
-    """Wilson's, of the share as seen."""
-    corrected: Number | None = None
-    """The share that allows for the witness's errors; null if these are unknown."""
-    labels: dict[str, Number] = {}
-    """The share of each label."""
-    least: Number = 0.0
-    """The share from which a label counts as covering."""
-    upper: Number = 1.0
-    """The interval's upper end, with the allowance for the witness's errors."""
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether the label surely leaves more than a fifth of them unexplained."""
-        return self.upper < _MOST
-
-    @property
-    def covers(self) -> bool | None:
-        """Whether the label explains enough of them; None where too many answers are unclear."""
-        whole = self.n + self.untold
-        if not whole:
-            return None
-        if self.n >= self.untold:
-            best = self.share if self.corrected is None else self.corrected
-            return best is not None and best >= self.least
-        if self.shown >= self.least * whole:
-            return True
-        return False if self.shown + self.untold < self.least * whole else None
 
 
 def coverage(

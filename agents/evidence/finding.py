@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.evidence.coverage import Coverage, WitnessedImage
-from agents.evidence.held_back import HeldBackTest
-from agents.evidence.reach import Range, Reach, Strength
-from agents.evidence.record import Record
-from agents.evidence.verdict import Verdict
+from agents.evidence.evidence_record import (
+    Coverage,
+    Finding,
+    HeldBackTest,
+    Range,
+    Reach,
+    Strength,
+    WitnessedImage,
+)
 from agents.evidence.witness import Accuracy
-
-
-class Finding(Record):
-    """A verdict and what it rests on."""
-
-    verdict: Verdict
-    """What the label is worth ([verdicts](evidence.md#verdicts))."""
-    reason: str = ""
-    """The figures that decide, in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from agents.evidence.reach import Range
-from agents.evidence.record import Count, Interval, Number, Record, Seed
+from agents.evidence.evidence_record import HeldBackStatus, HeldBackTest, Range
 from agents.evidence.statistics import auroc_interval, rank_e_value, weighted_auroc, wilson_interval
 from agents.evidence.witness import Accuracy
 
-HeldBackStatus = Literal["holds", "contradicted", "undecided", "too few"]
 LEAST_SHOWN = 5
 """Drawn images that must show the label, and that must not, for a test. The e-value is exact for fewer, too,
 but a data set's few images of one thing are often of one occasion: two or three crops of a photograph say no
@@ -60,45 +57,6 @@ def draw(activations: np.ndarray, count: int, rng: np.random.Generator) -> list[
         weight = len(members) / len(chosen) if len(chosen) else 0.0
         drawn += [DrawnImage(int(position), weight) for position in chosen]
     return [drawn[place] for place in rng.permutation(len(drawn))]
-
-
-class HeldBackTest(Record):
-    """The label on images that no agent saw. Figures are null where the images do not allow for them."""
-
-    status: HeldBackStatus = "too few"
-    """What the test says of the label."""
-    total: Count = 0
-    """Images that are held back."""
-    sampled: Count = 0
-    """Images sampled of these with `seed`."""
-    seed: Seed = 0
-    """Of the sample."""
-    drawn: Count = 0
-    """Images drawn of these, and judged by the witness."""
-    shown: Count = 0
-    """Drawn images that show a label."""
-    untold: Count = 0
-    """Drawn images without a clear answer of the witness, left out of all figures."""
-    prevalence: Number | None = None
-    """Share of the data set's images that show a label."""
-    auroc: Number | None = None
-    """Over the data set: probability that an image with a label exceeds one without."""
-    auroc_interval: Interval | None = None
-    """95% interval of the AUROC."""
-    corrected: Number | None = None
-    """The AUROC that allows for the witness's errors; null if these are unknown."""
-    e_value: Number | None = None
-    """Evidence that images with a label drive the unit more than others."""
-    share: Number | None = None
-    """The part of the unit's range that images with a label reach, in the mean."""
-    precision: Number | None = None
-    """Share of the data set's images above `threshold` that show a label."""
-    precision_interval: Interval | None = None
-    """95% interval of the precision."""
-    threshold: Number = 0.0
-    """The middle of the unit's range."""
-    largest_weight: Number = 0.0
-    """Images of the sample that one drawn image stands for, at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.chat.tasks import ExplainLabelTask
-from agents.evidence.record import Record
+from agents.evidence.evidence_record import LabelMeaning, LabelPart
 from agents.evidence.simpler_labels import Doubt, doubts
 
 ROLE = """\
@@ -43,37 +43,6 @@ _LONGEST = 120
 """Characters of a phrase at most: what is longer is no phrase that an image could be asked for with."""
 _MOST = 4
 """Qualifiers and exceptions at most: each costs images."""
-
-
-class LabelPart(Record):
-    """Something that a label asks for, or excepts."""
-
-    what: str = ""
-    """As it could be shown alone."""
-    without: str = ""
-    """The label without it."""
-
-
-class LabelMeaning(Record):
-    """What a label says. `broader`, `narrower` and `synonym` are whole labels, empty where there is none."""
-
-    core: str = ""
-    """The thing, property or scene that it is about."""
-    qualifiers: list[LabelPart] = []
-    """What must be there as well."""
-    exceptions: list[LabelPart] = []
-    """What must not be there."""
-    broader: str = ""
-    """With the next wider kind in place of the core."""
-    narrower: str = ""
-    """With one narrower kind in place of the core."""
-    synonym: str = ""
-    """In other words."""
-
-    @property
-    def combines(self) -> bool:
-        """Whether the label holds a condition: something else that must be there, or must not."""
-        return bool(self.qualifiers or self.exceptions)
 
 
 def read_meaning(reply: str) -> LabelMeaning | None:

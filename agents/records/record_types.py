@@ -25,13 +25,12 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError
 
 from actors.chat.reply import ChatReply, FinishReason, Usage
 from actors.errors import MaiaError
 from agents.critic.review import Review
-from agents.evidence.evidence_record import EvidenceRecord
-from agents.evidence.finding import Finding
+from agents.evidence.evidence_record import EvidenceRecord, Finding
 from agents.evidence.record import Count, ImageId, Number, Record, Seed
 from agents.records.run_files import damaged
 from agents.records.store import Store
@@ -131,7 +130,7 @@ class AgreementRecord(Record):
     value: Number | None = None
     """Mean over pairs of studies, 0.5 is chance; null without a pair."""
     studies: Count = 0
-    labeled: Count = Field(default=0, validation_alias=AliasChoices("labeled", "labelled"))
+    labelled: Count = 0
     """Studies with a label that was tested."""
     pairs: list[dict[str, Any]] = []
 

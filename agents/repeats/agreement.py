@@ -72,7 +72,7 @@ class Agreement:
     def record(self) -> AgreementRecord:
         """Return what is written down."""
         pairs = [asdict(pair) | {"predicted": pair.predicted} for pair in self.pairs]
-        return AgreementRecord(value=self.value, studies=self.studies, labeled=self.labeled, pairs=pairs)
+        return AgreementRecord(value=self.value, studies=self.studies, labelled=self.labeled, pairs=pairs)
 
 
 def labeled_study(number: int, result: StudyResult) -> LabeledStudy | None:

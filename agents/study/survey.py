@@ -20,8 +20,7 @@ from typing import Any
 
 from actors.chat.reply import Usage
 from actors.images import Image
-from agents.evidence.evidence_record import EvidenceRecord
-from agents.evidence.finding import Finding
+from agents.evidence.evidence_record import EvidenceRecord, Finding
 from agents.records.journal import Blobs, read_survey, slug, survey_key
 from agents.records.record_types import (
     MEASURED,

@@ -28,7 +28,7 @@ from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.serving.backend import Priority
 from agents.critic.stimuli import lacks_something
-from agents.evidence.finding import Finding
+from agents.evidence.evidence_record import Finding
 from agents.evidence.statistics import benjamini_hochberg, detectable_difference, permutation_p_values
 from agents.records.run_files import RecordError, damaged
 from agents.study.survey import Survey, SurveyFunction

@@ -13,8 +13,7 @@ from actors.serving.backend import Priority
 from agents.critic.critic import ConfirmationSettings, Critic, share_of
 from agents.critic.review import Review
 from agents.critic.stimuli import control_subjects, prompts_for
-from agents.evidence.evidence_record import Inspection
-from agents.evidence.meaning import LabelMeaning
+from agents.evidence.evidence_record import Inspection, LabelMeaning
 from agents.records.record_types import encode_record
 from agents.tasks.base import FinalAnswer
 from tests.tools.fakes import FakeStudio, FakeSubject, ReservingSubject, picture_of

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from agents.evidence.coverage import WitnessedImage, coverage, more_than_missed, uncovered
+from agents.evidence.coverage import coverage, more_than_missed, uncovered
+from agents.evidence.evidence_record import HeldBackTest, WitnessedImage
 from agents.evidence.finding import Figures, of_abstention, of_label
-from agents.evidence.held_back import HeldBackTest
 from agents.evidence.reach import range_of, reach, strength
 from agents.evidence.verdict import VERDICTS
 from agents.evidence.witness import Accuracy, accuracy

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from agents.evidence.evidence_record import Range
 from agents.evidence.held_back import JudgedImage, Sample, draw, held_back_test
-from agents.evidence.reach import Range
 from agents.evidence.statistics import auroc
 from agents.evidence.witness import Accuracy
 

@@ -12,15 +12,8 @@ from actors.embedded.language.words import embedded_words
 from actors.embedded.observer.eyes import Seen
 from actors.embedded.observer.observer import Observer
 from actors.images import Image
-from agents.evidence.meaning import (
-    ROLE,
-    LabelMeaning,
-    LabelPart,
-    ask_meaning,
-    doubts_about,
-    read_meaning,
-    rivals_of,
-)
+from agents.evidence.evidence_record import LabelMeaning, LabelPart
+from agents.evidence.meaning import ROLE, ask_meaning, doubts_about, read_meaning, rivals_of
 from agents.evidence.simpler_labels import Doubt, doubts
 
 DOG = "CORE: dog\nBROADER: animal\nNARROWER: poodle\nSYNONYM: canine"

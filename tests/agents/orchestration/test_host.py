@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from actors.errors import RefusedError
-from agents.evidence.finding import Finding
+from agents.evidence.evidence_record import Finding
 from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
 from agents.orchestration.orchestrator import Orchestrator
 from agents.records.journal import read_stop, read_survey, slug

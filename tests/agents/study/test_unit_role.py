@@ -21,9 +21,8 @@ from actors.vision.client import PoolVisionClient
 from actors.vision.networks.network import wrap
 from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
-from agents.evidence.evidence_record import EvidenceRecord
+from agents.evidence.evidence_record import EvidenceRecord, Trial
 from agents.evidence.role import Role
-from agents.evidence.trials import Trial
 from agents.records.label_card import label_card
 from agents.records.record_types import RoleRecord, StudyResult
 from agents.study.unit_role import RoleFinder, RoleImages, RoleSettings, measure_role
