@@ -217,13 +217,14 @@ def evaluate(
     trust: TrustRun = False,
 ) -> None:
     """Measure how well a run's labels predict its units. This is Table A3 of the paper, and more."""
+    methods = _methods(against)
     ask_endpoints_for(shared.selection, run_directory)
     from experiments.paper.evaluation.evaluate import EvaluationRequest, Sizes
     from experiments.paper.evaluation.evaluate import evaluate as measure
     from experiments.paper.evaluation.page import table
 
     request = EvaluationRequest(
-        run_directory, _methods(against), limit, Sizes(controls, cosy), seed, model, trust_of(trust)
+        run_directory, methods, limit, Sizes(controls, cosy), seed, model, trust_of(trust)
     )
     result = run(measure(shared.console, shared.selection, request))
     _show(shared, asdict(result), table(result), run_directory)

@@ -112,8 +112,7 @@ def sweep(
         bool,
         typer.Option(
             "--tell-labels",
-            help="Tell agents the labels of embeddings, and their rivals, as first hypotheses "
-            "[default: they work blind].",
+            help="Give agents the labels of embeddings, and their rivals, as first hypotheses.",
         ),
     ] = False,
     roles: Annotated[

@@ -57,7 +57,7 @@ async def test_images_without_a_clear_answer_of_the_witness_are_left_out() -> No
 
 async def test_a_single_label_has_no_agreement() -> None:
     found = await measured(answer(1, "dogs", "dog"))
-    assert found.record().to_json() == {"value": None, "studies": 1, "labeled": 1, "pairs": []}
+    assert found.record().to_json() == {"value": None, "studies": 1, "labelled": 1, "pairs": []}
 
 
 @pytest.mark.parametrize(

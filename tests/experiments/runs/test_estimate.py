@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from experiments.setup.config import load
 from experiments.setup.science import science
 from experiments.setup.selection import Selection
 from tests.command_line import maia
+from tests.fake_endpoint import KEY, MODEL, FakeEndpoint
 
 PRICED = """
 profiles:
@@ -64,6 +66,22 @@ EXACT = Assumptions(
 
 def predicted(profile, predicted=None, *, n: int = 1, **sources) -> RunEstimate:
     return estimate_run(profile, n, predicted, EstimateSources(**sources))
+
+
+@pytest.fixture
+def dear(tmp_path, monkeypatch) -> Iterator[list[str]]:
+    """The options of a profile whose endpoint works, and charges a fortune; nobody is there to agree."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setenv("DEAR_KEY", KEY)
+    with FakeEndpoint(probed=True) as endpoint:
+        model = f"{{backend: openai, model: {MODEL}, base_url: '{endpoint.base_url}', api_key_env: DEAR_KEY, "
+        model += "price: {prompt: 90000, completion: 90000}}"
+        path = tmp_path / "dear.yaml"
+        path.write_text(
+            f"profiles:\n  dear:\n    dataset: scenes:300:1\n    chat: {{interpreter: {model}}}\n"
+        )
+        yield ["--profile", "dear", "--config", str(path)]
 
 
 @pytest.fixture
@@ -377,16 +395,11 @@ def test_a_cost_above_the_limit_needs_a_confirmation(profiles):
         (["robust-features", "--trainings", "2", "--top", "7"], "14 studies are"),
     ],
 )
-def test_a_costly_command_without_a_confirmation_ends_at_once(
-    profiles, monkeypatch, tmp_path, capsys, arguments, n
-):
-    monkeypatch.chdir(tmp_path)
-    arguments = [*arguments, "--profile", "unpriced", "--config", str(profiles.path)]
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    assert maia(*arguments) == 2
+def test_a_costly_command_without_a_confirmation_ends_at_once(dear, capsys, arguments, n):
+    assert maia(*arguments, *dear) == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert f"{n} expected to cost an unknown amount" in output.err
+    assert f"{n} expected to cost about $" in output.err
     assert "--yes" in output.err
 
 
@@ -413,10 +426,8 @@ def planned(folder, units, finished):
         done.write_text("{}")
 
 
-def test_an_audit_counts_the_unfinished_classes_of_its_own_run(profiles, monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    arguments = ["audit", "net", "--classes", "0-4", "--profile", "unpriced", "--config", str(profiles.path)]
+def test_an_audit_counts_the_unfinished_classes_of_its_own_run(dear, tmp_path, capsys):
+    arguments = ["audit", "net", "--classes", "0-4", *dear]
     planned(tmp_path / "runs" / slug("net output 0-4"), units=5, finished=5)
     assert maia(*arguments) == 2
     assert "5 studies are expected" in capsys.readouterr().err
