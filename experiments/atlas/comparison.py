@@ -309,15 +309,16 @@ def table(comparison: MeaningComparison, most: int = 20) -> Any:
     from rich.table import Table
 
     from experiments.records.names import UnitName
-    from experiments.setup.console import plain
 
-    shown = Table(title=plain("\n".join(figures(comparison))), title_justify="left", title_style="", box=None)
+    shown = Table(title="\n".join(figures(comparison)), title_justify="left", title_style="", box=None)
     for name in ("unit", "label", "counterpart", "its label", "similarity", "shared exemplars", "q"):
         shown.add_column(name, no_wrap=name in ("unit", "counterpart"))
     for each in comparison.counterparts[:most]:
         shown.add_row(
-            *(plain(UnitName.parse(each.unit).short), plain(each.label[:60])),
-            *(plain(UnitName.parse(each.counterpart).short), plain(each.counterpart_label[:60])),
+            UnitName.parse(each.unit).short,
+            each.label[:60],
+            UnitName.parse(each.counterpart).short,
+            each.counterpart_label[:60],
             f"{each.similarity:.2f}",
             "–" if each.shared is None else f"{each.shared:.0%}",
             "–" if each.q is None else f"{each.q:.2g}",

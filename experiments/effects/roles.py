@@ -32,7 +32,7 @@ from experiments.audit import real_images
 from experiments.effects.network_run import NetworkRun
 from experiments.effects.reach import reaches_output
 from experiments.records.roles import brief
-from experiments.setup.console import Console, plain
+from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
 from tools.subject import NetworkUnit
@@ -267,7 +267,7 @@ def table(result: Roles, rows: Sequence[UnitRole], most: int = 20) -> Table:
     lines = Table("unit", "role", "changes first output", "q", box=None, pad_edge=False)
     for row in sorted(rows, key=lambda row: -strongest(row))[:most]:
         if row.role is not None:
-            words = plain(brief(row.role, 3, _more_than_random(row)))
+            words = brief(row.role, 3, _more_than_random(row))
             q = "" if row.q is None else f"{row.q:.2g}"
             lines.add_row(str(row.index), words, f"{row.role.flips} of {row.role.n}", q)
     return lines

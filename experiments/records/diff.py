@@ -153,15 +153,13 @@ def table(difference: RunDifference) -> Any:
     """Return the differences as a table for a terminal."""
     from rich.table import Table
 
-    from experiments.setup.console import plain
-
     def label(side: LabeledResult) -> str:
-        return plain(" OR ".join(side.labels) or "–")
+        return " OR ".join(side.labels) or "–"
 
     def score(side: LabeledResult) -> str:
         return "–" if side.auroc is None else f"{side.auroc:.2f}"
 
-    title = plain(summary(difference))
+    title = summary(difference)
     if not difference.changed:
         return title
     shown = Table(title=title, title_justify="left", title_style="", box=None)
@@ -170,7 +168,7 @@ def table(difference: RunDifference) -> Any:
     for unit in difference.changed:
         before, after = unit.before, unit.after
         shown.add_row(
-            plain(UnitName.parse(unit.unit).short),
+            UnitName.parse(unit.unit).short,
             *(label(before), label(after)),
             *(before.verdict, after.verdict),
             *(score(before), score(after)),

@@ -141,11 +141,11 @@ class Console:
         """Print for a person, on stdout; without `markup`, text is printed as `printable` leaves it.
 
         Tables fit the terminal, and lines are broken at words; in a pipe or a file a row is a line, unless
-        COLUMNS says how wide it may be.
+        COLUMNS says how wide it may be. Brackets in a table are no markup: names of layers have some.
         """
         from rich.text import Text
 
-        out = _terminal()(highlight=False, soft_wrap=True)
+        out = _terminal()(highlight=False, soft_wrap=True, markup=False)
         if not out.is_terminal and "COLUMNS" not in os.environ:
             out.width = _UNBOUNDED
         with out.capture() as printed:

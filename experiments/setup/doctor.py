@@ -193,12 +193,12 @@ def table(report: DoctorReport) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from experiments.setup.console import mark, plain
+    from experiments.setup.console import mark
 
     missing = sum(_state(finding) == "missing" for finding in report.findings)
     ready = f"{counted(missing, 'thing')} missing" if missing else "nothing is missing"
     shown = Table(
-        title=plain(f"profile {report.profile} of {report.configuration}: {ready}"),
+        title=f"profile {report.profile} of {report.configuration}: {ready}",
         title_justify="left",
         box=None,
     )

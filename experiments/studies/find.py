@@ -393,11 +393,11 @@ def table(result: SelectiveUnits) -> Any:
     from rich.table import Table
 
     from experiments.records.names import UnitName
-    from experiments.setup.console import counted, plain
+    from experiments.setup.console import counted
 
-    concept = plain(shorten(result.concept, 60))
+    concept = shorten(result.concept, 60)
     shown = Table(
-        title=f"{concept} in {plain(result.layer)}, {counted(result.n_units, 'unit')}",
+        title=f"{concept} in {result.layer}, {counted(result.n_units, 'unit')}",
         title_justify="left",
         caption=f"measured on images that did not choose the units: {_significance(result.units)}",
         caption_justify="left",
@@ -409,7 +409,7 @@ def table(result: SelectiveUnits) -> Any:
     for score in result.units:
         means = (score.mean_concept, score.mean_things, score.mean_places)
         shown.add_row(
-            plain(UnitName.parse(score.unit).short) if several else str(score.index),
+            UnitName.parse(score.unit).short if several else str(score.index),
             f"{score.auroc:.2f}",
             f"{score.q:.2g}",
             *map(_format_activation, means),

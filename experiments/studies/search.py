@@ -162,21 +162,21 @@ def table(found: FoundUnits) -> Any:
 
     from experiments.setup.console import counted, plain
 
-    where = f"{counted(found.n_units, 'unit')} of {plain(found.run)}"
+    where = f"{counted(found.n_units, 'unit')} of {found.run}"
     if not found.units:
-        return f"nothing like {plain(shorten(found.query, 60))} was said of the {where}"
-    title = f"{plain(shorten(found.query, 60))} in {where}"
+        return plain(f"nothing like {shorten(found.query, 60)} was said of the {where}")
+    title = f"{shorten(found.query, 60)} in {where}"
     shown = Table(title=title, title_justify="left", box=None)
     for name in ("unit", "label", "verdict", "named by", "matched", "similarity"):
         shown.add_column(name, justify="right" if name == "similarity" else "left")
     for hit in found.units:
         matched = hit.matched if hit.text == hit.label else f"{hit.matched}: {shorten(hit.text, 40)}"
         shown.add_row(
-            plain(UnitName.parse(hit.unit).short),
-            plain(shorten(hit.label, 50) or "–"),
+            UnitName.parse(hit.unit).short,
+            shorten(hit.label, 50) or "–",
             hit.verdict or "–",
             hit.tier or "–",
-            plain(matched),
+            matched,
             f"{hit.similarity:.2f}",
         )
     return shown

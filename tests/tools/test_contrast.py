@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from actors.images import Image, Provenance
-from actors.vision.readout.base import Scatter
+from actors.vision.readout.base import Scatter, UnitResponse
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
 from tools import contrast
-from tools.subject import DatasetImage, Response
+from tools.subject import DatasetImage
 from tools.system import SubjectSystem
 from tools.toolbox import Toolbox, ToolFailedError
 
@@ -92,7 +92,7 @@ class BrowsableSubject(FakeSubject):
         self.asked = list(indices)
         image = self._dataset[0]
         return [
-            DatasetImage(image, Provenance("dataset", "fake", str(i)), Response(1.0, np.ones((2, 2))))
+            DatasetImage(image, Provenance("dataset", "fake", str(i)), UnitResponse(1.0, np.ones((2, 2))))
             for i in indices
         ]
 
