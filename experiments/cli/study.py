@@ -305,7 +305,10 @@ def session(
     elif page is None:
         shared.console.show("nothing was measured, so there is no report")
     elif result is None:
-        shared.console.show(f"{rounds} round{'' if rounds == 1 else 's'}\nreport: {page}", markup=False)
+        from experiments.setup.console import counted
+
+        done = f"{counted(rounds, 'round')}, and no answer that stands: go on with --out {study.run}"
+        shared.console.show(f"{done}\nreport: {page}", markup=False)
     else:
         from agents.records.record_types import StudyResult
         from experiments.studies.describe import card

@@ -12,6 +12,7 @@ the same critic. So reports, exports and evaluations read both alike.
 
 from __future__ import annotations
 
+import ast
 import atexit
 import code
 import contextlib
@@ -535,14 +536,15 @@ def talk(session: StudySession, programs: TextIO) -> bool:
     """Let a person work with `system`, `tools` and `study` until they leave; return whether all went well.
 
     On a terminal: IPython if it is installed, else Python's own prompt. From a pipe, all that comes is one
-    program.
+    program; values of its expressions are printed as at a prompt.
     """
     names = {"system": session.system, "tools": session.tools, "study": session, "__name__": "__main__"}
     if not programs.isatty():
         source = programs.read()
         try:
             with session.cell(source):
-                exec(compile(source, "<stdin>", "exec"), names)
+                statements = ast.Interactive(ast.parse(source, "<stdin>").body)
+                exec(compile(statements, "<stdin>", "single"), names)
         except Exception:
             traceback.print_exc()
             return False

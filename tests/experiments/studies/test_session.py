@@ -399,9 +399,10 @@ def test_the_report_shows_a_persons_study(open_session):
 
 def test_a_program_from_a_pipe_is_one_experiment(open_session, capsys):
     study = open_session()
-    program = "images = tools.text2image(['a banana'])\nprint(system.call_neuron(images)[0])\n"
+    program = "images = tools.text2image(['a banana'])\nprint(system.call_neuron(images)[0])\n'a value'\n"
     assert talk(study, io.StringIO(program))
     assert study.rounds == 1
+    assert "'a value'" in capsys.readouterr().out, "as at a prompt"
     assert not talk(study, io.StringIO("tools.summarize_images(images)"))
     assert "NameError" in capsys.readouterr().err
 
