@@ -34,7 +34,9 @@ ProfileName = Annotated[
 ConfigPath = Annotated[
     Path | None,
     # Read first: where the working copy of a URL is depends on it.
-    typer.Option("--config", is_eager=True, help="Configuration file [default: ./ray_config.yaml]."),
+    typer.Option(
+        "--config", is_eager=True, help="Configuration file [default: ./maia.yaml, ./ray_config.yaml]."
+    ),
 ]
 Data = Annotated[
     str | None,

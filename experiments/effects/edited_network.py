@@ -26,13 +26,17 @@ from experiments.audit.subgroups import FEW
 from experiments.effects.network_run import NetworkRun
 from experiments.effects.new_values import NewValue
 from experiments.effects.reach import reaches_output
-from experiments.setup.console import Console
+from experiments.setup.console import Console, counted
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
 
 Interval = tuple[float, float]
 FILE = "edit.json"
 _HOW_TO_NAME_UNITS = "Name units as LAYER:UNITS, such as layer4:3,17 or layer4:0-63."
+
+
+_NAMED = 8
+"""Classes of the data set at most that a warning names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
         if not await reaches_output(vision, units):
             console.warn("none of these units changed the outputs on a test image, whatever its value")
         edits = await given.planned(vision, dataset, units, request.seed)
-        drawn, names = _draw(labels, vision, request)
+        drawn, names = _draw(console, labels, vision, request)
         run.claim(vision)
         outcomes, read = await _measured(console, vision, dataset, drawn, edits.of)
         result = _result(
@@ -205,7 +209,7 @@ async def _units(
 
 
 def _draw(
-    labels: Labels, vision: PoolVisionClient, request: EditedNetworkRequest
+    console: Console, labels: Labels, vision: PoolVisionClient, request: EditedNetworkRequest
 ) -> tuple[real_images.DrawnImages, dict[int, str]]:
     """Return the images to measure, and the data set's name of each of the network's classes among them."""
     matches = real_images.match(labels, vision.known.class_names, request.label_names)
@@ -215,6 +219,14 @@ def _draw(
         raise UsageError(
             "no class of the data set is a class of the network.",
             "Name its classes with --label-names LABEL=CLASS,...",
+        )
+    if unknown := [match for match in matches if match.index is None]:
+        images = counted(sum(match.images for match in unknown), "image")
+        named = ", ".join(match.name for match in unknown[:_NAMED])
+        named += ", ..." if len(unknown) > _NAMED else ""
+        console.warn(
+            f"{images} are left out, of classes that are none of the network's: {named}. "
+            "Name them with --label-names LABEL=CLASS,..."
         )
     return drawn, names
 

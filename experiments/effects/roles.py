@@ -276,7 +276,7 @@ def table(result: Roles, rows: Sequence[UnitRole], most: int = 20) -> Table:
 def figures(result: Roles) -> Mapping[str, str]:
     """Return the summary as lines for a terminal."""
     return {
-        "units": f"{result.known} of {result.units} with a known role",
+        "units": f"{result.known} of {result.units} measured",
         "effect": f"{result.with_effect} change the outputs more than random changes do (q <= 0.05 over the "
         "units)",
         "agreement": f"of {result.raising} that raise one, {result.agreeing} raise most the class seen "

@@ -31,7 +31,7 @@ from agents.records.journal import slug
 from agents.records.record_types import Manifest
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from experiments.labels.layer import EmbeddedImages, LabelSettings, LayerLabeler
+from experiments.labels.layer import RATE, EmbeddedImages, LabelSettings, LayerLabeler
 from experiments.labels.record import DEAD, FILE, SUMMARY, LabelSummary, UnitLabel, lines, parse_labels
 from experiments.labels.vocabulary import EmbeddedVocabulary, WordList, embed, read_vocabulary
 from experiments.setup.console import Console, counted
@@ -293,10 +293,7 @@ def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | str:
     shown = Table("unit", "label", "AUROC", "q", "clarity", "instead", box=None, pad_edge=False)
     fitting = [each for each in labels if each.label is not None]
     if not fitting:
-        return (
-            "No word fits any unit. Words that few images show are not tried: "
-            "give more images, or other words (--vocabulary)."
-        )
+        return f"No word fits any unit.{_nearest(labels)} More images or other words (--vocabulary) may help."
     for each in sorted(fitting, key=lambda label: -(label.correlation or 0.0))[:most]:
         shown.add_row(
             Text(f"{each.layer}:{each.index}"),
@@ -306,6 +303,16 @@ def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | str:
             Text(each.runner_up or ""),
         )
     return shown
+
+
+def _nearest(labels: Sequence[UnitLabel]) -> str:
+    """Return in a sentence which label was nearest to being accepted, "" where none was tried."""
+    tried = [each for each in labels if each.best and each.q is not None]
+    if not tried:
+        return ""
+    best = min(tried, key=lambda label: (label.q, -(label.correlation or 0.0)))
+    unit = f"{best.layer}:{best.index}"
+    return f" The nearest is {best.best!r} for {unit}, at q {best.q:.2g}; at most {RATE} is accepted."
 
 
 def figures(result: LabelSummary) -> Mapping[str, str]:

@@ -165,7 +165,7 @@ def table(found: FoundUnits) -> Any:
     where = f"{counted(found.n_units, 'unit')} of {found.run}"
     if not found.units:
         return plain(f"nothing like {shorten(found.query, 60)} was said of the {where}")
-    title = f"{shorten(found.query, 60)} in {where}"
+    title = f"{shorten(found.query, 60)}: the best of {where}"
     shown = Table(title=title, title_justify="left", box=None)
     for name in ("unit", "label", "verdict", "named by", "matched", "similarity"):
         shown.add_column(name, justify="right" if name == "similarity" else "left")
