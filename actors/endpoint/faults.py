@@ -161,18 +161,18 @@ _ADVICE: dict[str, tuple[type[MaiaError], str, str]] = {
         EndpointStopError,
         "{where} does not accept the key ({detail}).",
         "Check that the variable named in `api_key_env` holds a valid key for it, and that its account may "
-        "do this, then resume.",
+        "do this, then repeat the command.",
     ),
     "no_access": (
         EndpointStopError,
         "{where} refuses access ({detail}).",
         "The key is not the reason: a proxy, a firewall or the state of the account is. Put that right, "
-        "or set `proxy`, then resume.",
+        "or set `proxy`, then repeat the command.",
     ),
     "no_quota": (
         EndpointStopError,
         "the account at {where} has no quota or credit left ({detail}).",
-        "Add credit or raise the account's limit, then resume; finished work is kept.",
+        "Add credit or raise the account's limit, then repeat the command; finished work is kept.",
     ),
     "no_model": (
         EndpointStopError,
@@ -236,15 +236,17 @@ def _wait_advice(fault: Fault, refused: bool, proxy: str) -> str:
     if refused:
         return (
             f"Check that `base_url` has the right host and port and that the server runs"
-            f"{', and `proxy`' if proxy else ''}, then resume."
+            f"{', and `proxy`' if proxy else ''}, then repeat the command."
         )
     if fault.kind == "timeout" and fault.status == 524:
         return (
-            "The answer is slower than the proxy before the server allows: set `stream: true`, then resume."
+            "The proxy before the server does not wait that long: set `stream: true`, and repeat the command."
         )
     if fault.kind == "timeout":
-        return "Wait and resume, raise `attempt_timeout_s`, or set `stream: true`."
-    return "Wait and resume, or lower `max_concurrent`, `requests_per_minute` or `tokens_per_minute`."
+        return "Wait and repeat the command, raise `attempt_timeout_s`, or set `stream: true`."
+    return (
+        "Repeat the command later, or lower `max_concurrent`, `requests_per_minute` or `tokens_per_minute`."
+    )
 
 
 def _one_line(text: str) -> str:

@@ -169,7 +169,7 @@ class Gate:
         return EndpointDownError(
             f"the endpoint {self._settings.host} has failed {self._failures} times in a row "
             f"for {minutes:.1f} minutes, the last: {self._last_failure}.",
-            "Check that it is running and reachable, then resume.",
+            "Check that it is running and reachable, then repeat the command.",
         )
 
     def _wake(self) -> None:
