@@ -70,14 +70,19 @@ def confirm_cost(
     has a `folder` and nothing left to study, nobody is asked.
 
     Raises:
-        UsageError: If an endpoint cannot work, or the cost is not confirmed.
+        UsageError: If an endpoint cannot work, the folder holds other things, or the cost is not confirmed.
     """
-    from experiments.setup.spending import may_charge
+    from experiments.setup.run_folder import check_output_folder
+    from experiments.setup.spending import endpoints, may_charge
 
+    selected = selection.load()
+    if not endpoints(selected.profile):
+        return
+    if folder is not None:
+        check_output_folder(selected.profile.dataset, folder)
     left = count() if folder is not None and folder.exists() else None
     if left != 0:
         ask_endpoints(selection)
-    selected = selection.load()
     if not may_charge(selected.profile):
         return
     from experiments.runs.comparable_runs import EstimateSources, PredictedStudies, estimate_run

@@ -419,6 +419,7 @@ def planned(folder, units, finished):
         {"unit": f"net/output:{number}", "layer": "output", "name": str(number)} for number in range(units)
     ]
     folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
     (folder / "plan.json").write_text(json.dumps(plan))
     for item in plan[:finished]:
         done = folder / "units" / slug(item["unit"]) / "done.json"

@@ -159,8 +159,9 @@ def test_endpoints_are_asked_before_units_are_counted_and_before_a_person_is_ask
 
 
 def test_of_a_finished_run_nobody_is_asked(tmp_path):
+    (tmp_path / "run").mkdir()
     with FakeEndpoint(sees) as server:
-        confirm_cost(written(profile(server), tmp_path), False, lambda: 0, folder=tmp_path)
+        confirm_cost(written(profile(server), tmp_path), False, lambda: 0, folder=tmp_path / "run")
         assert server.seen == []
 
 
