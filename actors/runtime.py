@@ -186,7 +186,7 @@ def _suppress_overlaps(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold:
         high = torch.minimum(boxes[best, 2:], boxes[others, 2:])
         shared = (high - low).clamp(min=0).prod(1)
         area, areas = ((boxes[at][..., 2:] - boxes[at][..., :2]).prod(-1) for at in (best, others))
-        order = others[shared / (area + areas - shared) <= iou_threshold]
+        order = others[~(shared / (area + areas - shared) > iou_threshold)]  # of points it is NaN
     return torch.stack(kept) if kept else order
 
 

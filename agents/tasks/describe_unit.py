@@ -71,6 +71,8 @@ seen, \
 with [DESCRIPTION]: and [LABEL]: (or [LABEL 1]:, [LABEL 2]: ...), and without code."""
 
 NOT_INTERPRETABLE = "not interpretable"
+_MOST_LABELS = 50
+"""Labels of an answer at most: a model that repeats itself writes thousands."""
 _MOST_TOLD = 8
 LONGEST_TOLD = 200
 
@@ -105,7 +107,8 @@ class DescribeUnit:
 
     def read_answer(self, reply: str) -> FinalAnswer | None:
         sections = read_sections(reply)
-        labels = tuple(label for text in sections.get("LABEL", []) if (label := first_line(text)))
+        written = sections.get("LABEL", [])[:_MOST_LABELS]
+        labels = tuple(label for text in written if (label := first_line(text)))
         if not labels:
             return None
         description = " ".join("\n".join(sections.get("DESCRIPTION", [])).split())

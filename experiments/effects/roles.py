@@ -214,9 +214,12 @@ def _read(store: Store, key: str) -> UnitRole | None:
     """Return a unit's role as it was written, None if there is none that can be read."""
     try:
         record = store.read_object(key)
-        return None if record is None else TypeAdapter(UnitRole).validate_python(record)
+        known = None if record is None else TypeAdapter(UnitRole).validate_python(record)
     except (RecordError, ValidationError):
         return None
+    random = None if known is None or known.role is None else known.role.random
+    # An earlier version kept nothing by which units can be compared with each other: measured again.
+    return None if random is not None and not random.others else known
 
 
 def _with_rates(rows: Sequence[UnitRole]) -> list[UnitRole]:

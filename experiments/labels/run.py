@@ -288,12 +288,14 @@ def _read(store: Store, key: str) -> list[UnitLabel] | None:
         return None
 
 
-def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | str:
+def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | Text:
     """Return the units whose labels fit best, for a terminal; in words if there are none."""
     shown = Table("unit", "label", "AUROC", "q", "clarity", "instead", box=None, pad_edge=False)
     fitting = [each for each in labels if each.label is not None]
     if not fitting:
-        return f"No word fits any unit.{_nearest(labels)} More images or other words (--vocabulary) may help."
+        return Text(
+            f"No word fits any unit.{_nearest(labels)} More images or other words (--vocabulary) may help."
+        )
     for each in sorted(fitting, key=lambda label: -(label.correlation or 0.0))[:most]:
         shown.add_row(
             Text(f"{each.layer}:{each.index}"),

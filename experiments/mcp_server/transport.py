@@ -98,6 +98,7 @@ async def serve_http(
         ws="none",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # whoever connects may not say that it is another
         timeout_graceful_shutdown=3,
     )
     ready(f"http://{_LOOPBACK}:{listening.getsockname()[1]}/mcp")

@@ -161,7 +161,9 @@ def table(difference: RunDifference) -> Any:
 
     title = summary(difference)
     if not difference.changed:
-        return title
+        from experiments.setup.console import plain
+
+        return plain(title)
     shown = Table(title=title, title_justify="left", title_style="", box=None)
     for column in ("unit", "label before", "after", "verdict before", "after", "AUROC before", "after"):
         shown.add_column(column, no_wrap=column == "unit")

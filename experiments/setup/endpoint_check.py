@@ -243,7 +243,8 @@ def _with_nearest(error: MaiaError, models: tuple[ListedModel, ...] | None, name
     """Return the error; if the server's list lacks the model, with the names on it that are most like."""
     if not models or find(models, name) is not None or not (like := nearest(models, name)):
         return error
-    return UsageError(error.message, f"{error.fix} Nearest that it lists: {', '.join(like)}.")
+    error.fix = f"{error.fix} Nearest that it lists: {', '.join(like)}."
+    return error
 
 
 def suggestions(reports: Sequence[EndpointReport]) -> dict[str, Any]:

@@ -321,7 +321,9 @@ def _alive(screening: Screening, items: Mapping[str, WorkItem]) -> dict[str, Wor
 
 
 def _by_agent(item: WorkItem) -> WorkItem:
-    """Return an item as it would be for an agent alone."""
+    """Return an item as it would be for an agent alone, to which no labels are given."""
+    arguments = {key: value for key, value in item.arguments.items() if key != "hypotheses"}
+    item = replace(item, arguments=arguments)
     if item.proposed and item.task in ("", DescribeUnit.name):
         item = replace(item, task=DescribeUnit.name, proposed=[])
     return replace(item, why="")

@@ -79,6 +79,7 @@ def attach(hooks: ExitStack, changes: Sequence[TurnedChange], rows: BatchRows) -
             for change in here:
                 change.make(new, rows)
             # A module that works in place: its caller may go on with what it gave.
-            return output.copy_(new) if getattr(module, "inplace", False) and output is inputs[0] else new
+            in_place = getattr(module, "inplace", False) and inputs and output is inputs[0]
+            return output.copy_(new) if in_place else new
 
         hooks.callback(follower.register_forward_hook(hook).remove)
