@@ -39,7 +39,7 @@ _STREAM_ONLY = re.compile(
     r"only supports? (the )?stream|stream(ing)?( mode)? (is )?required|stream[^.;]{0,20}must be (set to "
     r")?true|enable the stream|"
     r"streaming is (strongly )?(required|recommended)|"
-    r"non-?stream\w*[^.;]{0,30}\b(not|unsupported|disabled)\b|only stream|requires? \W?stream|"
+    r"(?<!use )non-?stream\w*|only stream|requires? \W?stream|"
     r"stream\W*false\W[^.;]{0,20}not supported|stream\W? does not support false",
     re.I,
 )
