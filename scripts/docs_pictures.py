@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from tests.experiments import browser
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 WIDTH = 1200
@@ -56,35 +54,17 @@ def _only(folder: Path) -> Path:
     return pages[0]
 
 
-@contextmanager
-def _browser() -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={profile}"):
-            options.add_argument(argument)
-        browser = webdriver.Chrome(
-            options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))
-        )
-        try:
-            yield browser
-        finally:
-            browser.quit()
-
-
-def take(browser: Any, shot: Shot) -> None:
-    browser.execute_cdp_cmd(
+def take(chromium: Any, shot: Shot) -> None:
+    chromium.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": WIDTH, "height": shot.height, "deviceScaleFactor": 1, "mobile": False},
     )
-    browser.get(shot.page.resolve().as_uri())
+    chromium.get(shot.page.resolve().as_uri())
     if shot.hidden:
-        browser.execute_script(
+        chromium.execute_script(
             "for (const part of document.querySelectorAll(arguments[0])) part.remove()", shot.hidden
         )
-    picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    picture = Image.open(io.BytesIO(chromium.get_screenshot_as_png())).convert("RGB")
     picture.save(IMAGES / f"report-{shot.name}.webp", quality=_QUALITY, method=6)
 
 
@@ -97,9 +77,9 @@ def main() -> int:
     for name in ("demo", "sweep", "audit"):
         parser.add_argument(name, type=Path)
     runs = parser.parse_args()
-    with _browser() as browser:
+    with browser.started() as chromium:
         for shot in shots(runs.demo, runs.sweep, runs.audit):
-            take(browser, shot)
+            take(chromium, shot)
     return 0
 
 

@@ -229,7 +229,7 @@ class _Planner:
         claim(store, manifest)
         plan = read_plan(store)
         items = self._items(vision.name, wanted)
-        check_items(store, [_by_agent(item) for item in plan or ()], items)
+        check_items(store, [by_agent(item) for item in plan or ()], items)
         screening = {} if plan is None else read_screening(store)
         new = _unscreened(wanted, screening)
         n_new = sum(map(len, new.values()))
@@ -320,7 +320,7 @@ def _alive(screening: Screening, items: Mapping[str, WorkItem]) -> dict[str, Wor
     return {unit: item for unit, item in items.items() if (item.layer, item.name) in alive}
 
 
-def _by_agent(item: WorkItem) -> WorkItem:
+def by_agent(item: WorkItem) -> WorkItem:
     """Return an item as it would be for an agent alone, to which no labels are given."""
     arguments = {key: value for key, value in item.arguments.items() if key != "hypotheses"}
     item = replace(item, arguments=arguments)

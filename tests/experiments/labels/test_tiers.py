@@ -16,6 +16,7 @@ from agents.records.work import WorkItem
 from experiments.labels.record import LabelSummary, UnitLabel, lines
 from experiments.labels.tiers import AgentChoice, LabelTiers, doubt_of, effects_in, hypotheses_of, proposed
 from experiments.records.tiers import UnitTier
+from experiments.studies.sweep import by_agent
 
 NETWORK = KnownNetwork("net", {"mix": 4}, {}, {}, ())
 UNITS = [f"net/mix:{index}" for index in range(4)]
@@ -102,6 +103,15 @@ def test_agents_are_told_the_labels_and_their_rivals_where_that_is_asked(labels:
         None,
     ], "what nothing was accepted of too, and no unit without an agent"
     assert hypotheses_of(label(0, "(dog OR cat) AND NOT grass")) == ("dog or cat without grass",)
+
+
+@pytest.mark.parametrize("given", ["agent", "test", "test, then agent"])
+def test_work_on_a_unit_whose_agent_gets_labels_is_still_that_of_an_agent_alone(given: Any) -> None:
+    """Else a run with `--tell-labels` could not be resumed: its plan would be another command's."""
+    base = WorkItem("net/mix:3", "mix", "3", seed=4)
+    item = UnitTier(base.unit, given, "doubtful", ("dog",), ("dog", "cat")).item(base)
+    assert item is not None
+    assert by_agent(item) == base
 
 
 def test_units_that_do_most_to_the_outputs_come_first(labels: Path, tmp_path: Path) -> None:
