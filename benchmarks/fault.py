@@ -21,7 +21,7 @@ from actors.cluster.settings import RaySettings
 from actors.serving.cluster import Cluster
 from actors.settings import Placement
 from actors.vision.client import PoolVisionClient
-from actors.vision.data.reserve import Reserve
+from actors.vision.data.held_out import HeldOutShare
 from actors.vision.readout.units import Readout
 from actors.vision.settings import VisionSettings
 from actors.vision.sweep.device import _FLUSH_EVERY_S
@@ -73,7 +73,7 @@ async def _pass(cluster: Cluster, folder: Path, name: str, dataset: Any, kill: b
         settings.placement,
         {"BENCH_PAUSE_S": str(PAUSE_S if kill else 0.0)},
     )
-    client = await PoolVisionClient.connect(pool, folder / name, Reserve(0.0))
+    client = await PoolVisionClient.connect(pool, folder / name, HeldOutShare(0.0))
     done_before = 0
 
     def progress(swept: Any) -> None:

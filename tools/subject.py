@@ -73,7 +73,7 @@ class Subject(Protocol):
         """Return the response to each image, in order."""
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
-        """Return the strongest `k` data-set images that are not reserved for confirmation, best first."""
+        """Return the strongest `k` data-set images that are not held out for confirmation, best first."""
 
     async def background(self) -> ActivationStatistics: ...
 
@@ -109,7 +109,7 @@ class Explored(Protocol):
 
 @runtime_checkable
 class Browsable(Protocol):
-    """A subject of which more than the strongest images can be looked at, none of them reserved for
+    """A subject of which more than the strongest images can be looked at, none of them held out for
     confirmation.
     """
 
@@ -124,17 +124,17 @@ class Browsable(Protocol):
 
 
 @runtime_checkable
-class Reserving(Protocol):
-    """A subject with a data set of which a part is held back: no agent ever sees it, and labels are tested on
+class HasHeldOut(Protocol):
+    """A subject with a data set of which a part is held out: no agent ever sees it, and labels are tested on
     it.
     """
 
-    async def held_back(self, count: int) -> HeldOutActivations:
+    async def held_out(self, count: int) -> HeldOutActivations:
         """Return what at most `count` of these images do to it; the same images for all subjects of a data
         set.
         """
 
-    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+    async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         """Return images of the data set by index, in order."""
 
 
@@ -306,10 +306,10 @@ class NetworkUnit:
         of_class = self._unit.kind in CLASS_KINDS and self._unit.index < len(names)
         return names[self._unit.index] if of_class else ""
 
-    async def held_back(self, count: int) -> HeldOutActivations:
-        return await self._client.held_back(self._unit, self._dataset, count)
+    async def held_out(self, count: int) -> HeldOutActivations:
+        return await self._client.held_out(self._unit, self._dataset, count)
 
-    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+    async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         loaded = await asyncio.to_thread(_recent.load_all, self._dataset, indices)
         return [image for image, _ in loaded]
 

@@ -23,7 +23,7 @@ from actors.detection.settings import Mode
 from actors.errors import MaiaError
 from actors.images import Image
 from actors.serving.backend import Priority
-from actors.vision.data.reserve import SEED, sample
+from actors.vision.data.held_out import SEED, sample
 from actors.vision.readout.base import HeldOutActivations, ImageDataset, SampleError, Scatter, UnitResponse
 from tools.contrast import thumbnails
 from tools.subject import ActivationStatistics, DatasetImage, Progress
@@ -121,7 +121,7 @@ class ConceptTable:
 class SyntheticNeuron:
     """A subject whose activation, in [0, 1], is that of a formula over detected concepts.
 
-    `explored` are the data-set indices that exemplars may come from; the others are held back. The map is the
+    `explored` are the data-set indices that exemplars may come from; the others are held out. The map is the
     activation on the formula's mask and 0 elsewhere, so a position is active when it is above 0.
     """
 
@@ -219,13 +219,13 @@ class SyntheticNeuron:
             )
         return known
 
-    async def held_back(self, count: int) -> HeldOutActivations:
+    async def held_out(self, count: int) -> HeldOutActivations:
         values = await self.activations()
-        reserved = np.setdiff1d(np.flatnonzero(~np.isnan(values)), self._explored)
-        chosen = sample(reserved, count)
-        return HeldOutActivations(chosen, values[chosen], len(reserved), SEED)
+        held_out = np.setdiff1d(np.flatnonzero(~np.isnan(values)), self._explored)
+        chosen = sample(held_out, count)
+        return HeldOutActivations(chosen, values[chosen], len(held_out), SEED)
 
-    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+    async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         return await asyncio.to_thread(lambda: [self._table.dataset.load(int(index)) for index in indices])
 
     async def activations(self) -> np.ndarray:

@@ -16,11 +16,11 @@ from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.pool import Pool
 from actors.vision.data.folder import evenly_spaced
+from actors.vision.data.held_out import HeldOutShare, split
 from actors.vision.data.loading import load_readable
-from actors.vision.data.reserve import Reserve, split
 from actors.vision.gradients.attribution import Attribution, Method
 from actors.vision.gradients.visualization import VisualizationSettings
-from actors.vision.held_out import HeldOutTables
+from actors.vision.held_out_tables import HeldOutTables
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.readout.base import (
     Exemplars,
@@ -48,22 +48,26 @@ SAMPLE = 128
 _MEAN_IMAGES = 200
 """Images over which the mean of a unit's map is taken where no sweep knows it."""
 
-DEFAULT_RESERVE = Reserve(0.2)
+DEFAULT_HELD_OUT = HeldOutShare(0.2)
 
 
 class PoolVisionClient:
     """The `VisionClient` over a pool: measures, sweeps data sets, and keeps exemplars in `cache`.
 
-    `reserve` is the part of every data set that is never swept, and so never shown while exploring.
+    `held_out` is the part of every data set that is never swept, and so never shown while exploring.
     """
 
     def __init__(
-        self, pool: Pool[Any, Any], facts: NetworkDescription, cache: Path, reserve: Reserve = DEFAULT_RESERVE
+        self,
+        pool: Pool[Any, Any],
+        facts: NetworkDescription,
+        cache: Path,
+        held_out: HeldOutShare = DEFAULT_HELD_OUT,
     ) -> None:
         """Use `connect`; `facts` are what the backend's `describe` returns."""
         self._pool = pool
         self._cache = cache
-        self._reserve = reserve
+        self._held_out_share = held_out
         self.name: str = facts["name"]
         self.fingerprint: str = facts["fingerprint"]
         self.head: str = facts["head"]
@@ -86,20 +90,20 @@ class PoolVisionClient:
         self._sampled: tuple[str, list[Image]] = ("", [])
         self._sampling = asyncio.Lock()
         self._scatters = ScatterTable(self._columns, list(self._layers.values()))
-        self._held_back = HeldOutTables(self._column, reserve)
+        self._held_out_tables = HeldOutTables(self._column, held_out)
         self.notify: Notify | None = None
         """Gets one line on what sweeps decide."""
 
     @classmethod
     async def connect(
-        cls, pool: Pool[Any, Any], cache: Path, reserve: Reserve = DEFAULT_RESERVE
+        cls, pool: Pool[Any, Any], cache: Path, held_out: HeldOutShare = DEFAULT_HELD_OUT
     ) -> PoolVisionClient:
         """Return a client of the network behind `pool`, once it is loaded.
 
         Raises:
             UsageError: If the network cannot be loaded.
         """
-        return cls(pool, await pool.call("describe"), cache, reserve)
+        return cls(pool, await pool.call("describe"), cache, held_out)
 
     async def layers(self) -> list[LayerInfo]:
         return list(self._layers.values())
@@ -200,7 +204,7 @@ class PoolVisionClient:
         return list(await self._pool.map(rows, agent=agent, priority=priority))
 
     async def drawn(self, dataset: ImageDataset, count: int) -> list[Image]:
-        explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        explored, _ = await asyncio.to_thread(split, dataset, self._held_out_share)
         chosen = np.random.default_rng(0).permutation(explored)[:count].tolist()
         images = [image for _, image in await asyncio.to_thread(load_readable, dataset, chosen)]
         if not images:
@@ -237,7 +241,7 @@ class PoolVisionClient:
         async with self._sweeping.setdefault(dataset.fingerprint, asyncio.Lock()):
             missing = [r for r in readouts if await self._find(store, dataset, r, k) is None]
             if missing:
-                indices, _ = await asyncio.to_thread(split, dataset, self._reserve)
+                indices, _ = await asyncio.to_thread(split, dataset, self._held_out_share)
                 ordered = tuple(sorted(missing, key=repr))
                 plan = SweepPlan(dataset, indices, ordered, k=max(k, 15), step=self._batch)
                 await run_sweep(self._pool, store, plan, progress, self.notify)
@@ -266,7 +270,7 @@ class PoolVisionClient:
                 f"the positions of {unit.layer!r} are not known, so there is no map to take the mean of.",
                 "Find its exemplars first, with `maia exemplars`, or give a number.",
             )
-        explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        explored, _ = await asyncio.to_thread(split, dataset, self._held_out_share)
         chosen = explored[evenly_spaced(len(explored), _MEAN_IMAGES)].tolist()
         images = [image for _, image in await asyncio.to_thread(load_readable, dataset, chosen)]
         if not images:
@@ -276,7 +280,7 @@ class PoolVisionClient:
 
     def _store(self, dataset: ImageDataset) -> ExemplarStore:
         return ExemplarStore.of(
-            self._cache, self.fingerprint, dataset.fingerprint, self._reserve, len(dataset)
+            self._cache, self.fingerprint, dataset.fingerprint, self._held_out_share, len(dataset)
         )
 
     async def layer_activations(
@@ -293,7 +297,7 @@ class PoolVisionClient:
             UsageError: If no image of the data set could be read.
         """
         store = self._store(dataset)
-        indices, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        indices, _ = await asyncio.to_thread(split, dataset, self._held_out_share)
         async with self._sweeping.setdefault(dataset.fingerprint, asyncio.Lock()):
             missing = [r for r in readouts if store.activations(r, reduce, indices) is None]
             if missing:
@@ -370,7 +374,7 @@ class PoolVisionClient:
 
     async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
         unit = await self.unit(unit)
-        explored, _ = await asyncio.to_thread(split, dataset, self._reserve)
+        explored, _ = await asyncio.to_thread(split, dataset, self._held_out_share)
         readout = Readout.of(unit)
         return await self._scatters.of(
             readout, unit.index, await self.count_units(readout), dataset, explored
@@ -394,10 +398,12 @@ class PoolVisionClient:
             return error
         return [reading.activations for reading in result.readings]
 
-    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
+    async def held_out(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
         unit = await self.unit(unit)
         readout = Readout.of(unit)
-        return await self._held_back.of(readout, unit.index, await self.count_units(readout), dataset, count)
+        return await self._held_out_tables.of(
+            readout, unit.index, await self.count_units(readout), dataset, count
+        )
 
     async def visualize(self, unit: Unit, settings: VisualizationSettings) -> Image:
         """Return an image of the input's size that is optimized to drive a unit.

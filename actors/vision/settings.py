@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from actors.settings import Dtype, Placement, Settings
 from actors.vision.data import class_names
-from actors.vision.data.reserve import Reserve
+from actors.vision.data.held_out import HeldOutShare
 
 Compile = Literal["auto", "always", "never"]
 
@@ -46,13 +46,13 @@ class VisionSettings(Settings):
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Part of the distinct images of a data set that exploring agents never see: it is for confirmation."""
     reserve_at_least: Annotated[int, Field(ge=0)] = 150
-    """Images that are held back at least, as far as half of the data set allows: a fifth of a small one would
-    be too few to test a label on. 0 holds back just `reserve`; a `reserve` of 0 holds back none."""
+    """Images that are held out at least, as far as half of the data set allows: a fifth of a small one would
+    be too few to test a label on. 0 holds out just `reserve`; a `reserve` of 0 holds out none."""
 
     @property
-    def held_back(self) -> Reserve:
-        """How much of a data set is held back."""
-        return Reserve(self.reserve, self.reserve_at_least)
+    def held_out(self) -> HeldOutShare:
+        """How much of a data set is held out."""
+        return HeldOutShare(self.reserve, self.reserve_at_least)
 
     @field_validator("class_names", mode="before")
     @classmethod

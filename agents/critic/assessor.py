@@ -17,30 +17,30 @@ from actors.images import Image
 from actors.vision.readout.base import HeldOutActivations
 from agents.critic.settings import ConfirmationSettings
 from agents.evidence.coverage import coverage, uncovered
-from agents.evidence.evidence_record import HeldBackTest, Origin, Range, WitnessedImage
+from agents.evidence.evidence_record import HeldOutTest, Origin, Range, WitnessedImage
 from agents.evidence.finding import Figures
-from agents.evidence.held_back import DrawnImage, JudgedImage, Sample, draw, held_back_test
+from agents.evidence.held_out import DrawnImage, JudgedImage, Sample, draw, held_out_test
 from agents.evidence.reach import STRONGEST, range_of, reach, strength
 from agents.evidence.trials import Trials
 from agents.evidence.witness import Accuracy, accuracy
-from tools.subject import Anchored, DatasetImage, Reserving, Subject
+from tools.subject import Anchored, DatasetImage, HasHeldOut, Subject
 from tools.toolbox import EXEMPLARS, Made, seed_for
 
 _LEAST_JUDGED = 20
 _AT_ONCE = 20
-"""Images that are held back and in memory at a time."""
+"""Images that are held out and in memory at a time."""
 
 
 def witness_questions(settings: ConfirmationSettings, n_labels: int) -> int:
     """Return the most questions that the witness of one examination is asked about the data set's images and
     the agent's.
     """
-    held_back = n_labels * _images_judged(settings, n_labels) if settings.held_back else 0
-    return held_back + n_labels * (EXEMPLARS + STRONGEST)
+    held_out = n_labels * _images_judged(settings, n_labels) if settings.held_back else 0
+    return held_out + n_labels * (EXEMPLARS + STRONGEST)
 
 
 def _images_judged(settings: ConfirmationSettings, n_labels: int) -> int:
-    """Return how many images that are held back are judged, each once for every label."""
+    """Return how many images that are held out are judged, each once for every label."""
     return max(_LEAST_JUDGED, settings.held_back_looks // n_labels)
 
 
@@ -86,7 +86,7 @@ class Assessor:
     ) -> None:
         self._subject, self._settings, self._seed = subject, settings, seed
         self._witness, self._agent_images = witness, agent_images or NoAgentImages()
-        self._held_back: HeldOutActivations | None = None
+        self._held_out: HeldOutActivations | None = None
         self.images: dict[str, Image] = {}
 
     async def reach(self, fresh: Sequence[float]) -> Figures:
@@ -114,33 +114,33 @@ class Assessor:
             [each.shows for each in trials.positives], [each.shows for each in trials.controls]
         )
         exemplars = await self._exemplars(labels)
-        held_back, drawn = await self._test(labels, unit, witness, share)
+        held_out, drawn = await self._test(labels, unit, witness, share)
         strong = [each for each in (*exemplars, *drawn) if each.activation >= unit.lit]
         everything = [*strong, *await self._agents(labels, unit)]
         return replace(
             figures,
             witness=witness,
             coverage=coverage(strong, labels, witness, settings.min_coverage),
-            held_back=held_back,
+            held_out=held_out,
             uncovered=tuple(uncovered(everything, unit.middle)),
             witnessed=tuple(everything),
         )
 
     async def _range(self, exemplars: Sequence[DatasetImage], generated: Sequence[float]) -> Range | None:
         background = await self._subject.background()
-        held_back = await self._sampled()
-        strongest = [] if held_back is None else held_back.activations.tolist()
+        held_out = await self._sampled()
+        strongest = [] if held_out is None else held_out.activations.tolist()
         anchor = await self._subject.anchor() if isinstance(self._subject, Anchored) else None
         activations = [*(each.response.activation for each in exemplars), *strongest]
         return range_of(background.mean, activations, generated, anchor)
 
     async def _sampled(self) -> HeldOutActivations | None:
-        """Return the sample of the images that are held back, None where there are none."""
-        if not self._settings.held_back or not isinstance(self._subject, Reserving):
+        """Return the sample of the images that are held out, None where there are none."""
+        if not self._settings.held_back or not isinstance(self._subject, HasHeldOut):
             return None
-        if self._held_back is None:
-            self._held_back = await self._subject.held_back(self._settings.held_back)
-        return self._held_back if len(self._held_back.activations) else None
+        if self._held_out is None:
+            self._held_out = await self._subject.held_out(self._settings.held_back)
+        return self._held_out if len(self._held_out.activations) else None
 
     async def _exemplars(self, labels: Sequence[str]) -> list[WitnessedImage]:
         exemplars = await self._subject.exemplars(EXEMPLARS)
@@ -154,8 +154,8 @@ class Assessor:
 
     async def _test(
         self, labels: Sequence[str], unit: Range, witness: Accuracy | None, share: float
-    ) -> tuple[HeldBackTest | None, list[WitnessedImage]]:
-        """Return the test of the labels on images that are held back, and what the drawn ones show."""
+    ) -> tuple[HeldOutTest | None, list[WitnessedImage]]:
+        """Return the test of the labels on images that are held out, and what the drawn ones show."""
         held = await self._sampled()
         if held is None:
             return None, []
@@ -169,7 +169,7 @@ class Assessor:
             JudgedImage(place, image.activation, image.covered)
             for place, image in zip(drawn, witnessed, strict=True)
         ]
-        test = held_back_test(
+        test = held_out_test(
             Sample(held.total, len(held.activations), held.seed),
             judged,
             unit=unit,
@@ -183,8 +183,8 @@ class Assessor:
         self, held: HeldOutActivations, drawn: Sequence[DrawnImage], labels: Sequence[str], unit: Range
     ) -> list[WitnessedImage]:
         """Have some drawn images judged, and keep those that a page may show: photographs may be large."""
-        assert isinstance(self._subject, Reserving)
-        images = await self._subject.held_back_images([int(held.indices[each.position]) for each in drawn])
+        assert isinstance(self._subject, HasHeldOut)
+        images = await self._subject.held_out_images([int(held.indices[each.position]) for each in drawn])
         activations = [float(held.activations[each.position]) for each in drawn]
         witnessed = await self._witnessed(images, activations, labels, "held back")
         for image, judged in zip(images, witnessed, strict=True):

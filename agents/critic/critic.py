@@ -131,9 +131,9 @@ class Critic:
         rival = tested.beaten_by
         finding = of_label(tested.specific, figures, beaten_by="" if rival is None else rival.label)
         corrected = tested.e_value
-        if finding.verdict == "holds on your images" and figures.held_back is not None:
+        if finding.verdict == "holds on your images" and figures.held_out is not None:
             # What its generated images say is of no account.
-            corrected = (figures.held_back.e_value or 0.0) * share_of(attempt)
+            corrected = (figures.held_out.e_value or 0.0) * share_of(attempt)
         objection, shown = self._objection(tested, figures, finding, attempt)
         review = Review(
             accepted=not objection,
@@ -150,7 +150,7 @@ class Critic:
         """Return what to send the agent, "" if the answer stands, and the images to show it.
 
         A label that holds goes back once if it leaves more of the strongest images unexplained than the
-        witness overlooks. Images that are held back are never shown.
+        witness overlooks. Images that are held out are never shown.
         """
         left = [each for each in figures.uncovered if each.origin != "held back"]
         seen = [each for each in figures.witnessed if each.origin != "held back"]

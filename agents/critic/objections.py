@@ -51,7 +51,7 @@ def beaten(tested: Tested, rival: RivalTest) -> str:
 def not_enough(tested: Tested, finding: Finding, left: Sequence[WitnessedImage]) -> str:
     """Return what the finding rests on, and which strong images the labels leave unexplained.
 
-    Figures of images that are held back are left out: the answer is tested on them again.
+    Figures of images that are held out are left out: the answer is tested on them again.
     """
     lines = [f'Your answer "{tested.answer.label}" was tested on images that you have not seen. ']
     if finding.verdict in ("weak", "out of reach"):

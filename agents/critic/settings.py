@@ -34,7 +34,7 @@ class ConfirmationSettings(Settings):
     min_coverage: float = Field(0.3, ge=0, le=1)
     """Share of the unit's strongest images that must show the label."""
     held_back: int = Field(400, ge=0)
-    """Images of the part of the data set that is held back, sampled once for all units, whose activations are
+    """Images of the part of the data set that is held out, sampled once for all units, whose activations are
     measured: one pass each for all units of a layer. 0 leaves the labels untested on real images.
     """
     held_back_looks: int = Field(80, ge=20)

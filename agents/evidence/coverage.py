@@ -10,7 +10,7 @@ from agents.evidence.statistics import wilson_interval
 from agents.evidence.witness import Accuracy
 
 UNCOVERED = 8
-"""Strongest images without the label that are kept, of those that agents may see and of those held back."""
+"""Strongest images without the label that are kept, of those that agents may see and of those held out."""
 _CHANCE = 0.05
 
 
@@ -48,7 +48,7 @@ def coverage(
 def uncovered(images: Sequence[WitnessedImage], above: float) -> list[WitnessedImage]:
     """Return the strongest images above an activation that show no label, strongest first.
 
-    As many of those that agents may see as of those that are held back: an objection shows the former.
+    As many of those that agents may see as of those that are held out: an objection shows the former.
     """
     lacking = [image for image in images if image.covered is False and image.activation >= above]
     strongest = sorted(lacking, key=lambda image: -image.activation)

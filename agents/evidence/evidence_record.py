@@ -149,16 +149,16 @@ class Strength(Record):
         return self.share >= self.least
 
 
-HeldBackStatus = Literal["holds", "contradicted", "undecided", "too few"]
+HeldOutStatus = Literal["holds", "contradicted", "undecided", "too few"]
 
 
-class HeldBackTest(Record):
+class HeldOutTest(Record):
     """The label on images that no agent saw. Figures are null where the images do not allow for them."""
 
-    status: HeldBackStatus = "too few"
+    status: HeldOutStatus = "too few"
     """What the test says of the label."""
     total: Count = 0
-    """Images that are held back."""
+    """Images that are held out."""
     sampled: Count = 0
     """Images sampled of these with `seed`."""
     seed: Seed = 0
@@ -379,7 +379,7 @@ class EvidenceRecord(GroupFigures):
     """How reliable the observer is who says which images show a label."""
     coverage: Coverage | None = None
     """How many of the unit's strongest images show a label."""
-    held_back: HeldBackTest | None = None
+    held_back: HeldOutTest | None = None
     """The test on images of the data set that no agent saw."""
     uncovered: list[WitnessedImage] | None = None
     """The strongest images without the label; null where no label was looked for."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agents.evidence.evidence_record import (
     Coverage,
     Finding,
-    HeldBackTest,
+    HeldOutTest,
     Range,
     Reach,
     Strength,
@@ -27,7 +27,7 @@ class Figures:
     strength: Strength | None = None
     witness: Accuracy | None = None
     coverage: Coverage | None = None
-    held_back: HeldBackTest | None = None
+    held_out: HeldOutTest | None = None
     uncovered: tuple[WitnessedImage, ...] = ()
     """The strongest images without the label."""
     witnessed: tuple[WitnessedImage, ...] = ()
@@ -36,7 +36,7 @@ class Figures:
 
 def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") -> Finding:
     """Return the finding on labels. `specific`: the test on fresh images, None if there could be none."""
-    unit, held = figures.unit, figures.held_back
+    unit, held = figures.unit, figures.held_out
     covers = figures.coverage.covers if figures.coverage is not None else None
     incomplete = figures.coverage is not None and figures.coverage.incomplete
     strong = figures.strength is None or figures.strength.strong
@@ -120,7 +120,7 @@ def _covers(figures: Figures) -> str:
     return f"{coverage.shown} of the {coverage.n} strongest images of the data set show the label{unclear}"
 
 
-def _on_data(held: HeldBackTest) -> str:
+def _on_data(held: HeldOutTest) -> str:
     if held.auroc is None:
         return f"{held.shown} of {held.drawn} images that no agent saw show it"
     return (
@@ -130,7 +130,7 @@ def _on_data(held: HeldBackTest) -> str:
 
 
 def _not_shown_on_data(figures: Figures) -> str:
-    held = figures.held_back
+    held = figures.held_out
     if held is None:
         return "The label was looked for in no image of the data set that no agent saw."
     text = f"{held.shown} of {held.drawn} images that no agent saw show the label"

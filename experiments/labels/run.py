@@ -21,7 +21,7 @@ from actors.embedding.client import EmbeddingTable, PoolEmbedder
 from actors.errors import UsageError
 from actors.grouping import task_group
 from actors.vision.client import PoolVisionClient
-from actors.vision.data.reserve import split
+from actors.vision.data.held_out import split
 from actors.vision.networks.layer_cache import KnownNetwork
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, LayerInfo
@@ -75,7 +75,7 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
     models = network_and_embedder(selected.profile, selected.cache, request.model, dataset, console.say)
     async with models as (vision, embedder):
         readouts = choose_layers(request.layers, await vision.layers(), vision.known)
-        explored, _ = await asyncio.to_thread(split, dataset, selected.profile.vision.held_back)
+        explored, _ = await asyncio.to_thread(split, dataset, selected.profile.vision.held_out)
         _check_room(selected.cache, explored, len(dataset), readouts)
         words = await embed(vocabulary, embedder)
         _warn_of_words(console, vocabulary, words, embedder)

@@ -62,7 +62,7 @@ GATES: dict[str, str] = {
 def figures_of(evidence: Any) -> list[Figure]:
     """Return the figures that are on record, in the order in which a label must pass them."""
     record = mapping(evidence)
-    groups = (_specific(record), _strong(record), _covering(record), _held_back(record), _reach(record))
+    groups = (_specific(record), _strong(record), _covering(record), _held_out(record), _reach(record))
     return [figure for group in groups for figure in group]
 
 
@@ -108,7 +108,7 @@ def _covering(evidence: dict[str, Any]) -> Iterator[Figure]:
     yield Figure("covering", value, meaning + _asked(coverage))
 
 
-def _held_back(evidence: dict[str, Any]) -> Iterator[Figure]:
+def _held_out(evidence: dict[str, Any]) -> Iterator[Figure]:
     held_back = mapping(evidence.get("held_back"))
     drawn, shown, auroc = (number(held_back.get(key)) for key in ("drawn", "shown", "auroc"))
     if drawn is None:

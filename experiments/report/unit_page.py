@@ -238,7 +238,7 @@ def layer_href(run: RunDirectory, unit: UnitRecords) -> str:
 
 
 def _reserve(run: RunDirectory) -> bool:
-    """Return whether a part of the data set was held back."""
+    """Return whether a part of the data set was held out."""
     return bool(number(mapping(mapping(run.manifest.get("settings")).get("vision")).get("reserve")))
 
 

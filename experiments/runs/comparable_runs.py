@@ -29,7 +29,7 @@ from experiments.runs.estimate import (
     RunEstimate,
     confirmation_images,
     estimate,
-    held_back_passes,
+    held_out_passes,
 )
 from experiments.setup.config import Profile
 from experiments.setup.science import science
@@ -216,7 +216,7 @@ def _from_requests(
     fresh, witnessed = confirmation_images(profile, assumed)
     descriptions = (observers.asked - (0 if own else rounds)) / studies
     images = generation.asked / studies
-    ran = max(vision.asked - vision.reused - held_back_passes(profile), 0) / studies
+    ran = max(vision.asked - vision.reused - held_out_passes(profile), 0) / studies
     assumed = replace(
         assumed,
         descriptions_per_round=max(descriptions - witnessed, 0.0) / assumed.rounds,

@@ -222,15 +222,15 @@ def confirmation_images(profile: Profile, assumed: Assumptions, most: bool = Fal
     return witnessed + probes, descriptions
 
 
-def held_back_passes(profile: Profile) -> int:
-    """Return the passes of images that are held back, made once for all units of a layer.
+def held_out_passes(profile: Profile) -> int:
+    """Return the passes of images that are held out, made once for all units of a layer.
 
     An estimate has them in the pass over the whole data set, of which agents see the rest.
     """
     size, _ = _dataset_size(profile, None)
     if profile.confirmation is None or size is None:
         return 0
-    return min(profile.confirmation.held_back, profile.vision.held_back.count(size))
+    return min(profile.confirmation.held_back, profile.vision.held_out.count(size))
 
 
 def _image_tokens(settings: ChatSettings) -> int:

@@ -322,7 +322,7 @@ async def _connect(
     pool: ReplicaPool[Any, Any], profile: Profile, cache: Path, model: str
 ) -> PoolVisionClient:
     """Connect, and keep for the next command what the network was found to hold."""
-    vision = await PoolVisionClient.connect(pool, _bank(profile, cache), profile.vision.held_back)
+    vision = await PoolVisionClient.connect(pool, _bank(profile, cache), profile.vision.held_out)
     await asyncio.to_thread(known.save_known, cache, model, vision.known, profile.vision)
     return vision
 

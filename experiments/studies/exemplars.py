@@ -13,7 +13,7 @@ import numpy as np
 
 from actors.errors import UsageError
 from actors.vision.data.distinct import DistinctDataset, image_name
-from actors.vision.data.reserve import Reserve, split
+from actors.vision.data.held_out import HeldOutShare, split
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.units import Readout
@@ -86,7 +86,7 @@ async def find_exemplars(console: Console, request: ExemplarRequest) -> Exemplar
     store = Store.open(run)
     check_name(request.model)
     dataset = await open_images(selected.profile, selected.cache, console.say)
-    await asyncio.to_thread(_say_split, console, dataset, selected.profile.vision.held_back)
+    await asyncio.to_thread(_say_split, console, dataset, selected.profile.vision.held_out)
     network_id, exemplars = await _search(console, request, selected, names, dataset)
     files = {}
     for name, layer in exemplars.items():
@@ -123,10 +123,10 @@ async def _search(
         return vision.fingerprint, {name: exemplars[readout] for name, readout in readouts.items()}
 
 
-def _say_split(console: Console, dataset: ImageDataset, reserve: Reserve) -> None:
-    n, n_reserved = len(dataset), len(split(dataset, reserve)[1])
-    held_back = f", of which {n_reserved:,} ({n_reserved / n:.0%}) are held back for confirmation"
-    console.say(f"{n:,} distinct images in {dataset.name}{held_back if n_reserved else ''}")
+def _say_split(console: Console, dataset: ImageDataset, share: HeldOutShare) -> None:
+    n, n_held_out = len(dataset), len(split(dataset, share)[1])
+    held_out = f", of which {n_held_out:,} ({n_held_out / n:.0%}) are held out for confirmation"
+    console.say(f"{n:,} distinct images in {dataset.name}{held_out if n_held_out else ''}")
 
 
 def rows(layer: LayerExemplars, dataset: ImageDataset, k: int) -> Iterator[dict[str, Any]]:

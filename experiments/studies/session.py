@@ -386,7 +386,7 @@ class StudySession:
         rows = [
             (
                 "data set",
-                f"{known.n_images:,} images searched (others are held back, for the test of answers), "
+                f"{known.n_images:,} images searched (others are held out, for the test of answers), "
                 f"activation {known.mean:.2f} ± {known.std:.2f}",
             ),
             ("strongest", f"{known.maximum:.2f}"),

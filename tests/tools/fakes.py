@@ -143,24 +143,22 @@ class IntervenableSubject(FakeSubject):
         return Effects(str(intervention), each, [], lowered, asked, 1e-7, False)
 
 
-class ReservingSubject(FakeSubject):
-    """With images that are held back: each shows one of `held_back`."""
+class HeldOutSubject(FakeSubject):
+    """With images that are held out: each shows one of `held_out`."""
 
-    def __init__(self, *args: Any, held_back: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, held_out: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._held_back = [picture_of(f"held back {i}") for i in range(len(held_back))]
-        self._studio.shows |= {
-            image.id: shown for image, shown in zip(self._held_back, held_back, strict=True)
-        }
+        self._held_out = [picture_of(f"held out {i}") for i in range(len(held_out))]
+        self._studio.shows |= {image.id: shown for image, shown in zip(self._held_out, held_out, strict=True)}
 
-    async def held_back(self, count: int) -> HeldOutActivations:
-        n = min(count, len(self._held_back))
-        shown = [self._studio.shows[image.id] for image in self._held_back[:n]]
+    async def held_out(self, count: int) -> HeldOutActivations:
+        n = min(count, len(self._held_out))
+        shown = [self._studio.shows[image.id] for image in self._held_out[:n]]
         values = np.array([self._activation(each) for each in shown], np.float32)
-        return HeldOutActivations(np.arange(n), values, len(self._held_back), 0)
+        return HeldOutActivations(np.arange(n), values, len(self._held_out), 0)
 
-    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
-        return [self._held_back[index] for index in indices]
+    async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
+        return [self._held_out[index] for index in indices]
 
 
 class FakeObservers:

@@ -19,7 +19,7 @@ from actors.serving.pool import LocalPool
 from actors.settings import Placement
 from actors.vision.backend import VisionBackend
 from actors.vision.client import PoolVisionClient
-from actors.vision.data.reserve import Reserve
+from actors.vision.data.held_out import HeldOutShare
 from actors.vision.networks.network import Network, wrap
 from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
@@ -69,7 +69,9 @@ def backend_of(network: Network) -> VisionBackend:
 @pytest.fixture(scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PoolVisionClient]:
     async with LocalPool(backend_of(known())) as pool:
-        yield await PoolVisionClient.connect(pool, tmp_path_factory.mktemp("cache"), reserve=Reserve(0.25))
+        yield await PoolVisionClient.connect(
+            pool, tmp_path_factory.mktemp("cache"), held_out=HeldOutShare(0.25)
+        )
 
 
 def unit(client: PoolVisionClient, index: int = 1, layer: str = "detect") -> NetworkUnit:

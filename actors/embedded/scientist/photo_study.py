@@ -3,7 +3,7 @@ alone.
 
 The embedded image maker draws scenes, which say nothing about a unit that answers to photographs. So nothing
 is made: the strongest images of the data set are compared with images from across the unit's range, and a
-label stands or falls by these. Whether it holds on images that were held back is for others to test.
+label stands or falls by these. Whether it holds on images that were held out is for others to test.
 """
 
 from __future__ import annotations

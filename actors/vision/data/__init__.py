@@ -1,3 +1,3 @@
-"""Data sets of images: folders, tables, the hub; labels; distinct images; the part held back for
+"""Data sets of images: folders, tables, the hub; labels; distinct images; the part held out for
 confirmation.
 """

@@ -155,7 +155,7 @@ class HeldOutActivations:
     """A simple random sample of the held-out images, and a unit's activations on them.
 
     `indices` int64 (n,) into the data set, in order, and `activations` float32 (n,), all finite. `total`
-    images are held back; `seed` is that of the sample.
+    images are held out; `seed` is that of the sample.
     """
 
     indices: np.ndarray
@@ -324,7 +324,7 @@ class VisionClient(Protocol):
             SampleError: If there is no finite mean.
         """
 
-    async def held_back(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
+    async def held_out(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
         """Return the unit's activations on a sample of at most `count` held-out images.
 
         The images are the same for every unit, and run once for all units of a layer. Those that cannot be

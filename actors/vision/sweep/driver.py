@@ -53,7 +53,7 @@ async def run_sweep(
     """
     if not len(plan.indices):
         raise UsageError(
-            f"all {len(plan.dataset)} images of the data set {plan.dataset.name!r} are held back for "
+            f"all {len(plan.dataset)} images of the data set {plan.dataset.name!r} are held out for "
             "confirmation.",
             "Give it more images, or lower vision.reserve.",
         )

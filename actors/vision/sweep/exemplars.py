@@ -18,7 +18,7 @@ import numpy as np
 
 from actors.errors import UsageError
 from actors.files import write_if_absent
-from actors.vision.data.reserve import Reserve
+from actors.vision.data.held_out import HeldOutShare
 from actors.vision.readout.base import Exemplars, Unit
 from actors.vision.readout.units import Readout
 from actors.vision.sweep.activations import LayerActivations, Reduce
@@ -107,15 +107,15 @@ class ExemplarStore:
     folder: Path
 
     @classmethod
-    def of(cls, cache: Path, network: str, dataset: str, reserve: Reserve, n: int) -> ExemplarStore:
-        """Return the store for a network's and a data set's fingerprints, without the part kept in reserve.
+    def of(cls, cache: Path, network: str, dataset: str, share: HeldOutShare, n: int) -> ExemplarStore:
+        """Return the store for a network's and a data set's fingerprints, without the part held out.
 
         `n`: images of the data set.
         """
-        held_back = reserve.count(n)
-        # Where the fraction decides, the name is what it was before small data sets held back more.
-        part = "" if held_back == round(reserve.fraction * n) else f":{held_back}"
-        name = f"{dataset}:{reserve.fraction:g}{part}"
+        held_out = share.count(n)
+        # Where the fraction decides, the name is what it was before small data sets held out more.
+        part = "" if held_out == round(share.fraction * n) else f":{held_out}"
+        name = f"{dataset}:{share.fraction:g}{part}"
         which = hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
         return cls(cache / "exemplars" / network / which)
 

@@ -19,7 +19,7 @@ from actors.chat.settings import BuiltinChat
 from actors.errors import MaiaError, UsageError
 from actors.grouping import task_group
 from actors.images import Image
-from actors.vision.data.reserve import split
+from actors.vision.data.held_out import split
 from agents.critic.skeptic import Skeptic
 from agents.records.journal import slug
 from agents.records.manifest import check_studied
@@ -162,9 +162,9 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
 
 
 def _controls(bench: Workbench, count: int, seed: int) -> list[Image]:
-    """Return images of the reserved part of the data set, which no agent has seen."""
-    explored, reserved = split(bench.dataset, bench.profile.vision.held_back)
-    pool = reserved if len(reserved) >= 2 else explored
+    """Return images of the held-out part of the data set, which no agent has seen."""
+    explored, held_out = split(bench.dataset, bench.profile.vision.held_out)
+    pool = held_out if len(held_out) >= 2 else explored
     chosen = np.random.default_rng((seed, 89)).permutation(pool)
     images: list[Image] = []
     for index in chosen:

@@ -73,7 +73,7 @@ def open_gym(
         check_shown(planted([unit for unit in units if unit not in everything()]))
         dataset = GymDataset(size, seed, planted(units))
     table = ConceptTable(detector, dataset, cache / "concepts")
-    return Gym(detector, dataset, table, reserve=profile.vision.held_back), dataset.fingerprint
+    return Gym(detector, dataset, table, held_out=profile.vision.held_out), dataset.fingerprint
 
 
 async def studied(gym: Gym, units: Sequence[GymUnit]) -> tuple[list[GymUnit], dict[str, str]]:

@@ -14,7 +14,7 @@ import numpy as np
 from actors.errors import MaiaError
 from actors.images import Image
 from actors.serving.backend import Priority
-from actors.vision.data.reserve import SEED, Reserve, sample, split
+from actors.vision.data.held_out import SEED, HeldOutShare, sample, split
 from actors.vision.readout.base import HeldOutActivations, ImageDataset, UnitResponse
 from experiments.paper.gym.neurons import GymUnit, UnitKind
 from tools.subject import ActivationStatistics, DatasetImage, Progress, Subject
@@ -105,14 +105,14 @@ class NuisanceUnit:
             float(values.mean()), float(values.std()), float(values.max()), len(values), 0.0
         )
 
-    async def held_back(self, count: int) -> HeldOutActivations:
-        reserved = np.setdiff1d(np.arange(len(self._dataset)), self._explored)
-        chosen = sample(reserved, count)
-        images = await self.held_back_images(chosen.tolist())
+    async def held_out(self, count: int) -> HeldOutActivations:
+        held_out = np.setdiff1d(np.arange(len(self._dataset)), self._explored)
+        chosen = sample(held_out, count)
+        images = await self.held_out_images(chosen.tolist())
         values = np.array([self.activation(image.id) for image in images], np.float32)
-        return HeldOutActivations(chosen, values, len(reserved), SEED)
+        return HeldOutActivations(chosen, values, len(held_out), SEED)
 
-    async def held_back_images(self, indices: Sequence[int]) -> list[Image]:
+    async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         return await asyncio.to_thread(lambda: [self._dataset.load(int(index)) for index in indices])
 
     async def _ranked(self) -> list[tuple[float, int]]:
@@ -141,10 +141,10 @@ class Gym:
     """Makes subjects of gym units over one detector and data set; agents see its `explored` images."""
 
     def __init__(
-        self, detector: ConceptDetector, dataset: ImageDataset, table: ConceptTable, *, reserve: Reserve
+        self, detector: ConceptDetector, dataset: ImageDataset, table: ConceptTable, *, held_out: HeldOutShare
     ) -> None:
         self._detector, self.dataset, self._table = detector, dataset, table
-        self.explored, _ = split(dataset, reserve)
+        self.explored, _ = split(dataset, held_out)
 
     def subject(self, unit: GymUnit) -> Subject:
         if unit.formula is None:

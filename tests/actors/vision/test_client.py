@@ -18,7 +18,7 @@ from actors.serving.backend import Priority
 from actors.serving.pool import LocalPool
 from actors.vision.backend import VisionBackend
 from actors.vision.client import SAMPLE, PoolVisionClient
-from actors.vision.data.reserve import Reserve, split
+from actors.vision.data.held_out import HeldOutShare, split
 from actors.vision.networks.network import Network, wrap
 from actors.vision.readout.base import SampleError, Unit
 from actors.vision.readout.requests import SweepStep
@@ -54,7 +54,7 @@ async def pool() -> AsyncIterator[LocalPool[Any, Any]]:
 
 @pytest.fixture
 async def client(pool: LocalPool[Any, Any], tmp_path: Path) -> PoolVisionClient:
-    return await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    return await PoolVisionClient.connect(pool, tmp_path, held_out=HeldOutShare(0.25))
 
 
 def all_activations(dataset: Numbered, layer: str) -> np.ndarray:
@@ -75,15 +75,15 @@ def all_activations(dataset: Numbered, layer: str) -> np.ndarray:
 
 async def test_exemplars_are_the_brute_force_top_of_what_is_not_reserved(client: PoolVisionClient) -> None:
     dataset = Numbered(90)
-    explore, reserved = split(dataset, Reserve(0.25))
-    assert 10 < len(reserved) < 35
+    explore, held_out = split(dataset, HeldOutShare(0.25))
+    assert 10 < len(held_out) < 35
     values = all_activations(dataset, "deep")
     _, expected = brute_force(values[explore], 6)
     found = await client.exemplars([Unit("deep", unit) for unit in (4, 0, 6)], dataset, k=6)
     for exemplars, unit in zip(found, (4, 0, 6), strict=True):
         assert exemplars.unit == Unit("deep", unit)
         assert exemplars.indices.tolist() == explore[expected[unit]].tolist()
-        assert not set(exemplars.indices.tolist()) & set(reserved.tolist())
+        assert not set(exemplars.indices.tolist()) & set(held_out.tolist())
         assert np.allclose(exemplars.activations, values[exemplars.indices, unit], atol=1e-5)
         assert exemplars.n_images == len(explore)
         assert exemplars.mean == pytest.approx(values[explore, unit].mean(), abs=1e-4)
@@ -111,7 +111,7 @@ async def test_a_finished_sweep_costs_nothing_again(
     forwards = backend.forwards
     assert forwards == first[0].n_images
     again = await client.exemplars([Unit("deep", 1), Unit("deep", 3)], dataset)
-    fresh = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    fresh = await PoolVisionClient.connect(pool, tmp_path, held_out=HeldOutShare(0.25))
     other = await fresh.exemplars([Unit("deep", 3)], dataset)
     assert backend.forwards == forwards
     assert other[0].indices.tolist() == again[1].indices.tolist() == first[0].indices.tolist()
@@ -141,7 +141,7 @@ async def test_callers_of_one_layer_at_once_share_the_sweep(
 
 async def test_corrupt_images_are_skipped_counted_and_named(client: PoolVisionClient) -> None:
     dataset = Numbered(60, corrupt=frozenset({3, 17, 18, 41}))
-    explore, _ = split(dataset, Reserve(0.25))
+    explore, _ = split(dataset, HeldOutShare(0.25))
     bad = set(explore.tolist()) & {3, 17, 18, 41}
     assert bad
     seen: list[SweepProgress] = []
@@ -161,7 +161,7 @@ async def test_activations_of_all_units_on_all_images_are_kept_beside_the_exempl
     dataset = Numbered(40, corrupt=frozenset({3, 17, 18, 30}))
     readouts = [Readout("stem"), Readout("deep")]
     found = await client.layer_activations(readouts, dataset, reduce)
-    explore, _ = split(dataset, Reserve(0.25))
+    explore, _ = split(dataset, HeldOutShare(0.25))
     for readout, layer in found.items():
         assert layer.indices.tolist() == explore.tolist()
         assert set(layer.indices[~layer.measured].tolist()) == set(explore.tolist()) & {3, 17, 18, 30}
@@ -193,7 +193,7 @@ async def test_an_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
     dataset = Numbered(100)
     readout = Readout("deep")
     async with LocalPool(make_backend(batch=4)) as pool:
-        whole = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=Reserve(0.25))
+        whole = await PoolVisionClient.connect(pool, tmp_path / "whole", held_out=HeldOutShare(0.25))
         expected = (await whole.layer_exemplars([readout], dataset))[readout]
 
     def stop_half_way(progress: SweepProgress) -> None:
@@ -211,12 +211,12 @@ async def test_an_interrupted_sweep_is_resumed(tmp_path: Path) -> None:
             )
 
         backend.run = run
-        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=Reserve(0.25))
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", held_out=HeldOutShare(0.25))
         with pytest.raises(Interrupted):
             await client.layer_exemplars([readout], dataset, progress=stop_half_way)
     async with LocalPool(make_backend(batch=4)) as pool:
         backend = pool.backend
-        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=Reserve(0.25))
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", held_out=HeldOutShare(0.25))
         resumed = (await client.layer_exemplars([readout], dataset))[readout]
         assert 0 < backend.forwards < expected.n_images
     assert np.array_equal(resumed.indices, expected.indices)
@@ -440,20 +440,20 @@ async def test_images_on_which_the_network_fails_are_left_out_and_the_others_cou
     await probe.close()
     backend = fussy(limit=level)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.25))
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0.25))
         found = (await client.layer_exemplars([Readout("0"), Readout("2")], dataset))[Readout("0")]
         failing = set(np.flatnonzero(means(backend.network.module, dataset) > level).tolist())
-        bad = failing & set(split(dataset, Reserve(0.25))[0].tolist())
+        bad = failing & set(split(dataset, HeldOutShare(0.25))[0].tolist())
         assert bad
         assert set(found.skipped) == bad
         assert all("not this one" in reason for reason in found.skipped.values())
-        assert found.n_images == len(split(dataset, Reserve(0.25))[0]) - len(bad)
+        assert found.n_images == len(split(dataset, HeldOutShare(0.25))[0]) - len(bad)
         assert len(await client.sample(Unit("2", 1), dataset)) == 60 - len(failing)
 
 
 async def test_a_network_that_takes_small_batches_only_is_swept_all_the_same(tmp_path: Path) -> None:
     async with LocalPool(fussy(limit=1e9, most=3)) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0))
         found = (await client.layer_exemplars([Readout("2")], Numbered(20)))[Readout("2")]
         assert (found.n_images, found.skipped) == (20, {})
 
@@ -462,7 +462,7 @@ async def test_a_network_without_a_finite_activation_is_refused_each_time_and_no
     tmp_path: Path,
 ) -> None:
     async with LocalPool(fussy(limit=1e9, broken=True)) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0))
         for _ in range(2):
             with pytest.raises(UsageError, match=r"no image of the data set.*not finite"):
                 await client.layer_exemplars([Readout("2")], Numbered(9))
@@ -470,10 +470,10 @@ async def test_a_network_without_a_finite_activation_is_refused_each_time_and_no
             await client.sample(Unit("2", 1), Numbered(9))
 
 
-async def test_a_data_set_that_is_held_back_as_a_whole_is_refused_in_words(tmp_path: Path) -> None:
+async def test_a_data_set_that_is_held_out_as_a_whole_is_refused_in_words(tmp_path: Path) -> None:
     async with LocalPool(fussy(limit=1e9)) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.9999))
-        with pytest.raises(UsageError, match=r"all 2 images .* held back"):
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0.9999))
+        with pytest.raises(UsageError, match=r"all 2 images .* held out"):
             await client.layer_exemplars([Readout("2")], Numbered(2))
 
 
@@ -490,7 +490,7 @@ async def test_a_sweep_omits_an_image_that_takes_all_memory(tmp_path: Path) -> N
 
     backend.network.module[0].register_forward_hook(too_large)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0))
         found = (await client.layer_exemplars([Readout("2")], dataset))[Readout("2")]
         assert sorted(found.skipped) == large
         assert all("out of memory" in reason for reason in found.skipped.values())
@@ -502,7 +502,7 @@ async def test_a_step_that_failed_half_way_is_not_counted_twice(
     """One readout's accumulator has the images of a step, the other's has not: the part is done again."""
     dataset, readouts = Numbered(40), [Readout("stem"), Readout("deep")]
     async with LocalPool(make_backend(batch=4)) as pool:
-        client = await PoolVisionClient.connect(pool, tmp_path / "whole", reserve=Reserve(0))
+        client = await PoolVisionClient.connect(pool, tmp_path / "whole", held_out=HeldOutShare(0))
         expected = await client.layer_exemplars(readouts, dataset)
     original, calls = ReadoutAccumulator.add, itertools.count(1)
 
@@ -513,7 +513,7 @@ async def test_a_step_that_failed_half_way_is_not_counted_twice(
 
     monkeypatch.setattr(ReadoutAccumulator, "add", add)
     async with LocalPool(make_backend(batch=4)) as pool:
-        client = await PoolVisionClient.connect(pool, tmp_path / "cut", reserve=Reserve(0))
+        client = await PoolVisionClient.connect(pool, tmp_path / "cut", held_out=HeldOutShare(0))
         with pytest.raises(BackendError, match="could not be accumulated: RuntimeError: no room"):
             await client.layer_exemplars(readouts, dataset)
         found = await client.layer_exemplars(readouts, dataset)
@@ -528,7 +528,7 @@ async def test_a_device_that_is_lost_ends_the_sweep_and_no_image_is_to_blame(tmp
     backend = fussy(limit=1e9)
     backend.network.module[1].limit = -1e9  # from now on, it fails on everything
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0))
         with pytest.raises(DeviceLostError, match="not this one"):
             await client.layer_exemplars([Readout("2")], Numbered(9))
         with pytest.raises(DeviceLostError, match="not this one"):
@@ -551,9 +551,9 @@ async def test_images_counted_before_a_device_was_lost_are_not_counted_twice(
 
     backend.network.module[0].register_forward_hook(fail)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path / "whole", reserve=Reserve(0))
+        client = await PoolVisionClient.connect(made, tmp_path / "whole", held_out=HeldOutShare(0))
         expected = (await client.layer_exemplars([readout], dataset))[readout]
-        client = await PoolVisionClient.connect(made, tmp_path / "cut", reserve=Reserve(0))
+        client = await PoolVisionClient.connect(made, tmp_path / "cut", held_out=HeldOutShare(0))
         lost = True
         with pytest.raises(DeviceLostError, match="gone"):
             await client.layer_exemplars([readout], dataset)
@@ -569,14 +569,14 @@ async def test_a_damaged_table_of_exemplars_is_made_again(
     pool: LocalPool[Any, Any], tmp_path: Path, damage: bytes
 ) -> None:
     dataset = Numbered(20)
-    first = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    first = await PoolVisionClient.connect(pool, tmp_path, held_out=HeldOutShare(0.25))
     good = (await first.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
     (table,) = ExemplarStore.of(
-        tmp_path, first.fingerprint, dataset.fingerprint, Reserve(0.25), len(dataset)
+        tmp_path, first.fingerprint, dataset.fingerprint, HeldOutShare(0.25), len(dataset)
     ).folder.glob("*.npz")
     table.write_bytes(damage)
     async with LocalPool(make_backend()) as later:
-        second = await PoolVisionClient.connect(later, tmp_path, reserve=Reserve(0.25))
+        second = await PoolVisionClient.connect(later, tmp_path, held_out=HeldOutShare(0.25))
         again = (await second.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
     assert np.array_equal(again.indices, good.indices)
     assert np.array_equal(LayerExemplars.load(table).indices, good.indices)
@@ -584,7 +584,7 @@ async def test_a_damaged_table_of_exemplars_is_made_again(
 
 async def mean_maps(client: PoolVisionClient, dataset: Numbered) -> np.ndarray:
     """Return the mean over positions and images that agents may see of the layer `deep`, (U,)."""
-    images = [dataset.load(int(index)) for index in split(dataset, Reserve(0.25))[0]]
+    images = [dataset.load(int(index)) for index in split(dataset, HeldOutShare(0.25))[0]]
     maps = [await client.measure(Unit("deep", unit), images) for unit in range(7)]
     return np.array([np.mean([each.map.mean(dtype=np.float64) for each in some]) for some in maps])
 
@@ -594,19 +594,19 @@ async def test_the_mean_of_a_units_map_is_the_sweeps_or_that_of_a_sample(
 ) -> None:
     """Also with a table of an earlier version, which has none: it is read, and swept no second time."""
     dataset, unit = Numbered(40), Unit("deep", 3)
-    client = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    client = await PoolVisionClient.connect(pool, tmp_path, held_out=HeldOutShare(0.25))
     expected = await mean_maps(client, dataset)
     assert await client.map_mean(unit, dataset) == pytest.approx(expected[3], rel=1e-3)
     found = (await client.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
     np.testing.assert_allclose(found.map_mean, expected, rtol=2e-3, atol=1e-3)
     assert await client.map_mean(unit, dataset) == found.map_mean[3] == found.of(unit, 1).map_mean
     (table,) = ExemplarStore.of(
-        tmp_path, client.fingerprint, dataset.fingerprint, Reserve(0.25), len(dataset)
+        tmp_path, client.fingerprint, dataset.fingerprint, HeldOutShare(0.25), len(dataset)
     ).folder.glob("*.npz")
     with np.load(table) as stored:
         earlier = {name: stored[name] for name in stored.files if name != "map_mean"}
     np.savez(table, later=np.zeros(3), **earlier)
-    again = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    again = await PoolVisionClient.connect(pool, tmp_path, held_out=HeldOutShare(0.25))
     old = (await again.layer_exemplars([Readout("deep")], dataset))[Readout("deep")]
     assert np.isnan(old.map_mean).all()
     assert np.array_equal(old.indices, found.indices)
@@ -619,7 +619,7 @@ async def test_parts_of_a_layer_are_swept_and_kept_apart(tmp_path: Path) -> None
     network = wrap(networks.tiny_vit(), name="vit", size=(24, 16), aliases={"first": "blocks.0"})
     backend = VisionBackend(network, VisionSettings(placement=ONE_THREAD, device="cpu", batch=8))
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.25))
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0.25))
         names = ("first@cls", "first", "blocks.0.attn@head1", "first@patches")
         units = [await client.unit(Unit(name, 2)) for name in names]
         own = ["blocks.0@cls", "blocks.0", "blocks.0.attn@head1", "blocks.0"]
@@ -657,7 +657,7 @@ async def test_a_unit_that_is_never_finite_is_marked_and_omits_no_image(tmp_path
         plain = wrap(module, name=name, size=(6, 6), mean=(0, 0, 0), std=(1, 1, 1))
         backend = VisionBackend(plain, VisionSettings(placement=ONE_THREAD, device="cpu", batch=8))
         async with LocalPool(backend) as made:
-            client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0.25))
+            client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0.25))
             return (await client.layer_exemplars([readout], dataset))[readout]
 
     healthy, found = await swept("healthy", torch.nn.Identity()), await swept("poisoned", Poisoned())
@@ -673,7 +673,7 @@ async def test_a_unit_that_is_never_finite_is_marked_and_omits_no_image(tmp_path
 async def test_a_search_in_which_no_image_counted_begins_anew_in_the_same_process(tmp_path: Path) -> None:
     backend = fussy(limit=1e9, broken=True)
     async with LocalPool(backend) as made:
-        client = await PoolVisionClient.connect(made, tmp_path, reserve=Reserve(0))
+        client = await PoolVisionClient.connect(made, tmp_path, held_out=HeldOutShare(0))
         with pytest.raises(UsageError, match="no image of the data set"):
             await client.layer_exemplars([Readout("2")], Numbered(9))
         backend.network.module[1].broken = False
@@ -681,24 +681,24 @@ async def test_a_search_in_which_no_image_counted_begins_anew_in_the_same_proces
         assert found[Readout("2")].n_images == 9
 
 
-async def test_images_that_are_held_back_are_shown_once_for_all_units_of_a_layer(
+async def test_images_that_are_held_out_are_shown_once_for_all_units_of_a_layer(
     client: PoolVisionClient, pool: LocalPool[Any, Any]
 ) -> None:
     dataset = Loads(200)
-    found = await asyncio.gather(*(client.held_back(Unit("deep", unit), dataset, 30) for unit in (3, 0, 5)))
-    _, reserved = split(dataset, Reserve(0.25))
+    found = await asyncio.gather(*(client.held_out(Unit("deep", unit), dataset, 30) for unit in (3, 0, 5)))
+    _, held_out = split(dataset, HeldOutShare(0.25))
     readable = [index for index in dataset.loaded if index % 10]
     assert len(dataset.loaded) == len(set(dataset.loaded)) == 30
-    assert set(dataset.loaded) <= set(reserved.tolist())
+    assert set(dataset.loaded) <= set(held_out.tolist())
     backend: Any = pool.backend
     assert backend.forwards == len(readable)
     for unit, held in zip((3, 0, 5), found, strict=True):
         assert held.indices.tolist() == readable
-        assert held.total == len(reserved) == 50
+        assert held.total == len(held_out) == 50
         assert np.allclose(
             held.activations, all_activations(Numbered(200), "deep")[readable, unit], atol=1e-5
         )
-    again = await client.held_back(Unit("paper", 3), dataset, 30)
+    again = await client.held_out(Unit("paper", 3), dataset, 30)
     assert np.array_equal(again.activations, found[0].activations)
     assert len(dataset.loaded) == 30
 
@@ -706,11 +706,11 @@ async def test_images_that_are_held_back_are_shown_once_for_all_units_of_a_layer
 async def test_without_a_readable_held_out_image_there_is_none(
     pool: LocalPool[Any, Any], tmp_path: Path
 ) -> None:
-    whole = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0))
-    assert len((await whole.held_back(Unit("deep", 3), Numbered(9), 30)).activations) == 0
-    part = await PoolVisionClient.connect(pool, tmp_path, reserve=Reserve(0.25))
+    whole = await PoolVisionClient.connect(pool, tmp_path, held_out=HeldOutShare(0))
+    assert len((await whole.held_out(Unit("deep", 3), Numbered(9), 30)).activations) == 0
+    part = await PoolVisionClient.connect(pool, tmp_path, held_out=HeldOutShare(0.25))
     damaged = Numbered(8, frozenset(range(8)))
-    assert len((await part.held_back(Unit("deep", 3), damaged, 30)).activations) == 0
+    assert len((await part.held_out(Unit("deep", 3), damaged, 30)).activations) == 0
 
 
 async def test_a_class_wins_with_the_mean_of_the_largest_logits(client: PoolVisionClient) -> None:

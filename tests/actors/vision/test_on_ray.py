@@ -14,7 +14,7 @@ from actors.serving.pool import LocalPool
 from actors.settings import Placement
 from actors.vision.client import PoolVisionClient
 from actors.vision.data.datasets import ArrayDataset
-from actors.vision.data.reserve import Reserve
+from actors.vision.data.held_out import HeldOutShare
 from actors.vision.networks.network import Network, wrap
 from actors.vision.readout.base import Unit
 from actors.vision.readout.units import Readout
@@ -97,7 +97,7 @@ async def test_images_are_asked_again_of_another_process_when_a_device_is_lost(
     network = "python:tests.actors.vision.test_on_ray:lasting"
     async with Cluster.start() as cluster:
         pool = cluster.pool("lasting", FACTORY, {"network": network, "settings": settings}, placement)
-        client = await PoolVisionClient.connect(pool, tmp_path / "cache", reserve=Reserve(0))
+        client = await PoolVisionClient.connect(pool, tmp_path / "cache", held_out=HeldOutShare(0))
         measured = [(await client.measure(Unit("deep", 1), [dataset.load(i)]))[0] for i in range(12)]
         assert pool.statistics().lost_replicas
         found = (await client.layer_exemplars([Readout("deep")], dataset, k=24))[Readout("deep")]

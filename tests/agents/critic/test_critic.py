@@ -16,7 +16,7 @@ from agents.critic.stimuli import control_subjects, prompts_for
 from agents.evidence.evidence_record import Inspection, LabelMeaning
 from agents.records.record_types import encode_record
 from agents.tasks.base import FinalAnswer
-from tests.tools.fakes import FakeStudio, FakeSubject, ReservingSubject, picture_of
+from tests.tools.fakes import FakeStudio, FakeSubject, HeldOutSubject, picture_of
 from tools.toolbox import Made, seed_for
 
 
@@ -186,10 +186,10 @@ class ScriptedSkeptic:
         return [(thing in self._studio.shows[image.id]) is self._honest for image, thing in questions]
 
 
-def doubted(activation, *, rival=None, honest=True, dataset="dog", held_back=(), agent_images=None):
+def doubted(activation, *, rival=None, honest=True, dataset="dog", held_out=(), agent_images=None):
     studio = FakeStudio()
     skeptic = ScriptedSkeptic(studio, rival, honest)
-    subject = ReservingSubject(studio, activation, dataset=dataset, held_back=held_back)
+    subject = HeldOutSubject(studio, activation, dataset=dataset, held_out=held_out)
     return Critic(subject, studio, seed=0, skeptic=skeptic, agent_images=agent_images)
 
 
@@ -209,8 +209,8 @@ async def test_a_rival_that_drives_the_unit_more_sends_the_answer_back():
 def meant(activation, meanings, dataset="dog"):
     studio = FakeStudio()
     skeptic = ScriptedSkeptic(studio, meanings=meanings)
-    noisy = ReservingSubject(
-        studio, lambda shown: activation(shown) + crc32(shown.encode()) / 2**34, dataset=dataset, held_back=()
+    noisy = HeldOutSubject(
+        studio, lambda shown: activation(shown) + crc32(shown.encode()) / 2**34, dataset=dataset, held_out=()
     )
     return Critic(noisy, studio, seed=0, skeptic=skeptic), skeptic
 
@@ -245,8 +245,8 @@ async def test_further_images_of_a_broader_word_do_not_show_the_label_either():
 
     studio = HalfDogs()
     skeptic = ScriptedSkeptic(studio, meanings={"dog": LabelMeaning(core="dog", broader="pet")})
-    subject = ReservingSubject(
-        studio, lambda s: 3.0 if "dog" in s else next(others) if "pet" in s else len(s) / 1000, held_back=()
+    subject = HeldOutSubject(
+        studio, lambda s: 3.0 if "dog" in s else next(others) if "pet" in s else len(s) / 1000, held_out=()
     )
     verdict = await Critic(subject, studio, seed=0, skeptic=skeptic).examine(answer("dog"), 1)
     (compared,) = verdict.evidence.simpler
@@ -370,8 +370,8 @@ def of_dogs(shown: str) -> float:
 SOME_DOGS = ["a dog"] * 12 + ["a cat"] * 30 + ["a house"] * 38
 
 
-async def test_a_label_is_confirmed_that_is_specific_strong_covering_and_true_on_images_held_back():
-    verdict = await doubted(of_dogs, held_back=SOME_DOGS).examine(answer("dog"), 1)
+async def test_a_label_is_confirmed_that_is_specific_strong_covering_and_true_on_held_out_images():
+    verdict = await doubted(of_dogs, held_out=SOME_DOGS).examine(answer("dog"), 1)
     assert verdict.accepted
     assert finding(verdict) == "confirmed"
     held = verdict.evidence.held_back
@@ -379,16 +379,16 @@ async def test_a_label_is_confirmed_that_is_specific_strong_covering_and_true_on
     assert held.e_value >= 20
 
 
-@pytest.mark.parametrize("held_back", [(), ["a dog"] * 4 + ["a cat"] * 40])
-async def test_without_enough_images_of_the_label_that_are_held_back_it_holds_for_generated_images(held_back):
-    verdict = await doubted(of_dogs, held_back=held_back).examine(answer("dog"), 1)
+@pytest.mark.parametrize("held_out", [(), ["a dog"] * 4 + ["a cat"] * 40])
+async def test_without_enough_images_of_the_label_that_are_held_out_it_holds_for_generated_images(held_out):
+    verdict = await doubted(of_dogs, held_out=held_out).examine(answer("dog"), 1)
     assert verdict.accepted
     assert finding(verdict) == "holds for generated images"
 
 
 @pytest.mark.parametrize("label", ["dog", "cat", "forbidden dogs", "not interpretable"])
 async def test_a_review_is_read_as_it_was_written_and_every_field_of_its_evidence_is_declared(label):
-    review = await doubted(of_dogs, held_back=SOME_DOGS).examine(answer(label), 1)
+    review = await doubted(of_dogs, held_out=SOME_DOGS).examine(answer(label), 1)
     written = json.loads(encode_record(review))
     read = Review.model_validate(written)
     assert read == review
@@ -396,12 +396,12 @@ async def test_a_review_is_read_as_it_was_written_and_every_field_of_its_evidenc
     assert not read.evidence.model_extra
 
 
-async def test_a_label_that_images_held_back_contradict_is_not_confirmed():
+async def test_a_label_that_held_out_images_contradict_is_not_confirmed():
     def only_drawn(shown):
         return 3.0 * ("dog" in shown and "true" not in shown) + noise(shown)
 
     real = [f"a true dog {i}" for i in range(30)] + [f"a true cat {i}" for i in range(50)]
-    verdict = await doubted(only_drawn, held_back=real).examine(answer("dog"), 1)
+    verdict = await doubted(only_drawn, held_out=real).examine(answer("dog"), 1)
     assert not verdict.accepted
     assert finding(verdict) == "not confirmed"
     assert verdict.evidence.held_back.status == "contradicted"
@@ -429,7 +429,7 @@ async def test_a_label_can_hold_on_real_images_alone():
         return (3.0 if "true" in shown else 0.3) * ("dog" in shown) + noise(shown)
 
     real = ["a true dog"] * 12 + ["a true cat"] * 68
-    verdict = await doubted(only_real, held_back=real).examine(answer("dog"), 1)
+    verdict = await doubted(only_real, held_out=real).examine(answer("dog"), 1)
     assert verdict.accepted
     assert finding(verdict) == "holds on your images"
 
@@ -440,7 +440,7 @@ async def test_a_label_that_cannot_be_drawn_may_hold_on_real_images_of_a_unit_th
 
     real = ["a forbidden dog"] * 12 + ["a cat"] * 68
     made = FakeAgentImages(*[("a wolf", 4.9, False)] * 5)
-    judge = doubted(of_forbidden, dataset="a forbidden dog", held_back=real, agent_images=made)
+    judge = doubted(of_forbidden, dataset="a forbidden dog", held_out=real, agent_images=made)
     judge._skeptic._studio.shows[made.images[0].id] = "a wolf"
     verdict = await judge.examine(answer("forbidden dog"), 2)
     assert verdict.accepted
@@ -488,15 +488,15 @@ async def test_a_label_that_explains_too_few_of_the_strongest_images_is_partial(
     assert len(verdict.shown) == 8
 
 
-async def test_no_image_that_is_held_back_is_shown_to_the_agent():
-    held_back = ["a dog"] * 30 + ["a fence, held back"] * 6 + ["a cat"] * 30
-    judge = doubted(lambda s: 6.0 * ("held" in s) + of_dogs(s), dataset="a fence", held_back=held_back)
+async def test_no_image_that_is_held_out_is_shown_to_the_agent():
+    held_out = ["a dog"] * 30 + ["a fence, held out"] * 6 + ["a cat"] * 30
+    judge = doubted(lambda s: 6.0 * ("held" in s) + of_dogs(s), dataset="a fence", held_out=held_out)
     judge._skeptic.shows = _finds_no_fences(judge._skeptic)
     verdict = await judge.examine(answer("dog"), 1)
-    reserved = {image.id for image in judge._subject._held_back}
+    held_out = {image.id for image in judge._subject._held_out}
     assert verdict.shown
-    assert not reserved & set(verdict.shown)
-    assert reserved & {each.image for each in verdict.evidence.uncovered}
+    assert not held_out & set(verdict.shown)
+    assert held_out & {each.image for each in verdict.evidence.uncovered}
 
 
 def _finds_no_fences(skeptic):

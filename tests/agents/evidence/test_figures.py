@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agents.evidence.coverage import coverage, more_than_missed, uncovered
-from agents.evidence.evidence_record import HeldBackTest, WitnessedImage
+from agents.evidence.evidence_record import HeldOutTest, WitnessedImage
 from agents.evidence.finding import Figures, of_abstention, of_label
 from agents.evidence.reach import range_of, reach, strength
 from agents.evidence.verdict import VERDICTS
@@ -113,7 +113,7 @@ COVERING = coverage(looked(*[True] * 10), ["dog"], GOOD, 0.3)
 NARROW = coverage(looked(*[False] * 10), ["dog"], GOOD, 0.3)
 HALF = coverage(looked(*[True] * 15, *[False] * 15), ["dog"], GOOD, 0.3)
 CARELESS = coverage(looked(*[True] * 15, *[False] * 15), ["dog"], seeing(0.55, 1.0), 0.3)
-TRUE = HeldBackTest(
+TRUE = HeldOutTest(
     status="holds", total=600, sampled=400, drawn=80, shown=12, auroc=0.9, auroc_interval=[0.8, 1.0],
     corrected=0.9, e_value=99.0, share=0.8,
 )  # fmt: skip
@@ -131,24 +131,24 @@ FEW = told(status="too few", auroc=None, e_value=None)
     ("specific", "figures", "verdict"),
     [
         (True, ALL, "confirmed"),
-        (True, replace(ALL, held_back=FEW), "holds for generated images"),
-        (True, replace(ALL, held_back=None), "holds for generated images"),
-        (True, replace(ALL, held_back=None, coverage=None, witness=None), "holds for generated images"),
-        (True, replace(ALL, held_back=told(status="undecided")), "holds for generated images"),
-        (True, replace(ALL, held_back=told(status="contradicted")), "not confirmed"),
+        (True, replace(ALL, held_out=FEW), "holds for generated images"),
+        (True, replace(ALL, held_out=None), "holds for generated images"),
+        (True, replace(ALL, held_out=None, coverage=None, witness=None), "holds for generated images"),
+        (True, replace(ALL, held_out=told(status="undecided")), "holds for generated images"),
+        (True, replace(ALL, held_out=told(status="contradicted")), "not confirmed"),
         (True, replace(ALL, strength=FAINT), "weak"),
         (True, replace(ALL, coverage=NARROW), "partial"),
-        (True, replace(ALL, coverage=NARROW, held_back=FEW), "partial"),
+        (True, replace(ALL, coverage=NARROW, held_out=FEW), "partial"),
         (True, replace(ALL, coverage=HALF), "partial"),
         (True, replace(ALL, coverage=CARELESS), "confirmed"),
         (False, ALL, "not confirmed"),
         (False, replace(ALL, reach=UNREACHED), "holds on your images"),
         (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None), "holds on your images"),
         (None, replace(ALL, strength=None), "holds on your images"),
-        (None, replace(ALL, strength=None, held_back=FEW), "untested"),
-        (True, replace(ALL, reach=UNREACHED, strength=FAINT, held_back=FEW), "out of reach"),
+        (None, replace(ALL, strength=None, held_out=FEW), "untested"),
+        (True, replace(ALL, reach=UNREACHED, strength=FAINT, held_out=FEW), "out of reach"),
         (True, replace(ALL, reach=UNREACHED, coverage=NARROW), "out of reach"),
-        (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None, held_back=FEW), "untested"),
+        (None, replace(ALL, reach=reach(UNIT, [], 0.3), strength=None, held_out=FEW), "untested"),
         (False, Figures(None, None), "not confirmed"),
     ],
 )

@@ -16,7 +16,7 @@ from actors.images import Image
 from actors.serving.pool import LocalPool
 from actors.vision.backend import VisionBackend
 from actors.vision.client import PoolVisionClient
-from actors.vision.data.reserve import Reserve
+from actors.vision.data.held_out import HeldOutShare
 from actors.vision.networks.network import wrap
 from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
@@ -84,7 +84,7 @@ async def vision(tmp_path: Path) -> AsyncIterator[PoolVisionClient]:
     settings = VisionSettings(placement=ONE_THREAD, device="cpu", batch=64)
     pool: LocalPool[object, object] = LocalPool(VisionBackend(network, settings))
     async with pool:
-        yield await PoolVisionClient.connect(pool, tmp_path / "cache", Reserve(0))
+        yield await PoolVisionClient.connect(pool, tmp_path / "cache", HeldOutShare(0))
 
 
 def by_formula(images: list[Image], layer: str, unit: int) -> np.ndarray:

@@ -385,7 +385,7 @@ def test_the_command_asks_the_same_question_of_the_same_data_into_a_folder_of_it
 def test_the_part_of_the_data_set_that_was_not_searched_is_accounted_for(run):
     run.put("manifest.json", {"settings": {"vision": {"reserve": 0.2}}})
     page = markup.check(write_unit_page(run.root, run.write_unit(14)))
-    assert "the rest of the data set is held back for confirmation" in " ".join(page.text.split())
+    assert "the rest of the data set is held out for confirmation" in " ".join(page.text.split())
 
 
 @pytest.mark.slow

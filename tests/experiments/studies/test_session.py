@@ -135,7 +135,7 @@ def test_an_answer_is_examined_sent_back_and_examined_again(open_session):
     second = study.answer("banana", description="Bananas.")
     assert second.accepted
     assert study.result["label"] == "banana"
-    assert study.result["verdict"] == "holds for generated images", "nothing is held back here"
+    assert study.result["verdict"] == "holds for generated images", "nothing is held out here"
     assert study.result["rounds"] == 2
     assert study.result["card"]["kind"] == "monosemantic"
     with pytest.raises(UsageError, match="has its answer already"):

@@ -14,7 +14,7 @@ from actors.images import Image, Preview, preview
 from actors.vision.data.datasets import ArrayDataset
 from actors.vision.data.distinct import DistinctDataset, distinct, image_name, take_census
 from actors.vision.data.folder import FolderDataset
-from actors.vision.data.reserve import Reserve, split
+from actors.vision.data.held_out import HeldOutShare, split
 from tests.actors.vision.pictures import encoded, folder_of, photographs
 
 
@@ -136,28 +136,28 @@ def test_a_copy_more_is_the_same_data_set(tmp_path: Path) -> None:
     assert opened(here, tmp_path).fingerprint != opened(tmp_path / "there", tmp_path).fingerprint
 
 
-@pytest.mark.parametrize(("n", "held_back"), [(1, 0), (40, 20), (300, 150), (700, 150), (1000, 200)])
-def test_a_small_data_set_holds_back_more(n: int, held_back: int) -> None:
-    assert Reserve(0.2, 150).count(n) == held_back
-    assert Reserve(0.0, 150).count(n) == 0
+@pytest.mark.parametrize(("n", "held_out"), [(1, 0), (40, 20), (300, 150), (700, 150), (1000, 200)])
+def test_a_small_data_set_holds_back_more(n: int, held_out: int) -> None:
+    assert HeldOutShare(0.2, 150).count(n) == held_out
+    assert HeldOutShare(0.0, 150).count(n) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("n", "fraction", "held_back"), [(22, 0.2, 4), (3, 0.2, 1), (1, 0.2, 0), (500, 0.2, 100), (50, 0.0, 0)]
+    ("n", "fraction", "held_out"), [(22, 0.2, 4), (3, 0.2, 1), (1, 0.2, 0), (500, 0.2, 100), (50, 0.0, 0)]
 )
-def test_the_part_held_back_is_what_was_promised(
-    tmp_path: Path, n: int, fraction: float, held_back: int
+def test_the_part_held_out_is_what_was_promised(
+    tmp_path: Path, n: int, fraction: float, held_out: int
 ) -> None:
     """round(fraction * n) images, of which none is explored."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8))
-    explored, reserved = split(distinct(ArrayDataset(tmp_path / "x.npy"), tmp_path), Reserve(fraction))
-    assert len(reserved) == held_back
-    assert sorted([*explored, *reserved]) == list(range(n))
+    explored, chosen = split(distinct(ArrayDataset(tmp_path / "x.npy"), tmp_path), HeldOutShare(fraction))
+    assert len(chosen) == held_out
+    assert sorted([*explored, *chosen]) == list(range(n))
 
 
 def test_copies_of_an_image_are_on_one_side(tmp_path: Path) -> None:
-    """Twenty copies change neither which images are held back nor how many."""
+    """Twenty copies change neither which images are held out nor how many."""
     folder = folder_of(tmp_path / "data", 50)
     before = _paths(opened(folder, tmp_path))
     for number in range(20):
@@ -167,7 +167,7 @@ def test_copies_of_an_image_are_on_one_side(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_few_images_change_sides_when_a_folder_grows(tmp_path: Path) -> None:
-    """Of 200 images held back by their content, no more than those at the limit move when 20 are added."""
+    """Of 200 images held out by their content, no more than those at the limit move when 20 are added."""
     before = _paths(opened(folder_of(tmp_path / "data", 200), tmp_path))
     for number in range(20):
         picture = PIL.Image.fromarray(
@@ -182,8 +182,10 @@ def test_few_images_change_sides_when_a_folder_grows(tmp_path: Path) -> None:
 
 
 def _paths(dataset: DistinctDataset) -> set[str]:
-    """Return the paths of the images that are held back."""
-    return {str(dataset.provenance(int(index)).recipe["path"]) for index in split(dataset, Reserve(0.2))[1]}
+    """Return the paths of the images that are held out."""
+    return {
+        str(dataset.provenance(int(index)).recipe["path"]) for index in split(dataset, HeldOutShare(0.2))[1]
+    }
 
 
 def test_a_row_of_an_array_keeps_its_number_among_copies(tmp_path: Path) -> None:

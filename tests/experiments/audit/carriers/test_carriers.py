@@ -18,7 +18,7 @@ from actors.images import Image
 from actors.serving.pool import LocalPool
 from actors.vision.backend import VisionBackend
 from actors.vision.client import PoolVisionClient
-from actors.vision.data.reserve import Reserve
+from actors.vision.data.held_out import HeldOutShare
 from actors.vision.networks.network import wrap
 from actors.vision.readout.base import Unit
 from actors.vision.settings import VisionSettings
@@ -69,7 +69,7 @@ def backend() -> VisionBackend:
 async def vision(backend: VisionBackend, tmp_path: Path) -> AsyncIterator[PoolVisionClient]:
     pool: LocalPool[object, object] = LocalPool(backend)
     async with pool:
-        yield await PoolVisionClient.connect(pool, tmp_path / "cache", Reserve(0))
+        yield await PoolVisionClient.connect(pool, tmp_path / "cache", HeldOutShare(0))
 
 
 def scenes(border: int, n: int, seed: int) -> list[Image]:

@@ -71,7 +71,7 @@ async def test_a_tool_that_deceives_is_named(tmp_path):
         dataset = GymDataset(60, 5, [("dog", "grass")])
         table = ConceptTable(detector, dataset, tmp_path / "concepts")
         (unit,) = choose("dog")
-        subject = Gym(detector, dataset, table, reserve=profile.vision.held_back).subject(unit)
+        subject = Gym(detector, dataset, table, held_out=profile.vision.held_out).subject(unit)
         whole = await card_of(honest, subject, tmp_path / "honest")
         assert whole["labels"][0]["label"] == "dog"
         assert whole["kind"] == "monosemantic"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from agents.evidence.evidence_record import Range
-from agents.evidence.held_back import JudgedImage, Sample, draw, held_back_test
+from agents.evidence.held_out import JudgedImage, Sample, draw, held_out_test
 from agents.evidence.statistics import auroc
 from agents.evidence.witness import Accuracy
 
@@ -29,7 +29,7 @@ def examined(rng, activations, shown, *, errors=(1.0, 1.0), witness=None, looks=
         JudgedImage(place, float(activations[place.position]), bool(rng.random() < rate))
         for place, rate in zip(drawn, rates, strict=True)
     ]
-    return held_back_test(
+    return held_out_test(
         Sample(600, len(activations), 0),
         judged,
         unit=UNIT,
@@ -110,7 +110,7 @@ def test_the_status_follows_from_the_effect(effect, prevalence, status):
 def test_images_without_a_clear_answer_of_the_witness_are_counted_separately():
     drawn = draw(np.arange(20.0), 20, np.random.default_rng(0))
     judged = [JudgedImage(place, 1.0, None if i % 2 else i < 10) for i, place in enumerate(drawn)]
-    test = held_back_test(Sample(20, 20, 0), judged, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7)
+    test = held_out_test(Sample(20, 20, 0), judged, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7)
     assert (test.drawn, test.shown, test.untold) == (20, 5, 10)
     assert test.auroc == 0.5
     assert test.e_value == 1.0

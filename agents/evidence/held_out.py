@@ -1,6 +1,6 @@
 """Is the label true on real images? A test on images of the data set that no agent has seen.
 
-From a simple random sample of the images that are held back, a part is drawn by its activation: the
+From a simple random sample of the images that are held out, a part is drawn by its activation: the
 strongest, the upper quarter, the rest, with known probabilities. A blind witness says which of them show the
 label. Weighted by 1 / probability, AUROC and precision are those of the data set. The draw knows activations
 only; so if the label has nothing to do with the unit, it is as likely on any of the drawn images as on any
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.evidence.evidence_record import HeldBackStatus, HeldBackTest, Range
+from agents.evidence.evidence_record import HeldOutStatus, HeldOutTest, Range
 from agents.evidence.statistics import auroc_interval, rank_e_value, weighted_auroc, wilson_interval
 from agents.evidence.witness import Accuracy
 
@@ -70,7 +70,7 @@ class _JudgedArrays:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How the images came about: of `total` held back `n` were sampled with `seed`."""
+    """How the images came about: of `total` held out `n` were sampled with `seed`."""
 
     total: int
     n: int
@@ -86,7 +86,7 @@ class JudgedImage:
     shown: bool | None
 
 
-def held_back_test(
+def held_out_test(
     sample: Sample,
     judged: Sequence[JudgedImage],
     *,
@@ -94,7 +94,7 @@ def held_back_test(
     witness: Accuracy | None,
     alpha: float,
     min_auroc: float,
-) -> HeldBackTest:
+) -> HeldOutTest:
     """Return the test at level `alpha`. `judged` are the drawn images, in the order of the draw."""
     clear = [image for image in judged if image.shown is not None]
     arrays = _JudgedArrays(
@@ -116,7 +116,7 @@ def held_back_test(
     def corrected(value: float) -> float | None:
         return None if witness is None or prevalence is None else witness.auroc(value, prevalence)
 
-    return HeldBackTest(
+    return HeldOutTest(
         status=_status(auroc, interval, corrected, e_value, alpha, min_auroc),
         total=sample.total,
         sampled=sample.n,
@@ -144,7 +144,7 @@ def _status(
     e_value: float | None,
     alpha: float,
     min_auroc: float,
-) -> HeldBackStatus:
+) -> HeldOutStatus:
     """Contradicted is a label whose AUROC is surely below what is asked, the witness's errors allowed for."""
     if auroc is None or interval is None or e_value is None:
         return "too few"

@@ -13,8 +13,8 @@ import numpy as np
 
 from actors.errors import BackendError
 from actors.images import Image
+from actors.vision.data.held_out import SEED, HeldOutShare, sample, split
 from actors.vision.data.loading import load_readable
-from actors.vision.data.reserve import SEED, Reserve, sample, split
 from actors.vision.readout.base import HeldOutActivations, ImageDataset
 from actors.vision.readout.requests import Ask
 from actors.vision.readout.units import Readout
@@ -31,11 +31,11 @@ class HeldOutTables:
     """The activations on samples of the held-out images, by data set and readout."""
 
     def __init__(
-        self, column: Callable[[Image, Ask], Awaitable[np.ndarray | BackendError]], reserve: Reserve
+        self, column: Callable[[Image, Ask], Awaitable[np.ndarray | BackendError]], share: HeldOutShare
     ) -> None:
         """`column` returns all of an ask's units on an image, or the network's failure on it."""
-        self._column, self._reserve = column, reserve
-        self._reserved: dict[str, np.ndarray] = {}
+        self._column, self._share = column, share
+        self._held_out: dict[str, np.ndarray] = {}
         self._tables: dict[_Key, tuple[np.ndarray, np.ndarray]] = {}
         self._measuring: dict[_Key, asyncio.Lock] = {}
 
@@ -43,23 +43,23 @@ class HeldOutTables:
         self, readout: Readout, index: int, n_units: int, dataset: ImageDataset, count: int
     ) -> HeldOutActivations:
         """Return the activations of unit `index`, of `n_units`, on at most `count` held-out images."""
-        reserved = await self._split(dataset)
-        alone = index if n_units * min(count, len(reserved)) > _TABLE_VALUES else None
+        held_out = await self._split(dataset)
+        alone = index if n_units * min(count, len(held_out)) > _TABLE_VALUES else None
         key = dataset.fingerprint, readout, count, alone
         # One at a time: the agents of a layer ask for it together, and only the first computes it.
         async with self._measuring.setdefault(key, asyncio.Lock()):
             if key not in self._tables:
-                self._tables[key] = await self._measure(readout, alone, dataset, sample(reserved, count))
+                self._tables[key] = await self._measure(readout, alone, dataset, sample(held_out, count))
         indices, table = self._tables[key]
         values = table[0 if alone is not None else index] if len(indices) else np.empty(0, np.float32)
         finite = np.isfinite(values)
-        return HeldOutActivations(indices[finite], values[finite], len(reserved), SEED)
+        return HeldOutActivations(indices[finite], values[finite], len(held_out), SEED)
 
     async def _split(self, dataset: ImageDataset) -> np.ndarray:
-        if dataset.fingerprint not in self._reserved:
-            _, reserved = await asyncio.to_thread(split, dataset, self._reserve)
-            self._reserved[dataset.fingerprint] = reserved
-        return self._reserved[dataset.fingerprint]
+        if dataset.fingerprint not in self._held_out:
+            _, held_out = await asyncio.to_thread(split, dataset, self._share)
+            self._held_out[dataset.fingerprint] = held_out
+        return self._held_out[dataset.fingerprint]
 
     async def _measure(
         self, readout: Readout, alone: int | None, dataset: ImageDataset, indices: np.ndarray
