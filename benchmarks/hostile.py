@@ -22,8 +22,9 @@ from actors.chat.base import ChatRequest
 from actors.chat.reply import ChatReply
 from agents.records.journal import Journal
 from agents.records.store import Store
-from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
+from agents.study.agent import Agent, AgentParts
 from agents.study.rounds import Round
+from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from benchmarks.harness import Context, Metric, Result, Table, percentile
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken
@@ -151,9 +152,9 @@ async def _agent(
 
     sandbox = await server.open(seed=seed)
     try:
-        parts = InterpreterParts(model, sandbox, toolbox, DescribeUnit(), journal, "")
+        parts = AgentParts(model, sandbox, toolbox, DescribeUnit(), journal, "")
         settings = InterpreterSettings(max_rounds=n_rounds + 1, max_images=None)
-        await Interpreter(parts, settings, on_round=note).run()
+        await Agent(parts, settings, on_round=note).run()
     finally:
         await sandbox.close()
 

@@ -97,6 +97,6 @@ class Tested:
             strength=figures.strength,
             witness=figures.witness,
             coverage=figures.coverage,
-            held_back=figures.held_out,
+            held_out=figures.held_out,
             uncovered=list(figures.uncovered),
         ).without_defaults()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from agents.evidence.record import Count, ImageId, Interval, Number, Record, Seed
 from agents.evidence.verdict import Verdict
 from agents.evidence.witness import Accuracy
@@ -379,7 +381,7 @@ class EvidenceRecord(GroupFigures):
     """How reliable the observer is who says which images show a label."""
     coverage: Coverage | None = None
     """How many of the unit's strongest images show a label."""
-    held_back: HeldOutTest | None = None
+    held_out: HeldOutTest | None = Field(None, alias="held_back")
     """The test on images of the data set that no agent saw."""
     uncovered: list[WitnessedImage] | None = None
     """The strongest images without the label; null where no label was looked for."""

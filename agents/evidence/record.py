@@ -32,13 +32,18 @@ Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
 class Record(BaseModel):
-    """A JSON object on disk. Fields that were never set are not written."""
+    """A JSON object on disk. Fields that were never set are not written.
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, defer_build=True)
+    An alias is the name on disk of a field that has another in the code.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="allow", strict=True, defer_build=True, populate_by_name=True
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, unknown fields included."""
-        return self.model_dump(exclude_unset=True)
+        return self.model_dump(exclude_unset=True, by_alias=True)
 
     def without_defaults(self) -> Self:
         """Return the record as if fields that have their default had never been set."""

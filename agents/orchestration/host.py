@@ -24,6 +24,7 @@ from agents.records.store import Store
 from agents.records.work import WorkItem, build_task
 from agents.repeats.repeated_study import study_repeatedly
 from agents.study import survey
+from agents.study.agent import StudyPausedError
 from agents.study.budget import (
     Account,
     BudgetSettings,
@@ -32,7 +33,6 @@ from agents.study.budget import (
     MeteredStudio,
     UnitAccount,
 )
-from agents.study.interpreter import StudyPausedError
 from agents.study.proposal import examine_proposal
 from agents.study.rounds import Round
 from agents.study.study import RunContext, StudyRequest, Supervision

@@ -20,9 +20,9 @@ from agents.records.journal import slug, stop_key
 from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, encode_record
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
+from agents.study.agent import StudyPausedError
 from agents.study.budget import BudgetSpentError, UnitBudgetError
 from agents.study.faults import CONCERNS_ALL, INFRASTRUCTURE, HostLostError
-from agents.study.interpreter import StudyPausedError
 
 _log = logging.getLogger(__name__)
 

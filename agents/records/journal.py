@@ -396,7 +396,7 @@ def read_stop(store: Store, unit: str) -> FailureRecord | None:
 
 def images_tested(records: Iterable[RoundRecord]) -> int:
     """Return how many images the critic made in a study's rounds."""
-    return sum(record.verdict.evidence.images_made for record in records if record.verdict is not None)
+    return sum(record.review.evidence.images_made for record in records if record.review is not None)
 
 
 def doubtful(names: Iterable[str]) -> dict[str, int]:

@@ -403,7 +403,7 @@ class RoundRecord(Record):
     outcome: OutcomeRecord | None = None
     observation: list[str | ShownImage] = []
     """What the agent was shown: texts and images."""
-    verdict: Review | None = None
+    review: Review | None = Field(None, alias="verdict")
     """Of a round that answered."""
     answered: bool = False
     """The answer stands."""

@@ -19,7 +19,7 @@ from actors.images import Provenance
 from agents.evidence.evidence_record import EvidenceRecord
 from agents.records.record_types import StudyResult, ToolboxRecord
 from agents.repeats.agreement import Agreement
-from agents.study.interpreter import InterpreterSettings
+from agents.study.settings import InterpreterSettings
 from agents.tasks.base import FinalAnswer, Task
 from tools.sandbox import ExecutedProgram, ProgramOutcome
 from tools.sandbox.base import ImageSource, ToolHost

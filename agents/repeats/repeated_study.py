@@ -32,7 +32,7 @@ from agents.records.record_types import (
 from agents.records.store import Store
 from agents.repeats import agreement, pooling
 from agents.repeats.agreement import Agreement
-from agents.study.interpreter import Interpreter
+from agents.study.agent import Agent
 from agents.study.observers import BlindObservers
 from agents.study.study import RunContext, StudyContext, StudyRequest, Supervision, study
 from tools.toolbox import EXEMPLARS, seed_for
@@ -105,7 +105,7 @@ async def _pool(
         data = json.dumps(known.to_json(), indent=1, ensure_ascii=False).encode()
         await asyncio.to_thread(store.put, key, data)
     task = pooling.PooledTask(context.task, known.evidence)
-    aggregator = Interpreter(
+    aggregator = Agent(
         context.parts(pooling.NoPrograms(), task, pooling.ROLE),
         pooling.limits(context.run.settings),
         seed=context.seed,

@@ -14,7 +14,7 @@ from actors.chat.reply import ChatReply
 from actors.errors import UsageError
 from agents.critic.review import Review
 from agents.records.record_types import RoundRecord, StudyResult
-from agents.study.interpreter import StudyOutcome
+from agents.study.agent import StudyOutcome
 from agents.study.rounds import Round, commit_round, merge_text, objection
 from agents.study.study import StudyContext
 from tools.sandbox import ExecutedProgram, ProgramOutcome
@@ -56,8 +56,8 @@ class PersonsStudy:
         self._records = await asyncio.to_thread(journal.rounds)
         for record in self._records:
             self._hypotheses = tuple(record.hypotheses) or self._hypotheses
-            if record.verdict is not None:
-                self._review = record.verdict
+            if record.review is not None:
+                self._review = record.review
         if self._records:
             snapshot = self._records[-1].toolbox.model_dump()
             await asyncio.to_thread(toolbox.restore, snapshot, journal.blobs)
@@ -122,7 +122,7 @@ class PersonsStudy:
         review = None
         observation: tuple[Part, ...] = ()
         if self.context.critic is not None:
-            before = sum(record.verdict is not None for record in self._records)
+            before = sum(record.review is not None for record in self._records)
             review = await self.context.critic.examine(answer, before + 1)
             self._review = review
             settled = review.accepted or before + 1 >= self.context.run.settings.max_examinations

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from agents.records.record_types import StudyResult
 from agents.records.store import Store
+from agents.study.agent import StudyOutcome
 from agents.study.budget import Account
-from agents.study.interpreter import StudyOutcome
 from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.base import FinalAnswer
 

@@ -22,9 +22,10 @@ from agents.records.journal import Blobs, Journal
 from agents.records.record_types import RoundRecord, ShownImage
 from agents.records.recorded_chat import request_key
 from agents.records.store import Store
+from agents.study.agent import Agent, AgentParts, StudyPausedError
 from agents.study.faults import ToolsBrokenError
-from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, StudyPausedError
 from agents.study.rounds import Round
+from agents.study.settings import InterpreterSettings
 from agents.tasks.base import FinalAnswer, Task
 from tools.sandbox import Sandbox
 from tools.toolbox import Toolbox, ToolFailedError
@@ -159,7 +160,7 @@ class _RecordedExaminer:
         self.images: dict[str, Image] = {}
 
     async def examine(self, answer: FinalAnswer, attempt: int) -> Review | None:
-        review = self._place.record.verdict
+        review = self._place.record.review
         if review is not None:
             self.images.update((each, self._blobs.get(each)) for each in review.shown)
         return review
@@ -240,7 +241,7 @@ async def replay(
     place.index = taken_over
     model = _RecordedModel(journal, _model_name(journal), place)
     sandbox = await study.sandboxes.open(seed=study.seed)
-    parts = InterpreterParts(
+    parts = AgentParts(
         model,
         sandbox,
         _RecordedToolbox(journal, place),
@@ -250,7 +251,7 @@ async def replay(
         _RecordedExaminer(place, journal.blobs) if _examined(records) else None,  # type: ignore[arg-type]
         lambda after: place.record.notes,
     )
-    agent = Interpreter(
+    agent = Agent(
         parts,
         study.settings,
         seed=study.seed,
@@ -264,7 +265,7 @@ async def replay(
     return Replay(place.index, len(records), divergence, model.reworded)
 
 
-async def _divergence(agent: Interpreter, place: _Place) -> str:
+async def _divergence(agent: Agent, place: _Place) -> str:
     """Run the agent; return where and how it differed from the record, "" if it did not."""
     try:
         await agent.run()
@@ -278,7 +279,7 @@ async def _divergence(agent: Interpreter, place: _Place) -> str:
 
 
 def _examined(records: Sequence[RoundRecord]) -> bool:
-    return any(record.verdict is not None for record in records)
+    return any(record.review is not None for record in records)
 
 
 def _model_name(journal: Journal) -> str:

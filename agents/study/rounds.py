@@ -74,7 +74,7 @@ def round_record(
         observation=[
             part if isinstance(part, str) else ShownImage(image=part.id) for part in finished.observation
         ],
-        verdict=finished.review,
+        review=finished.review,
         answered=finished.answered,
         last=finished.last,
         demanded=finished.demanded,

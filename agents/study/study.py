@@ -28,17 +28,12 @@ from agents.records.record_types import (
 )
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
+from agents.study.agent import Agent, AgentParts, Steering, StudyOutcome
 from agents.study.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
 from agents.study.faults import NO_OBSERVATION, ToolsBrokenError
-from agents.study.interpreter import (
-    Interpreter,
-    InterpreterParts,
-    InterpreterSettings,
-    Steering,
-    StudyOutcome,
-)
 from agents.study.observers import BlindObservers
 from agents.study.rounds import Round
+from agents.study.settings import InterpreterSettings
 from agents.study.unit_role import RoleFinder
 from agents.tasks.base import Task
 from tools.sandbox import Sandbox, SandboxServer, api_page
@@ -176,10 +171,10 @@ class StudyContext:
         metered = MeteredChat(model, self._account, self.run.rates.get(role, Rate()))
         return RecordedChat(metered, self.journal, role, metered.most)
 
-    def parts(self, sandbox: Sandbox, task: Task, api_page: str) -> InterpreterParts:
+    def parts(self, sandbox: Sandbox, task: Task, api_page: str) -> AgentParts:
         """Return what an agent works with here."""
         model = self.recorded(self.run.interpreter, "interpreter")
-        return InterpreterParts(
+        return AgentParts(
             model, sandbox, self.toolbox, task, self.journal, api_page, self.critic, self.journal.notes
         )
 
@@ -321,7 +316,7 @@ async def converse(
     """
     run = context.run
     try:
-        agent = Interpreter(
+        agent = Agent(
             context.parts(sandbox, request.task, run.api_page),
             run.settings,
             seed=request.seed,

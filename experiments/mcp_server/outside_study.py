@@ -12,8 +12,8 @@ from actors.chat.base import ChatModel, ChatRequest, Part
 from actors.errors import MaiaError, UsageError
 from agents.evidence.verdict import MEANINGS, verdict_of
 from agents.records.record_types import RoundRecord, StudyResult
+from agents.study.agent import Steering
 from agents.study.budget import Cost, Rate
-from agents.study.interpreter import Steering
 from agents.study.rounds import Round
 from agents.study.study import StudyContext, StudyRequest, Supervision, converse
 from experiments.mcp_server import programs

@@ -57,7 +57,7 @@ def _section(kind: type[Record]) -> str:
     summary = " ".join((kind.__doc__ or "").split())
     texts = meanings(kind)
     rows = [
-        f"| `{name}` | {_type_name(field.annotation)} | {texts.get(name, '')} |"
+        f"| `{field.alias or name}` | {_type_name(field.annotation)} | {texts.get(name, '')} |"
         for name, field in kind.model_fields.items()
     ]
     return "\n".join(

@@ -21,8 +21,8 @@ from agents.records.store import Store
 from agents.records.work import build_task, write_plan
 from agents.repeats.pooling import ROLE, NoSandboxes, PooledTask, limits
 from agents.repeats.repeated_study import pooling_key, seed_of
-from agents.study.interpreter import InterpreterSettings
 from agents.study.replay import DivergedError, RecordedStudy, Replay, replay, take_over
+from agents.study.settings import InterpreterSettings
 from agents.study.study import StudyRequest, Supervision, study
 from experiments.records.lookup import RecordedUnit, find_unit, find_units
 from experiments.records.trust import Trust, network_of, sandbox_of, selected_for, units_of

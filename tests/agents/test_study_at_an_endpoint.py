@@ -8,7 +8,8 @@ from actors.chat.hosted.openai_compatible import OpenAIBackend
 from actors.chat.settings import OpenAIChat
 from agents.records.journal import Journal
 from agents.records.recorded_chat import RecordedChat
-from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
+from agents.study.agent import Agent, AgentParts
+from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.study.test_interpreter import ANSWER, CODE, Bench
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Reply, Seen
@@ -49,8 +50,8 @@ async def test_a_study_ends_with_its_answer_and_keeps_no_key(tmp_path: Any) -> N
         journal = Journal(bench.store, bench.subject.id)
         toolbox = Toolbox(SubjectSystem(bench.subject, darken), bench.studio, FakeObservers(), seed=0)
         model = RecordedChat(backend, journal, "interpreter")  # type: ignore[arg-type]
-        parts = InterpreterParts(model, bench.sandbox, toolbox, DescribeUnit(), journal, "THE API")
-        study = await Interpreter(parts, InterpreterSettings(max_rounds=8)).run()
+        parts = AgentParts(model, bench.sandbox, toolbox, DescribeUnit(), journal, "THE API")
+        study = await Agent(parts, InterpreterSettings(max_rounds=8)).run()
         facts = backend.describe()
         await backend.close()
     assert journal.usage()["interpreter"].requests == facts["attempts"], (

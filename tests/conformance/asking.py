@@ -20,7 +20,8 @@ from actors.endpoint.faults import EndpointDownError
 from actors.images import Image
 from agents.records.journal import Journal
 from agents.records.recorded_chat import RecordedChat
-from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings, StudyOutcome
+from agents.study.agent import Agent, AgentParts, StudyOutcome
+from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup.config import Profile
 from experiments.setup.endpoint_check import EndpointReport, check_endpoints
@@ -76,7 +77,7 @@ async def study(settings: OpenAIChat, folder: Path, *, key: str = "", rounds: in
     backend.sees_images = settings.sees_images  # type: ignore[attr-defined]
     journal = Journal(bench.store, bench.subject.id)
     try:
-        parts = InterpreterParts(
+        parts = AgentParts(
             RecordedChat(backend, journal, "interpreter"),  # type: ignore[arg-type]
             bench.sandbox,
             Toolbox(SubjectSystem(bench.subject, darken), bench.studio, FakeObservers(), seed=0),
@@ -84,7 +85,7 @@ async def study(settings: OpenAIChat, folder: Path, *, key: str = "", rounds: in
             journal,
             "THE API",
         )
-        return await Interpreter(parts, InterpreterSettings(max_rounds=rounds, max_tokens=64)).run()
+        return await Agent(parts, InterpreterSettings(max_rounds=rounds, max_tokens=64)).run()
     finally:
         await backend.close()
 

@@ -374,7 +374,7 @@ async def test_a_label_is_confirmed_that_is_specific_strong_covering_and_true_on
     verdict = await doubted(of_dogs, held_out=SOME_DOGS).examine(answer("dog"), 1)
     assert verdict.accepted
     assert finding(verdict) == "confirmed"
-    held = verdict.evidence.held_back
+    held = verdict.evidence.held_out
     assert (held.status, held.drawn, held.shown, held.auroc) == ("holds", 80, 12, 1.0)
     assert held.e_value >= 20
 
@@ -404,7 +404,7 @@ async def test_a_label_that_held_out_images_contradict_is_not_confirmed():
     verdict = await doubted(only_drawn, held_out=real).examine(answer("dog"), 1)
     assert not verdict.accepted
     assert finding(verdict) == "not confirmed"
-    assert verdict.evidence.held_back.status == "contradicted"
+    assert verdict.evidence.held_out.status == "contradicted"
 
 
 async def test_a_label_whose_images_reach_too_little_of_the_units_range_is_weak():

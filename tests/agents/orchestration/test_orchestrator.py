@@ -18,8 +18,8 @@ from agents.orchestration.orchestrator import ATTEMPTS, Event, Orchestrator
 from agents.records.journal import OvertakenError, failures, slug
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
+from agents.study.agent import StudyPausedError
 from agents.study.faults import HostLostError
-from agents.study.interpreter import StudyPausedError
 from tools.sandbox import SandboxError
 
 

@@ -22,7 +22,8 @@ from agents.evidence.verdict import HOLDING
 from agents.records.journal import Journal, repeats_of
 from agents.records.store import Store
 from agents.repeats.repeated_study import study_repeatedly
-from agents.study.interpreter import InterpreterSettings, StudyPausedError
+from agents.study.agent import StudyPausedError
+from agents.study.settings import InterpreterSettings
 from agents.study.study import RunContext, StudyRequest, Supervision
 from agents.study.unit_role import RoleFinder, RoleSettings
 from agents.tasks.describe_unit import DescribeUnit

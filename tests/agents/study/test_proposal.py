@@ -15,7 +15,7 @@ from agents.records.journal import Journal
 from agents.records.record_types import StudyResult, encode_record
 from agents.records.store import Store
 from agents.records.work import WorkItem, settled
-from agents.study.interpreter import InterpreterSettings
+from agents.study.settings import InterpreterSettings
 from agents.study.study import RunContext
 from tests.agents.repeats.test_repeated_study import Agents, Sandboxes, Witness
 from tests.tools.fakes import FakeStudio, FakeSubject, darken

@@ -7,9 +7,10 @@ from pathlib import Path
 from agents.records.journal import Journal
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
-from agents.study.interpreter import Interpreter, InterpreterParts, InterpreterSettings
+from agents.study.agent import Agent, AgentParts
 from agents.study.notes import leave_note
 from agents.study.replay import RecordedStudy, replay
+from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import ScriptedChat
 from tests.tools.fakes import FakeObservers, FakeStudio, IntervenableSubject, darken
@@ -38,10 +39,8 @@ async def test_an_intervention_is_replayed_from_its_recorded_answer(tmp_path: Pa
         model = RecordedChat(ScriptedChat(REPLIES), journal, "interpreter")
         sandbox = await server.open(seed=0)
         leave_note(journal, "try a cat", "ada")
-        parts = InterpreterParts(
-            model, sandbox, toolbox, DescribeUnit(), journal, "THE API", notes=journal.notes
-        )
-        outcome = await Interpreter(parts, settings).run()
+        parts = AgentParts(model, sandbox, toolbox, DescribeUnit(), journal, "THE API", notes=journal.notes)
+        outcome = await Agent(parts, settings).run()
         await sandbox.close()
         study = RecordedStudy(journal, DescribeUnit(), server, "THE API", settings, 0)
         played = await replay(study, Store.open(tmp_path / "again").root)

@@ -21,7 +21,7 @@ from actors.errors import UsageError
 from actors.vision.readout.base import LayerInfo
 from agents.critic.critic import ConfirmationSettings
 from agents.records.record_types import Manifest
-from agents.study.interpreter import InterpreterSettings
+from agents.study.settings import InterpreterSettings
 from agents.study.study import RunContext
 from experiments.mcp_server.server import build_server
 from experiments.mcp_server.studies import ASKED, OutsideRun, OutsideStudies

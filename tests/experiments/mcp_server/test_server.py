@@ -12,8 +12,8 @@ from mcp.shared.exceptions import MCPError
 from actors.errors import MaiaError
 from agents.records.journal import Journal
 from agents.records.store import Store
-from agents.study.interpreter import InterpreterSettings
 from agents.study.replay import RecordedStudy, replay
+from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.evaluation.run_labels import gather
 from experiments.records.export import export
@@ -51,8 +51,8 @@ async def test_a_study_is_recorded_sent_back_and_judged_as_a_built_in_one(connec
     assert [record.program is not None for record in rounds] == [True] * 4 + [False] * 2
     assert rounds[1].hypotheses == ["bananas", "yellow things"]
     assert rounds[3].observation == ["20"], "15 exemplars, 4 images and an edit have names"
-    assert rounds[4].verdict is not None
-    assert not rounds[4].verdict.accepted
+    assert rounds[4].review is not None
+    assert not rounds[4].review.accepted
     assert rounds[5].answered
     result = journal(tmp_path).done()
     assert result is not None

@@ -22,8 +22,8 @@ from agents.records.journal import Journal
 from agents.records.manifest import claim_studied
 from agents.records.record_types import RoundRecord
 from agents.records.store import Store, StoreError
-from agents.study.interpreter import InterpreterSettings
 from agents.study.person import PersonsStudy
+from agents.study.settings import InterpreterSettings
 from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.report import write_unit_page

@@ -21,7 +21,7 @@ from actors.images import Image
 from agents.records.journal import Journal
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
-from agents.study.interpreter import InterpreterSettings
+from agents.study.settings import InterpreterSettings
 from agents.study.study import RunContext
 from experiments.report import write_unit_page
 from experiments.web.playground import Playground, Ranking

@@ -17,14 +17,9 @@ from agents.records.journal import Journal, images_tested
 from agents.records.record_types import ShownImage
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
-from agents.study.interpreter import (
-    Interpreter,
-    InterpreterParts,
-    InterpreterSettings,
-    StudyOutcome,
-    StudyPausedError,
-)
+from agents.study.agent import Agent, AgentParts, StudyOutcome, StudyPausedError
 from agents.study.notes import leave_note
+from agents.study.settings import InterpreterSettings
 from agents.tasks.base import FinalAnswer
 from agents.tasks.describe_unit import DescribeUnit
 from tests.agents.fakes import FakeSandbox, ScriptedChat, outcome
@@ -71,13 +66,13 @@ class Bench:
 
     def agent(
         self, chat: ScriptedChat, *, examiner: Any = None, steering: Any = None, **settings: Any
-    ) -> Interpreter:
+    ) -> Agent:
         toolbox = Toolbox(SubjectSystem(self.subject, darken), self.studio, FakeObservers(), seed=0)
         journal = Journal(self.store, self.subject.id)
-        parts = InterpreterParts(
+        parts = AgentParts(
             chat, self.sandbox, toolbox, DescribeUnit(), journal, "THE API", examiner, journal.notes
         )
-        return Interpreter(parts, InterpreterSettings(**settings), steering=steering)
+        return Agent(parts, InterpreterSettings(**settings), steering=steering)
 
     async def study(self, *replies: str | ChatReply, **options: Any) -> tuple[StudyOutcome, ScriptedChat]:
         chat = ScriptedChat(replies)
@@ -217,7 +212,7 @@ async def test_an_objection_comes_with_the_images_that_it_speaks_of(bench):
     assert chat.requests[-1].messages[-1].parts == ("and these?", unexplained)
     first, last = study.rounds
     assert first.observation == ["and these?", ShownImage(image=unexplained.id)]
-    assert first.verdict.shown == [unexplained.id]
+    assert first.review.shown == [unexplained.id]
     assert "shown" not in last.to_json()["verdict"], "as in records of earlier versions"
 
 

@@ -86,7 +86,7 @@ class StudyOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class InterpreterParts:
+class AgentParts:
     """What the agent of one study works with. Without an examiner every answer is accepted."""
 
     model: ChatModel
@@ -101,12 +101,12 @@ class InterpreterParts:
     """Returns what people wrote to the study after the note of that number."""
 
 
-class Interpreter:
+class Agent:
     """Studies one unit."""
 
     def __init__(
         self,
-        parts: InterpreterParts,
+        parts: AgentParts,
         settings: InterpreterSettings | None = None,
         *,
         seed: int = 0,
@@ -160,7 +160,7 @@ class Interpreter:
         if outcome.review is None or (_holds(outcome.review) and outcome.answer is not None):
             return None
         for record in reversed(self._records):
-            review = record.verdict
+            review = record.review
             answer = self._task.read_answer(record.reply.text)
             if review is not None and answer is not None and _holds(review):
                 stands = Review(accepted=True, objection="", evidence=review.evidence, labels=review.labels)
@@ -368,9 +368,9 @@ class Interpreter:
             observation = tuple(p if isinstance(p, str) else blobs[p.image] for p in record.observation)
             self._add_notes(record.notes)
             self._extend(record.reply, observation)
-            if record.verdict is not None:
+            if record.review is not None:
                 self._examinations += 1
-                self._review = record.verdict
+                self._review = record.review
         last = records[-1]
         self._demanded = last.demanded
         self._toolbox.restore(last.toolbox.model_dump(), blobs)
