@@ -14,6 +14,7 @@ FLOORS = ("actors", "agents", "tools", "experiments")
 MOST_LINES, MOST_PARAMETERS, MOST_TEST_LINES, MOST_FILES = 60, 6, 40, 15
 BANNED = re.compile(r"_?(told|foretell|foretold|whoever|somebody|nobody|anybody|colou?rs?_of_old|colour\w*)")
 """Identifiers that say less than a standard term would."""
+TYPE_NAME = re.compile(r"_?[A-Z][A-Za-z]*[a-z][A-Za-z]*")
 PATCHES = 30
 """Uses of `monkeypatch.setattr` that are left: each replaces what cannot be passed in."""
 
@@ -43,12 +44,26 @@ def is_command(node: Function) -> bool:
     return any(".command" in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
-def test_no_two_classes_of_the_product_have_one_name() -> None:
+def type_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of classes, and of type aliases: what a module binds to a name in CamelCase."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        is_variable = isinstance(node, ast.Assign) and "TypeVar" in ast.unparse(node.value)
+        yield from (
+            target.id
+            for target in targets
+            if isinstance(target, ast.Name) and TYPE_NAME.fullmatch(target.id) and not is_variable
+        )
+
+
+def test_no_two_classes_or_type_aliases_of_the_product_have_one_name() -> None:
     places = defaultdict(list)
     for path, tree in trees(*FLOORS).items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(str(path))
+        for name in type_names(tree):
+            places[name].append(str(path))
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict, runtime_checkable
 
@@ -17,6 +17,7 @@ from actors.errors import UsageError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.lru import LruCache
+from actors.vision.data.distinct import Progress
 from actors.vision.readout.base import (
     HeldOutActivations,
     ImageDataset,
@@ -53,9 +54,6 @@ class ActivationStatistics:
     maximum: float
     n_images: int
     mask_threshold: float
-
-
-Progress = Callable[[int, int], None]
 
 
 class Subject(Protocol):

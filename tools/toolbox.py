@@ -27,7 +27,7 @@ EXEMPLARS = 15
 """Exemplars of a unit, as in MAIA."""
 
 _HELD_BYTES = 64 << 20
-Shown = str | Image
+ShownItem = str | Image
 """A piece of what a program showed its agent."""
 
 
@@ -198,10 +198,10 @@ class Screen:
 
     def __init__(self, max_images: int = 40, max_characters: int = 20_000) -> None:
         self._max_images, self._max_characters = max_images, max_characters
-        self._items: list[Shown] = []
+        self._items: list[ShownItem] = []
         self._n_images = self._n_characters = 0
 
-    def show(self, items: Iterable[Shown]) -> None:
+    def show(self, items: Iterable[ShownItem]) -> None:
         for item in items:
             if isinstance(item, Image):
                 self._n_images += 1
@@ -213,7 +213,7 @@ class Screen:
             if room and item:
                 self._items.append(item[:room])
 
-    def take(self) -> list[Shown]:
+    def take(self) -> list[ShownItem]:
         """Return what was shown since the last call, and forget it."""
         shown = self._items
         if self._n_images > self._max_images:
@@ -472,7 +472,7 @@ class Toolbox:
         self.screen.show((self.log_book.reminder(entries),))
         return {}
 
-    async def _do_display(self, items: list[Shown]) -> dict[str, object]:
+    async def _do_display(self, items: list[ShownItem]) -> dict[str, object]:
         self.screen.show(items)
         return {}
 

@@ -14,7 +14,7 @@ from actors.chat.reply import ChatReply
 from actors.chat.tasks import ChatTask
 from actors.images import Image
 
-Role = Literal["system", "user", "assistant"]
+MessageRole = Literal["system", "user", "assistant"]
 Part = str | Image
 """A piece of a message: text, or an image."""
 
@@ -23,7 +23,7 @@ Part = str | Image
 class Message:
     """One turn of a conversation."""
 
-    role: Role
+    role: MessageRole
     parts: tuple[Part, ...]
     thoughts: str = ""
     """What the model thought before an assistant turn; sent again only to servers that want it."""

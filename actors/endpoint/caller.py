@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from actors.endpoint.faults import TRANSIENT, EndpointDownError, EndpointStopError, Fault, to_error, try_once
-from actors.endpoint.gate import Clock, Gate, GateStatistics, Permit, Sleep
+from actors.endpoint.gate import Gate, GateStatistics, Permit, Sleep
 from actors.endpoint.secrets import Secrets
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import MaiaError
@@ -90,7 +90,7 @@ class EndpointCaller:
         settings: EndpointSettings,
         secrets: Secrets,
         *,
-        clock: Clock = time.monotonic,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         random: Callable[[], float] = random.random,
         proxy: str = "",

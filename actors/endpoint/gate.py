@@ -20,7 +20,6 @@ from actors.endpoint.faults import EndpointDownError
 from actors.endpoint.settings import EndpointSettings
 from actors.errors import MaiaError
 
-Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 
 _MAX_PAUSE_S = 300.0
@@ -29,7 +28,7 @@ _MAX_PAUSE_S = 300.0
 class TokenBucket:
     """At most `per_minute` units in any minute on average, with a burst of at most `burst`."""
 
-    def __init__(self, per_minute: float, burst: float, clock: Clock) -> None:
+    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float]) -> None:
         self._rate, self._burst, self._clock = per_minute / 60.0, burst, clock
         self._level, self._at = burst, clock()
 
@@ -72,7 +71,7 @@ class GateStatistics:
 class Gate:
     """Lets requests through to one endpoint as fast as it, its limits and its health allow."""
 
-    def __init__(self, settings: EndpointSettings, clock: Clock, sleep: Sleep) -> None:
+    def __init__(self, settings: EndpointSettings, clock: Callable[[], float], sleep: Sleep) -> None:
         self._settings, self._clock, self._sleep = settings, clock, sleep
         rpm, tpm = settings.requests_per_minute, settings.tokens_per_minute
         # A tenth of a minute at once: agents start together, and a full minute's burst would be refused.

@@ -21,7 +21,7 @@ from actors.serving.blocking import DeviceThread
 from actors.serving.lru import LruCache
 
 ImageRequest = GenerateRequest | EditRequest
-Made = MadeImage | MaiaError
+ImageOrError = MadeImage | MaiaError
 
 
 class AsyncImageMaker(Protocol):
@@ -32,9 +32,9 @@ class AsyncImageMaker(Protocol):
     max_batch: int
     slots: int
 
-    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Made]: ...
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[ImageOrError]: ...
 
-    async def edit(self, requests: Sequence[EditRequest]) -> list[Made]: ...
+    async def edit(self, requests: Sequence[EditRequest]) -> list[ImageOrError]: ...
 
     def describe(self) -> BackendFacts: ...
 
@@ -51,16 +51,16 @@ class ThreadedImageMaker:
         self.name, self.settings, self.max_batch = maker.name, maker.settings, maker.max_batch
         self._thread = DeviceThread("image-maker")
 
-    async def generate(self, requests: Sequence[GenerateRequest]) -> list[Made]:
+    async def generate(self, requests: Sequence[GenerateRequest]) -> list[ImageOrError]:
         return await self._in_batches(self._maker.generate, requests)
 
-    async def edit(self, requests: Sequence[EditRequest]) -> list[Made]:
+    async def edit(self, requests: Sequence[EditRequest]) -> list[ImageOrError]:
         return await self._in_batches(self._maker.edit, requests)
 
     async def _in_batches(
-        self, make: Callable[[Sequence[RequestT]], list[Made]], requests: Sequence[RequestT]
-    ) -> list[Made]:
-        made: list[Made] = []
+        self, make: Callable[[Sequence[RequestT]], list[ImageOrError]], requests: Sequence[RequestT]
+    ) -> list[ImageOrError]:
+        made: list[ImageOrError] = []
         for start in range(0, len(requests), self.max_batch):
             made += await self._thread.run(make, requests[start : start + self.max_batch])
         return made
@@ -116,14 +116,14 @@ class GenerationBackend(Backend[ImageRequest, MadeImage]):
     def lookup(self, request: ImageRequest) -> MadeImage | None:
         return self._remembered.get(self.key(request))
 
-    async def run(self, batch: Sequence[ImageRequest]) -> list[Made]:
+    async def run(self, batch: Sequence[ImageRequest]) -> list[ImageOrError]:
         """Return one image or typed failure per request, in order."""
-        results: list[Made | None] = list(await asyncio.to_thread(self._stored, batch))
+        results: list[ImageOrError | None] = list(await asyncio.to_thread(self._stored, batch))
         generate = [
             (i, r) for i, r in enumerate(batch) if results[i] is None and isinstance(r, GenerateRequest)
         ]
         edit = [(i, r) for i, r in enumerate(batch) if results[i] is None and isinstance(r, EditRequest)]
-        fresh: dict[int, Made] = {}
+        fresh: dict[int, ImageOrError] = {}
         if generate:
             made = await self._generator.generate([request for _, request in generate])
             fresh |= zip((i for i, _ in generate), made, strict=True)
@@ -155,7 +155,7 @@ class GenerationBackend(Backend[ImageRequest, MadeImage]):
     def _stored(self, batch: Sequence[ImageRequest]) -> list[MadeImage | None]:
         return [self._store.get(self.key(request)) if self._store else None for request in batch]
 
-    def _keep(self, batch: Sequence[ImageRequest], fresh: dict[int, Made]) -> dict[int, Made]:
+    def _keep(self, batch: Sequence[ImageRequest], fresh: dict[int, ImageOrError]) -> dict[int, ImageOrError]:
         if self._store is None:
             return fresh
         return {

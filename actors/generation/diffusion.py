@@ -22,7 +22,13 @@ import PIL.Image
 from actors import hub
 from actors.errors import BackendError, MaiaError, RefusedError, UsageError
 from actors.generation.base import EditRequest, GenerateRequest, MadeImage
-from actors.generation.pipelines import Task, call_arguments, find_folder, load_pipeline, longest_prompt
+from actors.generation.pipelines import (
+    PipelineTask,
+    call_arguments,
+    find_folder,
+    load_pipeline,
+    longest_prompt,
+)
 from actors.generation.settings import DiffusersPipeline
 from actors.images import Image, Provenance
 from actors.serving.backend import BackendFacts
@@ -58,7 +64,7 @@ class DiffusionMaker:
         UsageError: Unknown model, pipeline class or argument, an unreachable hub, too little memory.
     """
 
-    def __init__(self, settings: DiffusersPipeline, task: Task) -> None:
+    def __init__(self, settings: DiffusersPipeline, task: PipelineTask) -> None:
         hub.require("the diffusers backend", "torch", "diffusers", "transformers", "accelerate")
         self._settings, self._task = settings, task
         folder = find_folder(settings)

@@ -14,7 +14,7 @@ from actors import hub
 from actors.errors import UsageError
 from actors.generation.settings import DiffusersPipeline
 
-Task = Literal["generate", "edit"]
+PipelineTask = Literal["generate", "edit"]
 
 
 def find_folder(settings: DiffusersPipeline) -> Path:
@@ -43,7 +43,7 @@ def find_folder(settings: DiffusersPipeline) -> Path:
     return folder
 
 
-def load_pipeline(settings: DiffusersPipeline, task: Task, folder: Path) -> tuple[Any, str, str]:
+def load_pipeline(settings: DiffusersPipeline, task: PipelineTask, folder: Path) -> tuple[Any, str, str]:
     """Return the pipeline on its device, the device and the dtype.
 
     Raises:
@@ -79,7 +79,7 @@ def load_pipeline(settings: DiffusersPipeline, task: Task, folder: Path) -> tupl
     return pipeline, device, str(dtype).removeprefix("torch.")
 
 
-def _pipeline_class(diffusers: Any, name: str | None, task: Task) -> Any:
+def _pipeline_class(diffusers: Any, name: str | None, task: PipelineTask) -> Any:
     if name is None:
         # An editor is loaded as what it was saved as; "auto" would turn an editor's weights into a generator.
         return diffusers.AutoPipelineForText2Image if task == "generate" else diffusers.DiffusionPipeline

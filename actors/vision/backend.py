@@ -25,7 +25,7 @@ from actors.packaged import head_digest
 from actors.serving.backend import Backend
 from actors.serving.bank import BankStatistics, StimulusBank
 from actors.serving.blocking import DeviceThread
-from actors.vision.gradients.attribution import Attribution, Method, of_output, of_pixels
+from actors.vision.gradients.attribution import Attribution, AttributionMethod, of_output, of_pixels
 from actors.vision.gradients.differentiable import DifferentiableNetwork
 from actors.vision.gradients.head_map import of_attention
 from actors.vision.gradients.visualization import Optimization, VisualizationSettings
@@ -315,7 +315,9 @@ class VisionBackend(Backend[Any, Any]):
             await self.on_device(work.advance, min(_STEPS_AT_ONCE, settings.steps - start))
         return await self.on_device(work.pixels)
 
-    async def attribute(self, image: Image, readout: Readout, index: int, of: Method | int) -> Attribution:
+    async def attribute(
+        self, image: Image, readout: Readout, index: int, of: AttributionMethod | int
+    ) -> Attribution:
         """Return what a unit's largest value comes from by a method, where its head looks ("attention"), or
         what it contributes to output `of`.
 

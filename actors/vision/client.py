@@ -18,7 +18,7 @@ from actors.serving.pool import Pool
 from actors.vision.data.folder import evenly_spaced
 from actors.vision.data.held_out import HeldOutShare, split
 from actors.vision.data.loading import load_readable
-from actors.vision.gradients.attribution import Attribution, Method
+from actors.vision.gradients.attribution import Attribution, AttributionMethod
 from actors.vision.gradients.visualization import VisualizationSettings
 from actors.vision.held_out_tables import HeldOutTables
 from actors.vision.networks.layer_cache import KnownNetwork
@@ -415,7 +415,7 @@ class PoolVisionClient:
         unit = await self.unit(unit)
         return Image.from_pixels(await self._pool.call("visualize", Readout.of(unit), unit.index, settings))
 
-    async def attribute(self, unit: Unit, image: Image, of: Method | int) -> Attribution:
+    async def attribute(self, unit: Unit, image: Image, of: AttributionMethod | int) -> Attribution:
         """Return what a unit's value on an image comes from by a method, where its head looks
         ("attention"), or its part in output number `of`.
 

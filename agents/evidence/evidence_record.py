@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from agents.evidence.record import Count, ImageId, Interval, Number, Record, Seed
+from agents.evidence.record import Count, ImageId, IntervalPair, Number, Record, Seed
 from agents.evidence.verdict import Verdict
 from agents.evidence.witness import Accuracy
 
@@ -48,7 +48,7 @@ class Coverage(Record):
     """Images in which it sees a label."""
     share: Number | None = None
     """Of `n`, as seen."""
-    interval: Interval | None = None
+    interval: IntervalPair | None = None
     """Wilson's, of the share as seen."""
     corrected: Number | None = None
     """The share that allows for the witness's errors; null if these are unknown."""
@@ -139,7 +139,7 @@ class Strength(Record):
 
     share: Number = 0.0
     """All images together."""
-    interval: Interval | None = None
+    interval: IntervalPair | None = None
     """A percentile bootstrap over the images."""
     labels: dict[str, Number] = {}
     """The part that the images of each label reach."""
@@ -175,7 +175,7 @@ class HeldOutTest(Record):
     """Share of the data set's images that show a label."""
     auroc: Number | None = None
     """Over the data set: probability that an image with a label exceeds one without."""
-    auroc_interval: Interval | None = None
+    auroc_interval: IntervalPair | None = None
     """95% interval of the AUROC."""
     corrected: Number | None = None
     """The AUROC that allows for the witness's errors; null if these are unknown."""
@@ -185,7 +185,7 @@ class HeldOutTest(Record):
     """The part of the unit's range that images with a label reach, in the mean."""
     precision: Number | None = None
     """Share of the data set's images above `threshold` that show a label."""
-    precision_interval: Interval | None = None
+    precision_interval: IntervalPair | None = None
     """95% interval of the precision."""
     threshold: Number = 0.0
     """The middle of the unit's range."""
@@ -220,7 +220,7 @@ class GroupFigures(Record):
 
     auroc: Number | None = None
     """Probability that an image of the labels exceeds one of other things."""
-    auroc_interval: Interval | None = None
+    auroc_interval: IntervalPair | None = None
     """95% interval of the AUROC."""
     e_value: Number | None = None
     """Evidence that this is no chance, valid whenever the test stops."""
@@ -295,7 +295,7 @@ class Comparison(Record):
     """Mean activation of those of the label's side."""
     auroc: Number | None = None
     """Probability that an image of the label's side exceeds one of the simpler side."""
-    auroc_interval: Interval | None = None
+    auroc_interval: IntervalPair | None = None
     """95% interval of `auroc`."""
     left: Number | None = None
     """The part of the label's effect that the simpler one has."""
@@ -314,7 +314,7 @@ class RivalTest(Record):
     """Its images."""
     beats: Number | None = None
     """Probability that an image of the rival exceeds one of the labels."""
-    beats_interval: Interval | None = None
+    beats_interval: IntervalPair | None = None
     """95% interval of `beats`."""
 
 
@@ -363,7 +363,7 @@ class EvidenceRecord(GroupFigures):
     """Comparisons with simpler labels; null where none was looked for."""
     meanings: dict[str, LabelMeaning] = {}
     """What each label says, where a model could tell."""
-    retest: list[Interval] = []
+    retest: list[IntervalPair] = []
     """Activations of two images of the same prompt: how far the prompt decides them."""
     rival: RivalTest | None = None
     """The strongest rival."""

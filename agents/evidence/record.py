@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Number = Annotated[float, PlainValidator(_number)]
 """May be NaN or infinite, which Python writes into JSON."""
-Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+IntervalPair = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
 class Record(BaseModel):

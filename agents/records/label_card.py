@@ -17,7 +17,7 @@ from agents.evidence.statistics import auroc, auroc_interval, average_precision,
 from agents.evidence.verdict import MEANINGS, holds, verdict_of
 from agents.records.record_types import StudyResult
 
-UnitKind = Literal["monosemantic", "polysemantic", "conditional"]
+LabelKind = Literal["monosemantic", "polysemantic", "conditional"]
 
 
 class LabelFigures(TypedDict):
@@ -50,7 +50,7 @@ class WritesFigures(TypedDict):
 class CardFigures(TypedDict):
     """A label card, as it is written down; a figure that was not measured is None."""
 
-    kind: UnitKind | None
+    kind: LabelKind | None
     """Of a unit whose labels hold."""
     reason: str
     """Of the kind, or else of the verdict."""
@@ -185,7 +185,7 @@ def _explained(evidence: EvidenceRecord) -> tuple[float | None, Mapping[str, flo
     return (None, {}) if earlier is None else (earlier.any, earlier.labels)
 
 
-def _kind(evidence: EvidenceRecord, labels: Sequence[LabelFigures]) -> tuple[UnitKind, str]:
+def _kind(evidence: EvidenceRecord, labels: Sequence[LabelFigures]) -> tuple[LabelKind, str]:
     """Return the kind of a unit whose labels hold, and why."""
     borne_out = [label for label in labels if label["auroc_interval"] and label["auroc_interval"][0] > 0.5]
     if len(labels) > 1 and len(borne_out) > 1:

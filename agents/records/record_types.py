@@ -36,7 +36,7 @@ from agents.records.run_files import damaged
 from agents.records.store import Store
 
 Dollars = Annotated[FiniteFloat, Field(ge=0)]
-Labels = Annotated[list[str], Field(max_length=1000)]
+LabelList = Annotated[list[str], Field(max_length=1000)]
 """Labels of one unit: tables and pages repeat for each what is known of the unit."""
 MOST_CONTEXTS = 24
 """Contexts that may be proposed for a class."""
@@ -186,9 +186,9 @@ class StudyResult(Record):
     """How the study ended: `answered`, `no_answer`, `refused`, `measured`, `failed`."""
     label: str | None = None
     """The labels in one text."""
-    labels: Labels = []
+    labels: LabelList = []
     """Labels as they were accepted: the simplest that the numbers could not reject."""
-    answered: Labels = []
+    answered: LabelList = []
     """Labels as the agent gave them."""
     description: str | None = None
     fields: dict[str, Any] = {}

@@ -22,7 +22,7 @@ from agents.records.record_types import (
     ToolboxRecord,
 )
 from tools.sandbox import ExecutedProgram, ProgramOutcome
-from tools.toolbox import Shown, Toolbox
+from tools.toolbox import ShownItem, Toolbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def objection(review: Review, images: Mapping[str, Image]) -> tuple[Part, ...]:
     return (review.objection, *(images[name] for name in review.shown if name in images))
 
 
-def merge_text(parts: Sequence[Shown]) -> list[Part]:
+def merge_text(parts: Sequence[ShownItem]) -> list[Part]:
     """Join neighboring texts: fewer parts, the same reading."""
     merged: list[Part] = []
     for part in parts:

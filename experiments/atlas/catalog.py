@@ -21,7 +21,7 @@ from experiments.records.names import UnitName
 from experiments.report.records import RunDirectory, mapping, number, sequence, text
 
 LABELS, ROLES = "labels.jsonl", "roles.jsonl"
-Tier = Literal["agent", "embedding", ""]
+LabelTier = Literal["agent", "embedding", ""]
 """What named a unit."""
 _THUMBS = 3
 _LONGEST_LINE = 1 << 20
@@ -38,7 +38,7 @@ class CatalogUnit:
     index: int | None
     short: str
     label: str = ""
-    tier: Tier = ""
+    tier: LabelTier = ""
     verdict: str = ""
     """In the words of `agents.evidence.verdict`; "" of a unit of which nothing was said."""
     score: float | None = None

@@ -20,7 +20,7 @@ import numpy as np
 
 from agents.records.store import Store
 from experiments.atlas import layout
-from experiments.atlas.catalog import CatalogUnit, Tier
+from experiments.atlas.catalog import CatalogUnit, LabelTier
 from experiments.atlas.words import WordVectors, kinds
 from experiments.report import pages
 from experiments.report.records import RunDirectory, text
@@ -32,7 +32,7 @@ FIRST = 200
 """Units that the page lists without scripts."""
 COPY = 0.98
 """Cosine from which two units' strongest images count as the same."""
-_TIERS: tuple[Tier, ...] = ("", "embedding", "agent")
+_TIERS: tuple[LabelTier, ...] = ("", "embedding", "agent")
 _LONGEST_DESCRIPTION = 600
 
 

@@ -98,7 +98,7 @@ class SearchIndex:
             np.array([layers[unit.layer] for unit in units], np.int32),
             list(places),
             np.array([places[unit.label] if unit.label else -1 for unit in units], np.int32),
-            np.array([get_args(catalog.Tier).index(unit.tier) for unit in units], np.uint8),
+            np.array([get_args(catalog.LabelTier).index(unit.tier) for unit in units], np.uint8),
             verdicts,
             np.array([verdicts.index(unit.verdict) for unit in units], np.uint8),
             np.array([np.nan if unit.score is None else unit.score for unit in units], np.float32),
@@ -162,7 +162,7 @@ class SearchIndex:
             name.layer,
             name.index,
             label,
-            get_args(catalog.Tier)[self.tiers[unit]],
+            get_args(catalog.LabelTier)[self.tiers[unit]],
             self.verdicts[self.standing[unit]],
             score if np.isfinite(score) else None,
             FIELDS[self.fields[entry]] if known else "unit",
@@ -224,7 +224,7 @@ class SearchIndex:
             and vectors.rows.shape == vectors.weights.shape == (n_weights,)
             and _within(self.layer_of, 0, len(self.layers))
             and _within(self.labels, -1, n_texts)
-            and _within(self.tiers, 0, len(get_args(catalog.Tier)))
+            and _within(self.tiers, 0, len(get_args(catalog.LabelTier)))
             and _within(self.standing, 0, len(self.verdicts))
             and _within(self.units, 0, n)
             and bool((np.diff(self.units) >= 0).all())

@@ -21,7 +21,7 @@ from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS
 from experiments.runs.context_survey import ContextEffect
 
 DisagreementKind = Literal["unsupported", "opposite", "missed", "untested", "unchecked"]
-Reader = Literal["observers", "words"]
+ClaimReader = Literal["observers", "words"]
 
 _LOWER = (
     r"lower|low|less|fewer|drops?|falls?|fails?|decreases?|decreased|reduced?|reduces|weaker|worse|"
@@ -70,7 +70,7 @@ class TextClaims:
 
     known: tuple[Claim, ...] = ()
     unknown: tuple[str, ...] = ()
-    read_by: Reader = "words"
+    read_by: ClaimReader = "words"
 
     def says_lower(self, context: str) -> bool:
         """Return whether the text claims that the probability is lower in a context."""

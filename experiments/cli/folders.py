@@ -178,9 +178,9 @@ def run_argument(help: str, callback: Any = None) -> ArgumentInfo:
     return argument
 
 
-RunDirectory = Annotated[Path, run_argument("The --out folder, or URL, of a run.", read)]
+RunArgument = Annotated[Path, run_argument("The --out folder, or URL, of a run.", read)]
 RunRecords = Annotated[Path, run_argument("The --out folder, or URL, of a run.", _read_records)]
-"""As `RunDirectory`, for commands that read no images."""
+"""As `RunArgument`, for commands that read no images."""
 EarlierRun = Annotated[
     Path | None,
     typer.Option(

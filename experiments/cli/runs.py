@@ -14,7 +14,7 @@ from actors.errors import UsageError
 from experiments.cli.folders import (
     ExportedRun,
     OpenRun,
-    RunDirectory,
+    RunArgument,
     RunOrUnitPath,
     RunRecords,
     UnitPath,
@@ -278,7 +278,7 @@ def atlas(
 @shared_options("data", "class_names")
 def view(
     shared: Shared,
-    run_directory: RunDirectory,
+    run_directory: RunArgument,
     port: Annotated[
         int,
         typer.Option(
@@ -356,7 +356,7 @@ def export(
     epilog=examples("maia diff runs/b6 runs/b6-other-checkpoint", "maia diff runs/a runs/b --json")
 )
 def diff(
-    first: RunDirectory,
+    first: RunArgument,
     second: Annotated[Path, run_argument("Another run over the same units or layers.", read)],
     json: Json = False,
 ) -> None:

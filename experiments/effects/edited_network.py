@@ -19,6 +19,7 @@ from actors.vision.client import PoolVisionClient
 from actors.vision.data.labels import Labels, labels_of
 from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.units import parse_unit
+from agents.evidence.role import Interval
 from agents.evidence.statistics import bootstrap_interval, wilson_interval
 from experiments.audit import real_images
 from experiments.audit.real_images import EditsOf
@@ -30,7 +31,6 @@ from experiments.setup.console import Console, counted
 from experiments.setup.selection import Selection
 from experiments.studies import unit_selection
 
-Interval = tuple[float, float]
 FILE = "edit.json"
 _HOW_TO_NAME_UNITS = "Name units as LAYER:UNITS, such as layer4:3,17 or layer4:0-63."
 

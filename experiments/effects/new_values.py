@@ -21,7 +21,7 @@ DONORS = 32
 """Images whose values are put into others."""
 FORMS = "zero, mean, resample, a number, scale:FACTOR, add:NUMBER or clamp:LOW,HIGH"
 
-Kind = Literal["set", "mean", "resample", "scale", "add", "clamp"]
+ValueKind = Literal["set", "mean", "resample", "scale", "add", "clamp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class NewValue:
     position of another image, drawn for each image.
     """
 
-    kind: Kind
+    kind: ValueKind
     amount: float = 0.0
     upper: float = np.inf
 

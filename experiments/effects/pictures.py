@@ -15,7 +15,7 @@ from actors.errors import UsageError
 from actors.images import Image, ImageDecodeError, decode, encode_png
 from actors.vision.client import PoolVisionClient
 from actors.vision.data.distinct import image_name
-from actors.vision.gradients.attribution import Attribution, Method
+from actors.vision.gradients.attribution import Attribution, AttributionMethod
 from actors.vision.gradients.visualization import VisualizationSettings
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, Unit
@@ -162,7 +162,7 @@ async def attribute(
     console: Console,
     request: PictureRequest,
     files: Sequence[Path],
-    method: Method,
+    method: AttributionMethod,
     output: str | None,
 ) -> AttributedUnit:
     """Attribute a unit's value, or its effect on `output`, on files or its exemplars, and write pictures.

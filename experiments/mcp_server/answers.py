@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-StudyState = Literal["starting", "ready", "running", "testing", "ended", "failed", "closed"]
+StudyPhase = Literal["starting", "ready", "running", "testing", "ended", "failed", "closed"]
 """`ready`: the next call is awaited; `testing`: the critic tests an answer. The others say what they are."""
 
 
@@ -63,7 +63,7 @@ class StudyUpdate(ToolAnswer):
     """How a study stands after a call."""
 
     study: str
-    state: StudyState
+    state: StudyPhase
     doing: str
     """What is being done, in words."""
     rounds: int
@@ -82,7 +82,7 @@ class StudyLine(ToolAnswer):
     study: str
     layer: str
     unit: str
-    state: StudyState
+    state: StudyPhase
     rounds: int
 
 

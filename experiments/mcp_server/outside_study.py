@@ -21,7 +21,7 @@ from experiments.mcp_server.answers import (
     BudgetLeft,
     OutcomeFigure,
     OutsideOutcome,
-    StudyState,
+    StudyPhase,
     StudyUpdate,
 )
 from experiments.mcp_server.interruptible import InterruptibleSandbox
@@ -81,7 +81,7 @@ class OutsideStudy:
         return None if self._prepared is None else self._prepared.request.subject.id
 
     @property
-    def state(self) -> StudyState:
+    def state(self) -> StudyPhase:
         if self._closed or self._task.cancelled():
             return "closed"
         if self._task.done():

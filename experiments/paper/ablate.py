@@ -23,7 +23,7 @@ from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.ablation_page import AblationResult, TruthScore, page
 from experiments.paper.evaluation.evaluate import Sizes, measure, prepare
 from experiments.paper.evaluation.run_labels import NULL, LabeledUnit, label_of, with_null
-from experiments.paper.evaluation.summary import MeanDifference, Row, difference, summarize
+from experiments.paper.evaluation.summary import EvaluatedRow, MeanDifference, difference, summarize
 from experiments.paper.gym.neurons import GymUnit
 from experiments.paper.gym.neurons import choose as choose_synthetic
 from experiments.paper.gym.score import Score, score
@@ -181,7 +181,7 @@ class AblationRun:
 
     async def evaluate(
         self, bench: Workbench, units: Units, records: Mapping[str, Records]
-    ) -> tuple[str, list[Row]]:
+    ) -> tuple[str, list[EvaluatedRow]]:
         """Return who wrote the prompts, and how well each variant's label predicts each unit."""
         labeled = []
         for name, unit in units.items():
@@ -201,7 +201,7 @@ class AblationRun:
         return evaluation.writer.name, rows
 
 
-def _differences(rows: Sequence[Row], others: Sequence[str]) -> dict[str, dict[str, MeanDifference]]:
+def _differences(rows: Sequence[EvaluatedRow], others: Sequence[str]) -> dict[str, dict[str, MeanDifference]]:
     """Return the whole system's paired lead over every other method, by method and measure."""
     return {
         name: {

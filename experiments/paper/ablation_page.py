@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from experiments.paper.evaluation.page import measured
-from experiments.paper.evaluation.summary import MeanDifference, MethodSummary, Row
+from experiments.paper.evaluation.summary import EvaluatedRow, MeanDifference, MethodSummary
 from experiments.paper.published import TABLE_A5
 from experiments.report.schema import Block, Cell, DataTable, Estimate, Page, columns
 
@@ -35,7 +35,7 @@ class AblationResult:
     """Who wrote the prompts."""
     seed: int
     variants: list[str]
-    rows: list[Row]
+    rows: list[EvaluatedRow]
     summary: list[MethodSummary]
     differences: dict[str, dict[str, MeanDifference]]
     truth: dict[str, TruthScore] | None

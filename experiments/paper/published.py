@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-Pair = tuple[float, float]
+MeanPair = tuple[float, float]
 """Mean activation on images of the prompts that a label entails, and on those that it does not."""
 
-TABLE_A3: Mapping[str, Mapping[str, Mapping[str, Pair]]] = {
+TABLE_A3: Mapping[str, Mapping[str, Mapping[str, MeanPair]]] = {
     "resnet152": {
         "conv1": {"MILAN": (7.23, 3.38), "MAIA": (7.28, 3.53), "human": (7.83, 3.16)},
         "layer1": {"MILAN": (0.82, 0.73), "MAIA": (0.78, 0.69), "human": (0.46, 0.64)},
@@ -37,7 +37,7 @@ TABLE_A3: Mapping[str, Mapping[str, Mapping[str, Pair]]] = {
 (DINO's MAIA minus average and the human averages do not).
 """
 
-TABLE_A5: Mapping[str, Mapping[str, Pair]] = {
+TABLE_A5: Mapping[str, Mapping[str, MeanPair]] = {
     "resnet152": {"exemplars": (3.53, 1.54), "SD-v1.5": (3.56, 1.33), "DALL-E 3": (4.64, 1.53)},
     "dino_vits8": {"exemplars": (1.48, -0.37), "SD-v1.5": (1.98, -0.23), "DALL-E 3": (1.88, -0.27)},
     "clip-RN50": {"exemplars": (2.34, 1.90), "SD-v1.5": (3.62, 1.75), "DALL-E 3": (4.34, 1.90)},

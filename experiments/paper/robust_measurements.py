@@ -17,7 +17,7 @@ from experiments.paper.gym.selectivity import FactorShares, SelectivityJudgement
 from experiments.paper.gym.spawrious import SpuriousSet, balanced
 from experiments.paper.robust_rows import ALONE, EDITED, PLAIN, RIDGE, TableRow, Training, table_row
 
-Fit = Callable[[np.ndarray, np.ndarray, np.ndarray], logistic.Fitted]
+FitFunction = Callable[[np.ndarray, np.ndarray, np.ndarray], logistic.Fitted]
 Head = Callable[[np.ndarray], np.ndarray]
 """A network's last layer: class scores float32 (N, classes) of features float32 (N, units)."""
 
@@ -193,7 +193,7 @@ class Measurements:
         return accuracies[0], accuracies[1]
 
     def _refitted(
-        self, choices: _Choices, fit: Fit, names: Mapping[str, str]
+        self, choices: _Choices, fit: FitFunction, names: Mapping[str, str]
     ) -> tuple[list[TableRow], ChoiceStanding]:
         """Return the rows of one read-out, fitted anew to each choice, and where the agent's stands."""
         labels, subset = self.spurious.validation.labels, choices.subset

@@ -24,7 +24,7 @@ from experiments.setup.selection import Selected, Selection
 from experiments.setup.spending import may_charge
 from tools.sandbox import SandboxSettings
 
-Ask = Callable[[str], bool]
+AskPerson = Callable[[str], bool]
 _LONGEST_NAME = 4096
 """Characters of a path, or of anything else that has a name."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -35,7 +35,7 @@ _OUTCOME_CHOICES = frozenset({"dialect"})
 class Trust:
     """What the person agreed to: nothing, unless `given`; `ask` puts a question to a person, if any."""
 
-    def __init__(self, given: bool = False, ask: Ask | None = None) -> None:
+    def __init__(self, given: bool = False, ask: AskPerson | None = None) -> None:
         self._given, self._ask = given, ask
 
     def agree(self, named: Iterable[str], instead: str) -> None:

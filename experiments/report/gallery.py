@@ -42,7 +42,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ObservationBlock:
     """A stretch of an observation: words, or pictures that follow each other."""
 
     words: str = ""
@@ -183,14 +183,14 @@ class Gallery:
             return prompt
         return f"image from the {source}" if source == "dataset" else f"image {image_id[:8]}"
 
-    def observation(self, parts: Sequence[Any]) -> list[Block]:
+    def observation(self, parts: Sequence[Any]) -> list[ObservationBlock]:
         """Return an observation as blocks: the line before an image is its caption."""
-        blocks: list[Block] = []
+        blocks: list[ObservationBlock] = []
         words: list[str] = []
 
         def flush() -> None:
             if text := "\n".join(words).strip("\n"):
-                blocks.append(Block(words=text))
+                blocks.append(ObservationBlock(words=text))
             words.clear()
 
         for part in parts:
@@ -203,7 +203,7 @@ class Gallery:
                 if blocks and blocks[-1].pictures:
                     blocks[-1] = replace(blocks[-1], pictures=(*blocks[-1].pictures, picture))
                 else:
-                    blocks.append(Block(pictures=(picture,)))
+                    blocks.append(ObservationBlock(pictures=(picture,)))
         flush()
         return blocks
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +49,7 @@ from actors.vision.networks.offline import check_weights
 from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, LayerInfo
 from actors.vision.readout.units import parse_unit
+from actors.vision.sweep.driver import Notify
 from agents.study.budget import Rate
 from agents.study.observers import BlindObservers
 from agents.study.study import RunContext
@@ -61,8 +62,6 @@ from experiments.setup.spending import notices
 from tools import sandbox
 from tools.sandbox import SandboxServer
 from tools.subject import NetworkUnit, Subject
-
-Notify = Callable[[str], None]
 
 
 def _quiet(_: str) -> None: ...

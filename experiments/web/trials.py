@@ -36,7 +36,7 @@ _REPEAT_S = 5.0
 _LEAST_SIDE = 8
 """Of a crop, in pixels."""
 
-Words = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2_000)]
+TrialText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2_000)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -48,7 +48,7 @@ class PromptTrial(_PageRequest):
     """An image is made of a prompt."""
 
     kind: Literal["prompt"]
-    prompt: Words
+    prompt: TrialText
 
 
 class PhotoTrial(_PageRequest):
@@ -97,7 +97,7 @@ class EditTrial(_PageRequest):
 
     kind: Literal["edit"]
     image: ImageId
-    instruction: Words
+    instruction: TrialText
 
 
 class AblateTrial(_PageRequest):

@@ -28,7 +28,7 @@ MOST_INTERVENED = 64
 MAX_CALL_BYTES = 384 << 20
 """Pixels of the images of one call: 128 images of 1024 x 1024."""
 
-Check = Callable[[Any, str, ImageShelf], Any]
+ArgumentCheck = Callable[[Any, str, ImageShelf], Any]
 """(value, name of the argument, images known to the sandbox) -> checked value, or UsageError."""
 
 
@@ -65,7 +65,7 @@ def _text_or_image(value: Any, name: str, shelf: ImageShelf) -> str | Image:
     return _text(value, name, shelf) if type(value) is str else _image(value, name, shelf)
 
 
-def _listed(item: Check, at_least: int = 0, at_most: int = MAX_ITEMS) -> Check:
+def _listed(item: ArgumentCheck, at_least: int = 0, at_most: int = MAX_ITEMS) -> ArgumentCheck:
     def check(value: Any, name: str, shelf: ImageShelf) -> list[Any]:
         if type(value) is not list:
             raise BadCallError(f"{name} must be a list, got {_shown(value)}")
@@ -76,7 +76,7 @@ def _listed(item: Check, at_least: int = 0, at_most: int = MAX_ITEMS) -> Check:
     return check
 
 
-def _one_of(words: Sequence[str]) -> Check:
+def _one_of(words: Sequence[str]) -> ArgumentCheck:
     def check(value: Any, name: str, shelf: ImageShelf) -> str:
         if type(value) is not str or value not in words:
             raise BadCallError(f"{name} must be one of {', '.join(words)}, got {_shown(value)}")
@@ -85,7 +85,7 @@ def _one_of(words: Sequence[str]) -> Check:
     return check
 
 
-def _integer(low: int, high: int) -> Check:
+def _integer(low: int, high: int) -> ArgumentCheck:
     def check(value: Any, name: str, shelf: ImageShelf) -> int:
         if type(value) is not int or not low <= value <= high:
             raise BadCallError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}")
@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 class Method:
     """Arguments by name; those in `same_length` must be lists of one length."""
 
-    arguments: Mapping[str, Check]
+    arguments: Mapping[str, ArgumentCheck]
     same_length: tuple[str, ...] = ()
 
 

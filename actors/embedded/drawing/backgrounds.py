@@ -14,7 +14,7 @@ import PIL.Image
 
 from actors.embedded.drawing.vocabulary import COLORS
 
-Painter = Callable[[np.random.Generator, int], np.ndarray]
+BackgroundPainter = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def _rgb(red: float, green: float, blue: float) -> np.ndarray:
@@ -227,7 +227,7 @@ def _plain(rng: np.random.Generator, size: int) -> np.ndarray:
     return np.clip(0.95 + slope + 0.012 * (_noise(rng, size, 24) - 0.5), 0, 1)[..., None].repeat(3, 2)
 
 
-BACKGROUNDS: dict[str, Painter] = {
+BACKGROUNDS: dict[str, BackgroundPainter] = {
     "grass": _grass,
     "beach": _beach,
     "sand": _sand,

@@ -16,7 +16,7 @@ from actors.chat.tasks import (
     StudyTask,
     SummarizeImagesTask,
 )
-from actors.embedded.language.words import Kind, Words
+from actors.embedded.language.words import WordKind, Words
 
 _YES_NO = re.compile(r"\byes or no\b", re.I)
 _SHOWS = re.compile(
@@ -72,7 +72,7 @@ def class_in(text: str, words: Words) -> str:
     return next((term.name for term in words.find(text) if term.kind == "concept"), "")
 
 
-def names_in(text: str, headings: Sequence[str], kind: Kind, words: Words) -> tuple[str, ...]:
+def names_in(text: str, headings: Sequence[str], kind: WordKind, words: Words) -> tuple[str, ...]:
     """Return the names that a text lists after one of the headings and a colon; else those of its kind in the
     text.
     """

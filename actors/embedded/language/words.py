@@ -14,14 +14,14 @@ from typing import Literal, NamedTuple
 from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.vocabulary import COLORS, SETTINGS, Noun, Setting, vocabulary, with_article
 
-Kind = Literal["concept", "category", "color", "tone", "background"]
+WordKind = Literal["concept", "category", "color", "tone", "background"]
 """A color is that of a thing; a tone is a color anywhere in the image, the background included."""
 
 
 class Term(NamedTuple):
     """One thing that an image can show: a concept, a kind of concept, a color, or a background."""
 
-    kind: Kind
+    kind: WordKind
     name: str
 
     def __str__(self) -> str:

@@ -17,14 +17,14 @@ import numpy as np
 from actors.embedded.language.words import Term, Words
 from actors.embedded.reasoning.study_state import Row
 
-Operator = Literal["is", "or", "and", "without"]
+Connective = Literal["is", "or", "and", "without"]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """`is`: one term. `or`: any of the terms. `and`: both. `without`: the first and not the second."""
 
-    operator: Operator
+    operator: Connective
     terms: tuple[Term, ...]
 
     def truth(self, columns: np.ndarray) -> np.ndarray:
@@ -60,14 +60,14 @@ _MIN_RATE = 0.02
 _EXEMPLAR_WEIGHT = 0.25
 """Exemplars share the biases of their data set, so their log-odds count for less than an experiment's."""
 _TERM_PRICE = 6.0
-_PRICE: dict[Operator, float] = {"is": 5.0, "or": 5.0, "and": 5.0, "without": 9.0}
+_PRICE: dict[Connective, float] = {"is": 5.0, "or": 5.0, "and": 5.0, "without": 9.0}
 """What a formula costs, with `_TERM_PRICE` for every term beyond the first. There are as many `without` as
 there are terms to explain a few misses away, and few units are of that kind.
 """
 _LEADS = 6
 _KEPT = 40
 _MAX_TERMS = 4
-_PAIRS: tuple[Operator, ...] = ("or", "and", "without")
+_PAIRS: tuple[Connective, ...] = ("or", "and", "without")
 _SUPPORT = 3
 """Images that a part of a formula must rest on."""
 
@@ -159,7 +159,9 @@ class MeasuredTerms:
         cells = (first & second, first & ~second, ~first & second)
         return all(int(cell.sum()) >= _SUPPORT for cell in cells)
 
-    def _best(self, operator: Operator, leads: Sequence[tuple[Term, ...]], others: np.ndarray) -> list[Merit]:
+    def _best(
+        self, operator: Connective, leads: Sequence[tuple[Term, ...]], others: np.ndarray
+    ) -> list[Merit]:
         """Return the best formulas that add one term to one of `leads`."""
         merits: list[Merit] = []
         for lead in leads:
@@ -183,7 +185,7 @@ class MeasuredTerms:
 
 
 def _extended(
-    operator: Operator, table: np.ndarray, fixed: Sequence[int], candidates: np.ndarray
+    operator: Connective, table: np.ndarray, fixed: Sequence[int], candidates: np.ndarray
 ) -> np.ndarray:
     """Return (candidates, n) truth of the formulas of the `fixed` columns with each candidate column
     added.

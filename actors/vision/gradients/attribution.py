@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PixelMethod = Literal["integrated-gradients", "gradient-x-input", "smoothgrad-x-input"]
-Method = PixelMethod | Literal["attention"]
+AttributionMethod = PixelMethod | Literal["attention"]
 _POINTS = 32
 """Points on the path of integrated gradients, and noisy copies of SmoothGrad."""
 _NOISE = 0.15

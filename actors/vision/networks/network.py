@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 from actors.errors import UsageError
 from actors.vision.networks.detectors import DetectionScores
 from actors.vision.networks.prefix import checked_prefix, declared_prefix
-from actors.vision.networks.preprocess import Fit, Preprocess
+from actors.vision.networks.preprocess import Preprocess, ResizeMode
 from actors.vision.readout.base import Scores
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class ImageOptions(TypedDict, total=False):
     """Height and width of the input, 224 by default; None for images at their own size."""
     resize: int | tuple[int, int] | None
     """The size before the center is cropped to `size`, reached as `fit` says; `size` by default."""
-    fit: Fit
+    fit: ResizeMode
     """"cover" by default; see `Preprocess`."""
     interpolation: str
     """"bicubic" by default."""

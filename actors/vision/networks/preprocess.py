@@ -18,8 +18,8 @@ from actors.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-Fit = Literal["cover", "squash", "contain"]
-Place = Literal["even", "down", "start"]
+ResizeMode = Literal["cover", "squash", "contain"]
+CropPlace = Literal["even", "down", "start"]
 """The position of the crop, or of the padding: in the middle, with half a pixel rounded to even as in
 torchvision or down as in transformers; or at the top left.
 """
@@ -58,11 +58,11 @@ class Preprocess:
 
     size: tuple[int, int] | None = (224, 224)
     resize: tuple[int, int] | None = None
-    fit: Fit = "cover"
+    fit: ResizeMode = "cover"
     interpolation: str = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    place: Place = "even"
+    place: CropPlace = "even"
     channels: str = "RGB"
 
     def __post_init__(self) -> None:

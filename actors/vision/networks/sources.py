@@ -23,7 +23,7 @@ from actors.vision.data import class_names
 from actors.vision.networks import names
 from actors.vision.networks.network import Network, build_seeded, freeze, wrap
 from actors.vision.networks.prefix import declared_prefix
-from actors.vision.networks.preprocess import Fit, Preprocess
+from actors.vision.networks.preprocess import Preprocess, ResizeMode
 from actors.vision.networks.transforms import infer_preprocess
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def timm_preprocess(config: Mapping[str, Any]) -> Preprocess:
     """Return what timm's evaluation transform does for a configuration of its data."""
     size = tuple(config["input_size"][-2:])
     ratio = config.get("crop_pct") or 1.0
-    fits: dict[str, Fit] = {"center": "cover", "squash": "squash", "border": "contain"}
+    fits: dict[str, ResizeMode] = {"center": "cover", "squash": "squash", "border": "contain"}
     return Preprocess(
         size=(size[0], size[1]),
         resize=(math.floor(size[0] / ratio), math.floor(size[1] / ratio)),

@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 
 from actors.errors import UsageError
-from actors.vision.networks.preprocess import Fit, Place, Preprocess
+from actors.vision.networks.preprocess import CropPlace, Preprocess, ResizeMode
 
 Transform = Callable[[np.ndarray], np.ndarray]
 """From a uint8 image (H, W, 3) to a network's input, float (3, h, w)."""
@@ -55,7 +55,7 @@ def infer_preprocess(
     """
     colors = _colors(transform, name)
     wide, tall = _seen(transform, _SHORT, _LONG, colors), _seen(transform, _LONG, _SHORT, colors)
-    fit: Fit
+    fit: ResizeMode
     if _equal(wide.scaled, tall.scaled):
         fit, box = "squash", wide.scaled
     elif _equal(wide.scaled, (_SHORT, _LONG)):  # cut, but not resized: the input's scale is the nearest to it
@@ -75,7 +75,7 @@ def infer_preprocess(
         replace(candidate, interpolation=kind, place=place)
         for candidate in _neighbors(rough)
         for kind in ([interpolation] if interpolation else INTERPOLATIONS.values())
-        for place in get_args(Place)
+        for place in get_args(CropPlace)
     ]
     difference, best = min(
         ((_difference(candidate, image, theirs), candidate) for candidate in tried), key=lambda pair: pair[0]

@@ -11,12 +11,12 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, TypeAdapter, ValidationError
 
+from agents.evidence.role import Interval
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
 
 KEY = "carriers.json"
 VERSION = 1
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)

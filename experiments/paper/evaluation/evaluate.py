@@ -31,7 +31,7 @@ from experiments.paper.evaluation.page import EvaluationResult, page
 from experiments.paper.evaluation.predictive import Evaluation, compare
 from experiments.paper.evaluation.prompts import ChatPromptWriter, PromptWriter, TemplatePromptWriter
 from experiments.paper.evaluation.run_labels import LabeledUnit, gather, left_out, manifest_of, with_null
-from experiments.paper.evaluation.summary import Row, summarize
+from experiments.paper.evaluation.summary import EvaluatedRow, summarize
 from experiments.paper.gym.neurons import choose
 from experiments.records.trust import Trust, network_of, selected_for, units_of
 from experiments.setup.console import Console
@@ -177,7 +177,7 @@ def _controls(bench: Workbench, count: int, seed: int) -> list[Image]:
     return images
 
 
-def _read_row(store: Store, key: str) -> Row | None:
+def _read_row(store: Store, key: str) -> EvaluatedRow | None:
     """Return what was measured before; a damaged record is measured again, though it stays."""
     try:
         record = load_record(store, key, EvaluationRow)
@@ -200,9 +200,9 @@ async def measure(
     units: Sequence[LabeledUnit],
     subject_of: SubjectFinder,
     store: Store,
-) -> list[Row]:
+) -> list[EvaluatedRow]:
     """Return a row per unit, from the store where it was measured before; a failure is a row that says so."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, EvaluatedRow] = {}
     limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
 
     async def measure_one(unit: LabeledUnit) -> None:

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from experiments.paper.evaluation.run_labels import OURS
-from experiments.paper.evaluation.summary import MEASURES, MeanDifference, MethodSummary, Row, difference
+from experiments.paper.evaluation.summary import (
+    MEASURES,
+    EvaluatedRow,
+    MeanDifference,
+    MethodSummary,
+    difference,
+)
 from experiments.paper.published import TABLE_A3
 from experiments.report.schema import Bar, Bars, Cell, DataTable, Estimate, Page, columns
 
@@ -23,7 +29,7 @@ class EvaluationResult:
     """Who wrote the prompts."""
     seed: int
     left_out: list[str]
-    rows: list[Row]
+    rows: list[EvaluatedRow]
     summary: list[MethodSummary]
     experiment: str = field(default="evaluation", kw_only=True)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.evidence.statistics import bootstrap_interval
 
-Row: TypeAlias = Mapping[str, Any]
+EvaluatedRow: TypeAlias = Mapping[str, Any]
 """A unit's measures as `evaluation.json` holds them: `methods` by name, or the `error` that it met."""
 MEASURES = (
     "positive", "negative", "auroc", "margin", "cosy_auc", "cosy_mad", "pearson", "auprc", "f1", "iou"
@@ -61,7 +61,7 @@ class MeanDifference:
         return "{:+.2f} ({:+.2f} to {:+.2f})".format(self.mean, *self.interval)
 
 
-def summarize(rows: Sequence[Row]) -> list[MethodSummary]:
+def summarize(rows: Sequence[EvaluatedRow]) -> list[MethodSummary]:
     """Return the means by layer and method, layers in order of the rows and then all together.
 
     Activations of units of different scale are averaged as in the paper; the other measures have no scale.
@@ -87,7 +87,7 @@ def _summary_of(layer: str, method: str, measured: Sequence[Mapping[str, Any]]) 
 
 
 def difference(
-    rows: Sequence[Row], first: str, second: str, measure: str, seed: int = 0
+    rows: Sequence[EvaluatedRow], first: str, second: str, measure: str, seed: int = 0
 ) -> MeanDifference | None:
     """Return the mean paired difference of two methods over units, None without pairs."""
     pairs = [

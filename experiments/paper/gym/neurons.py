@@ -38,8 +38,8 @@ CONFOUNDED = (
 )
 """Concept and the background that all of its data-set images have."""
 
-UnitKind = Literal["mono", "or", "given", "confounded", "dead", "constant", "random", "noisy"]
-NUISANCES: tuple[UnitKind, ...] = ("dead", "constant", "random", "noisy")
+SyntheticKind = Literal["mono", "or", "given", "confounded", "dead", "constant", "random", "noisy"]
+NUISANCES: tuple[SyntheticKind, ...] = ("dead", "constant", "random", "noisy")
 PER_NUISANCE = 3
 
 
@@ -50,7 +50,7 @@ class GymUnit:
     `background` is that of all data-set images of a confounded one.
     """
 
-    kind: UnitKind
+    kind: SyntheticKind
     formula: Formula | None
     background: str = ""
     seed: int = 0
@@ -66,7 +66,7 @@ class GymUnit:
 def table_a4() -> list[GymUnit]:
     """Return the neurons of Table A4, in its order."""
     units: list[GymUnit] = []
-    groups: tuple[tuple[UnitKind, Operator, str], ...] = (
+    groups: tuple[tuple[SyntheticKind, Operator, str], ...] = (
         ("mono", "mono", MONO),
         ("or", "or", OR),
         ("given", "given", GIVEN),

@@ -16,7 +16,7 @@ from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.data.held_out import SEED, HeldOutShare, sample, split
 from actors.vision.readout.base import HeldOutActivations, ImageDataset, UnitResponse
-from experiments.paper.gym.neurons import GymUnit, UnitKind
+from experiments.paper.gym.neurons import GymUnit, SyntheticKind
 from tools.subject import ActivationStatistics, DatasetImage, Progress, Subject
 from tools.synthetic import ConceptDetector, ConceptTable, SyntheticNeuron
 
@@ -53,7 +53,7 @@ class NuisanceUnit:
     0.
     """
 
-    def __init__(self, kind: UnitKind, seed: int, dataset: ImageDataset, explored: np.ndarray) -> None:
+    def __init__(self, kind: SyntheticKind, seed: int, dataset: ImageDataset, explored: np.ndarray) -> None:
         self.id = f"synthetic/{kind} {seed}"
         self._kind, self._seed, self._dataset, self._explored = kind, seed, dataset, explored
         self._ranking: list[tuple[float, int]] = []

@@ -40,7 +40,7 @@ class NoteView:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RawPart:
     """A stretch of a transcript: words, or a picture."""
 
     speaker: str
@@ -79,7 +79,7 @@ class RoundView:
     finish: str
     persons_notes: list[NoteView]
     """What people wrote, and the model read before this round."""
-    raw: list[Part] = field(default_factory=list)
+    raw: list[RawPart] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
@@ -146,8 +146,8 @@ def rounds_of(unit: UnitRecords, gallery: Gallery) -> Iterator[RoundView]:
             finish=text(reply.get("finish")),
             persons_notes=(heard := notes_of(record.get("notes"))),
             raw=[
-                *(Part(f"note by {note.person}", note.words) for note in heard),
-                Part("model", text(reply.get("text"))),
+                *(RawPart(f"note by {note.person}", note.words) for note in heard),
+                RawPart("model", text(reply.get("text"))),
                 *_raw(shown, gallery),
             ],
         )
@@ -187,12 +187,12 @@ def _fates(hypotheses: list[str], before: list[str]) -> list[Hypothesis]:
     return listed + dropped if hypotheses else []
 
 
-def _raw(parts: list[Any], gallery: Gallery) -> Iterator[Part]:
+def _raw(parts: list[Any], gallery: Gallery) -> Iterator[RawPart]:
     for part in parts:
         if isinstance(part, str):
-            yield Part("observation", words=part)
+            yield RawPart("observation", words=part)
         else:
-            yield Part("observation", picture=gallery.picture(mapping(part).get("image")))
+            yield RawPart("observation", picture=gallery.picture(mapping(part).get("image")))
 
 
 def strongest(pictures: list[Picture]) -> list[Picture]:
