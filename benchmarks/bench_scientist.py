@@ -25,7 +25,7 @@ from pathlib import Path
 import anyio
 import numpy as np
 
-from actors.embedded.language.words import Kind, Term, Words, embedded_words
+from actors.embedded.language.words import Term, WordKind, Words, embedded_words
 from actors.embedded.reasoning.formulas import auroc
 from actors.embedded.reasoning.stimuli import Stimulus
 from actors.embedded.scientist.scientist import Scientist
@@ -39,7 +39,7 @@ Made = tuple[World, frozenset[Term] | None]
 """A world and the terms of its unit; None when no words describe it."""
 
 
-def pick(rng: random.Random, words: Words, *kinds: Kind) -> Term:
+def pick(rng: random.Random, words: Words, *kinds: WordKind) -> Term:
     kind = rng.choice(kinds)
     if kind == "category":
         return Term(kind, rng.choice([c for c in words.categories if len(words.members(c)) >= 4]))
@@ -55,7 +55,7 @@ def confidence(content: Stimulus, term: Term, words: Words, rng: random.Random) 
     return rng.uniform(0.3, 0.6) if rng.random() < 0.01 else 0.0
 
 
-def unrelated(rng: random.Random, words: Words, first: Term, *kinds: Kind) -> Term:
+def unrelated(rng: random.Random, words: Words, first: Term, *kinds: WordKind) -> Term:
     while True:
         other = pick(rng, words, *kinds)
         if other not in words.closure(first) and first not in words.closure(other):
@@ -165,7 +165,7 @@ def _either(kind: str, seed: int, words: Words, rng: random.Random) -> Made:
 
 def _both(rare: bool, seed: int, words: Words, rng: random.Random) -> Made:
     first = pick(rng, words, *(("concept",) if rare else ("concept", "category")))
-    others: tuple[Kind, ...] = ("concept", "category", "color", "background")
+    others: tuple[WordKind, ...] = ("concept", "category", "color", "background")
     second = unrelated(rng, words, first, *(("concept", "background") if rare else others))
 
     def unit(c: Stimulus, r: random.Random) -> float:
@@ -237,12 +237,12 @@ KINDS = (
 def drawn(count: int, seed: int, words: Words) -> str:
     """Return formulas of `count` units of each kind (one concept, OR, A|B), of concepts drawn with `seed`."""
     rng = random.Random(f"drawn/{seed}")
-    first_of: dict[str, tuple[Kind, ...]] = {
+    first_of: dict[str, tuple[WordKind, ...]] = {
         "": ("concept",) * 5 + ("category",) * 2 + ("background",) * 2 + ("color",),
         " OR ": ("concept",) * 4 + ("category",) * 2 + ("background",),
         "|": ("concept",) * 4 + ("category",),
     }
-    second_of: dict[str, tuple[Kind, ...]] = {
+    second_of: dict[str, tuple[WordKind, ...]] = {
         " OR ": ("concept",) * 4 + ("category", "background"),
         "|": ("concept",) * 3 + ("background",) * 3 + ("category", "color"),
     }
