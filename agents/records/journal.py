@@ -24,6 +24,8 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from actors.chat.reply import ChatReply, Usage
@@ -51,7 +53,7 @@ from agents.records.store import Store
 if TYPE_CHECKING:
     import numpy as np
 
-    from actors.images import Image
+    from actors.images import Image, Painted
 
 R = TypeVar("R", bound=Record)
 _IMAGE_ID = re.compile(r"[0-9a-f]{8,64}")
@@ -59,6 +61,8 @@ MOST_MASKS = 4
 """Masks on one picture, one on the other, that are kept as masks: a program may measure what it measured,
 again and again. What is painted on those is kept as pixels.
 """
+_WRITERS = 8
+"""Files under way at once: with four a disk's flushes already come together, more cost nothing."""
 
 
 MOST_PIXELS = 1 << 24
@@ -102,20 +106,25 @@ class Blobs:
         return self.get(image_id)
 
     def put(self, images: Iterable[Image]) -> None:
-        """Write what is not there yet; of a painted image its mask, after the image beneath."""
-        for image in images:
-            if image.id not in self:
-                self._write(image)
-            self._there.add(image.id)
+        """Write what is not there yet; of a painted image its mask, after the image beneath.
 
-    def _write(self, image: Image) -> None:
+        Several are encoded and written side by side: a disk flushes files that come together at once, about
+        ten times sooner than one after another.
+        """
+        new = [image for image in {each.id: each for each in images}.values() if image.id not in self]
+        if beneath := [made.picture for image in new if (made := _kept_as_mask(image)) is not None]:
+            self.put(beneath)
+        for image in _writers().map(self._write, new):
+            self._there.add(image)
+
+    def _write(self, image: Image) -> str:
         from actors import masks
 
-        if (made := image.painted) is not None and _n_masks(image) <= MOST_MASKS:
-            self.put([made.picture])
+        if (made := _kept_as_mask(image)) is not None:
             self._store.put(self.mask_key(image.id), masks.encode_mask(made.mask, made.picture.id))
         else:
             self._store.put(self.key(image.id), _lossless(image))
+        return image.id
 
     def get(self, image_id: str) -> Image:
         """Return the image.
@@ -158,12 +167,18 @@ def stored_image(data: bytes, most_pixels: int = MOST_PIXELS) -> Image:
     return decode(data, formats=("WEBP",), most_pixels=most_pixels)
 
 
-def _n_masks(image: Image) -> int:
-    """Return how many masks lie on each other in an image; more than `MOST_MASKS` are not counted up."""
+@cache
+def _writers() -> ThreadPoolExecutor:
+    """Return the threads that write a process's images."""
+    return ThreadPoolExecutor(_WRITERS, thread_name_prefix="maia-images")
+
+
+def _kept_as_mask(image: Image) -> Painted | None:
+    """Return how an image was painted that is kept as its mask: with at most `MOST_MASKS` on each other."""
     n_masks, made = 0, image.painted
     while made is not None and n_masks <= MOST_MASKS:
         n_masks, made = n_masks + 1, made.picture.painted
-    return n_masks
+    return image.painted if n_masks <= MOST_MASKS else None
 
 
 def _lossless(image: Image) -> bytes:

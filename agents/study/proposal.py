@@ -39,6 +39,6 @@ async def examine_proposal(
     made = 0 if review is None else review.evidence.images_made
     changes = {"tier": "embedding", "why": request.why, "images_tested": made}
     outcome = StudyOutcome("answered", answer, review)
-    result = await context.concluded(outcome, lambda result: result.model_copy(update=changes))
-    async with run.finishing:
-        return await asyncio.to_thread(context.journal.propose, result)
+    return await context.concluded(
+        outcome, lambda result: result.model_copy(update=changes), context.journal.propose
+    )

@@ -182,16 +182,26 @@ class StudyContext:
         self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result
     ) -> StudyResult:
         """Write the result down and return it. `merge` may change it before its verdict is derived."""
-        result = await self.concluded(outcome, merge)
-        async with self.run.finishing:
-            await asyncio.to_thread(self.journal.finish, result)
+
+        def write(result: StudyResult) -> StudyResult:
+            self.journal.finish(result)
             self.journal.note_duration(time.monotonic() - self._started)
-        return result
+            return result
+
+        return await self.concluded(outcome, merge, write)
 
     async def concluded(
-        self, outcome: StudyOutcome, merge: Callable[[StudyResult], StudyResult] = lambda result: result
+        self,
+        outcome: StudyOutcome,
+        merge: Callable[[StudyResult], StudyResult],
+        write: Callable[[StudyResult], StudyResult],
     ) -> StudyResult:
-        """Return the result with its verdict; the images that it names are written down."""
+        """Return what `write` returns, in a thread, for the result with its verdict; the images that it names
+        are written down before.
+
+        From its images to its record a result keeps one place: with a place for each, all studies that end
+        together would write their images before the first of them wrote its record.
+        """
         evidence = outcome.review.evidence if outcome.review is not None and outcome.answer else None
         role = await self._role(evidence)
         async with self.run.finishing:
@@ -201,7 +211,8 @@ class StudyContext:
             result = result.model_copy(update={"verdict": verdict, "confirmed": confirmed})
             if self.critic is not None:
                 await asyncio.to_thread(self.journal.blobs.put, self.critic.images.values())
-            return result.model_copy(update={"card": label_card(result)} if self.task.names_concept else {})
+            card = {"card": label_card(result)} if self.task.names_concept else {}
+            return await asyncio.to_thread(write, result.model_copy(update=card))
 
     async def _role(self, evidence: EvidenceRecord | None) -> RoleRecord | None:
         """Return what the unit does to the network, from the journal if it is there; one of several studies
