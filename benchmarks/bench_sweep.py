@@ -2,7 +2,9 @@
 one.
 
     python -m benchmarks.bench_sweep crowd [--agents 500] [--units 500] [--rounds 8] [--hosts 2] [--latency 2]
-    [--programs images] python -m benchmarks.bench_sweep layer [--units 64] [--serial 4]
+    [--programs images]
+    python -m benchmarks.bench_sweep layer [--units 64] [--serial 4]
+    python -m benchmarks.bench_sweep nodes [--agents 20] [--most 4] [--latency 4]
 
 Everything is real but two things: the network under study is tiny (one convolution of 512 channels or more),
 and the endpoint is a stand-in over HTTP that waits `latency` seconds and then says the next line of a script:
@@ -15,7 +17,9 @@ read from the run directory.
 is the bound over the time from the first call to the last result. With a unit for each agent, every agent
 converses in the middle half of all rounds, and none starts or ends; with more units than agents, studies
 start and end throughout, as in a sweep of a whole layer. `layer`: the same work with all units at once and
-one at a time, the latter on a few units, because it takes as many times longer as there are units.
+one at a time, the latter on a few units, because it takes as many times longer as there are units. `nodes`:
+weak scaling, the same number of agents and of units on each of Ray's nodes, all on this machine, whose cores
+they share; agents wait for the endpoint most of the time.
 """
 
 from __future__ import annotations
@@ -37,6 +41,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
+
+from actors.cluster.connection import prepare_authentication
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = """
@@ -141,12 +147,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Crew:
-    """The size of a sweep: units, agents, hosts, and rounds for each unit."""
+    """The size of a sweep: units, agents, hosts (0: one in the command), rounds for each unit; `ray` of
+    another cluster than the command's own.
+    """
 
     units: int
     agents: int
     hosts: int
     rounds: int
+    ray: str = "local"
 
 
 def sweep(folder: Path, address: str, crew: Crew, out: str) -> Measured:
@@ -155,10 +164,13 @@ def sweep(folder: Path, address: str, crew: Crew, out: str) -> Measured:
     (folder / "tiny.py").write_text(NETWORK.replace("CHANNELS", str(max(512, units))))
     profile: dict[str, Any] = {
         "dataset": "scenes:200:0",
-        "ray": {"address": "local", "object_store_mb": 512},
+        "ray": {"address": crew.ray} | ({"object_store_mb": 512} if crew.ray == "local" else {}),
         "vision": {"batch": 64, "placement": {"threads": 1}},
         "confirmation": None,
-        "sweep": {"hosts": hosts, "agents": -(-agents // max(1, hosts))},
+        "sweep": {
+            "hosts": hosts if crew.ray == "local" else "per-node",
+            "agents": -(-agents // max(1, hosts)),
+        },
         "chat": {
             "interpreter": {
                 "backend": "openai",
@@ -298,13 +310,45 @@ def layer(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"times faster                           {one * together.units / together.seconds:.1f}")
 
 
+def nodes(arguments: argparse.Namespace, folder: Path) -> None:
+    # Ray reads how it authenticates when it is imported.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    prepare_authentication()
+    from ray.cluster_utils import Cluster as Nodes
+
+    node = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+    rates: dict[int, float] = {}
+    sizes = [2**power for power in range(arguments.most.bit_length()) if 2**power <= arguments.most]
+    for turn, n in enumerate((sizes[0], *sizes)):  # the first, which passes over the data set, does not count
+        cluster = Nodes(initialize_head=True, head_node_args=node)
+        try:
+            for _ in range(n - 1):
+                cluster.add_node(**node)
+            cluster.wait_for_nodes()
+            many = n * arguments.agents
+            crew = Crew(many, many, n, arguments.rounds, cluster.address)
+            with endpoint(arguments.rounds, arguments.latency, "text") as address:
+                found = sweep(folder, address, crew, f"nodes-{turn}")
+        finally:
+            cluster.shutdown()
+        rates[n] = found.units / found.seconds
+        if not turn:
+            continue
+        print(
+            f"{n} nodes, {many} agents and units: {found.seconds:.1f} s from the first call to the last "
+            f"result, {rates[n] / rates[sizes[0]] / n:.3f} of {n} times one node",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.bench_sweep", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("what", choices=("crowd", "layer", "serve"))
-    parser.add_argument("--agents", type=int, default=500)
+    parser.add_argument("what", choices=("crowd", "layer", "nodes", "serve"))
+    parser.add_argument("--agents", type=int, default=500, help="of `nodes` on each node")
+    parser.add_argument("--most", type=int, default=4, help="nodes")
     parser.add_argument("--units", type=int, help="as many as agents; of `layer` 64")
     parser.add_argument("--serial", type=int, default=4)
     parser.add_argument("--hosts", type=int, default=2)
@@ -316,7 +360,7 @@ def main() -> None:
     if arguments.what == "serve":
         asyncio.run(serve(arguments.rounds, arguments.latency, arguments.programs))
         return
-    work = crowd if arguments.what == "crowd" else layer
+    work = {"crowd": crowd, "layer": layer, "nodes": nodes}[arguments.what]
     if arguments.keep:
         arguments.keep.mkdir(parents=True, exist_ok=True)
         work(arguments, arguments.keep)
