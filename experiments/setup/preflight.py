@@ -20,7 +20,7 @@ from actors.errors import UsageError
 from actors.generation.factory import available as generation_available
 from actors.serving.backend import Readiness
 from actors.vision.data.datasets import open_dataset
-from actors.vision.data.distinct import DistinctDataset, distinct
+from actors.vision.data.distinct import DistinctDataset, distinct, known_count
 from actors.vision.data.folder import FolderDataset, format_counts
 from actors.vision.networks.offline import check_weights
 from actors.vision.networks.zoo import check_name
@@ -92,7 +92,7 @@ async def open_images(profile: Profile, cache: Path, notify: Callable[[str], Non
 
     check_named(profile.dataset)
     whole = await asyncio.to_thread(open_dataset, profile.dataset, profile.columns.image)
-    if len(whole) > _SOON_SEEN:
+    if len(whole) > _SOON_SEEN and known_count(whole, cache) is None:
         notify(f"searching the {len(whole):,} images of {whole.name} for copies, once")
     try:
         dataset = await asyncio.to_thread(distinct, whole, cache, go_on)

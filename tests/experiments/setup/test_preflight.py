@@ -194,3 +194,9 @@ def test_every_command_that_writes_a_run_refuses_a_folder_of_other_things(here, 
     assert maia(*command.split(), "--out", "thesis") == 2
     assert "holds other things" in " ".join(capsys.readouterr().err.split())
     assert [path.name for path in (here / "thesis").iterdir()] == ["chapter.tex"]
+
+
+async def test_scenes_which_have_no_copies_are_not_said_to_be_searched(tmp_path):
+    said: list[str] = []
+    await open_images(Profile(dataset="scenes:3000:0"), tmp_path, said.append)
+    assert said == []
