@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -254,7 +254,11 @@ class NetworkUnit:
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
     ) -> list[UnitResponse]:
-        return await self._client.measure(self._unit, images, agent=self.id, priority=priority)
+        responses = await self._client.measure(self._unit, images, agent=self.id, priority=priority)
+        if self._unit.place.site != "head":
+            return responses
+        looks = await self._client.looks(self._unit, images)
+        return [replace(one, looks=seen) for one, seen in zip(responses, looks, strict=True)]
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
         (unit,) = await self._client.exemplars([self._unit], self._dataset, k)

@@ -136,12 +136,18 @@ class SubjectSystem:
             for measurement, image in zip(painted, images, strict=True)
         ]
 
+    def _masked(self, image: Image, response: UnitResponse, threshold: float) -> Image:
+        """Return an image whose part is bright that drives the unit, or that an attention head looks at."""
+        if (looks := response.looks) is not None:
+            return self._paint(image, looks, _most_of(looks), response.view)
+        return self._paint(image, response.map, threshold, response.view) if response.map.size > 1 else image
+
     async def _painted(self, images: Sequence[Image], responses: Sequence[UnitResponse]) -> list[Measurement]:
         threshold = (await self.subject.background()).mask_threshold
         # One thread for the list, not one an image: painting takes about a millisecond.
         masked = await asyncio.to_thread(
             lambda: [
-                self._paint(image, response.map, threshold, response.view) if response.map.size > 1 else image
+                self._masked(image, response, threshold)
                 for image, response in zip(images, responses, strict=True)
             ]
         )
@@ -149,3 +155,15 @@ class SubjectSystem:
             Measurement(image, response, mask)
             for image, response, mask in zip(images, responses, masked, strict=True)
         ]
+
+
+_LOOKED_AT = 0.6
+"""Share of a head's attention that a mask keeps, as in DINO's figures (Caron et al. 2021)."""
+
+
+def _most_of(looks: np.ndarray) -> float:
+    """Return the threshold above which are the fewest patches that have most of a head's attention."""
+    weights = np.sort(looks, axis=None)[::-1].astype(np.float64)
+    least = weights[np.searchsorted(weights.cumsum(), _LOOKED_AT * weights.sum())]
+    beneath = weights[weights < least]
+    return float(least + beneath[0]) / 2 if len(beneath) else -1.0

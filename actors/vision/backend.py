@@ -27,7 +27,7 @@ from actors.serving.bank import BankStatistics, StimulusBank
 from actors.serving.blocking import DeviceThread
 from actors.vision.gradients.attribution import Attribution, AttributionMethod, of_output, of_pixels
 from actors.vision.gradients.differentiable import DifferentiableNetwork
-from actors.vision.gradients.head_map import of_attention
+from actors.vision.gradients.head_map import of_attention, where_it_looks
 from actors.vision.gradients.visualization import Optimization, VisualizationSettings
 from actors.vision.networks.network import Network, convert
 from actors.vision.networks.preprocess import View
@@ -89,7 +89,17 @@ class VisionBackend(Backend[Any, Any]):
 
     slots = 1
     controls = frozenset(
-        {"describe", "layers", "n_units", "note", "statistics", "finish_sweep", "visualize", "attribute"}
+        {
+            "describe",
+            "layers",
+            "n_units",
+            "note",
+            "statistics",
+            "finish_sweep",
+            "visualize",
+            "attribute",
+            "looks",
+        }
     )
 
     def __init__(self, network: str | Network, settings: VisionSettings | None = None) -> None:
@@ -339,6 +349,28 @@ class VisionBackend(Backend[Any, Any]):
             return Attribution(*of_pixels(network, pixels, (readout, index), of), seen)
 
         return await self.on_device(work)
+
+    async def looks(self, readout: Readout, index: int, images: Sequence[Image]) -> list[np.ndarray | None]:
+        """Return `UnitResponse.looks` of each image, in order, for a unit that is read at a head.
+
+        Raises:
+            UsageError: If there is no such unit, or it is read at no head.
+        """
+        self._check(Ask(readout, (index,)))
+        found: list[np.ndarray | None] = []
+        for image in images:  # one at a time: batches of others run in between, and tables are large
+            looks = self._maps.get(("looks", readout), image.id, index)
+            if looks is None:
+                looks = await self.on_device(self._looks, readout, index, image)
+            if looks is None:
+                return [None] * len(images)
+            self._maps.put(("looks", readout), image.id, {index: looks})
+            found.append(looks)
+        return found
+
+    def _looks(self, readout: Readout, index: int, image: Image) -> np.ndarray | None:
+        pixels = self.network.preprocess.pixels([image.pixels]).to(self.device).float()
+        return where_it_looks(self._differentiable(), pixels, (readout, index))[0]
 
     def _differentiable(self) -> DifferentiableNetwork:
         return DifferentiableNetwork(

@@ -155,6 +155,13 @@ class PoolVisionClient:
             )
         return responses
 
+    async def looks(self, unit: Unit, images: Sequence[Image]) -> list[np.ndarray | None]:
+        unit = await self.unit(unit)
+        found: list[np.ndarray | None] = await self._pool.call(
+            "looks", Readout.of(unit), unit.index, list(images)
+        )
+        return found
+
     async def activations(
         self,
         units: Sequence[Unit],

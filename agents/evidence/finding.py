@@ -104,12 +104,12 @@ def _reach(figures: Figures) -> str:
         return "No image was made."
     of = "images of a class that wins" if unit.anchor == unit.high else "the strongest of the data set"
     text = (
-        f"The best of {reach.n} images that were made reach {reach.mean:.2f}, and {of} {unit.high:.2f}: "
-        f"{max(0.0, reach.share):.0%} of the way from the data set's mean, {unit.low:.2f}."
+        f"The best of {reach.n} images that were made reach {reach.mean:z.2f}, and {of} {unit.high:z.2f}: "
+        f"{max(0.0, reach.share):.0%} of the way from the data set's mean, {unit.low:z.2f}."
     )
     if unit.in_data or unit.data is None:
         return text
-    return f"{text} The data set's own strongest images reach {unit.data:.2f}: it holds none of the class."
+    return f"{text} The data set's own strongest images reach {unit.data:z.2f}: it holds none of the class."
 
 
 def _covers(figures: Figures) -> str:
@@ -125,7 +125,7 @@ def _on_data(held: HeldOutTest) -> str:
         return f"{held.shown} of {held.drawn} images that no agent saw show it"
     return (
         f"{held.shown} of {held.drawn} images that no agent saw show it, and one of these exceeds another "
-        f"image with probability {held.auroc:.2f}"
+        f"image with probability {held.auroc:z.2f}"
     )
 
 

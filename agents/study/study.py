@@ -262,13 +262,17 @@ class StudyContext:
             usage=await self._usage(),
             in_doubt=await asyncio.to_thread(self.journal.in_doubt),
             seed=self.seed,
-            facts=self.run.facts | await self._class_name(),
+            facts=self.run.facts | await self._class_name() | await self._masks(),
             **{name: value for name, value in optional.items() if value},
         )
 
     async def _class_name(self) -> dict[str, str]:
         name = await self.subject.class_name() if isinstance(self.subject, OfClass) else ""
         return {"class_name": name} if name else {}
+
+    async def _masks(self) -> dict[str, str]:
+        exemplars = await self.toolbox.system.exemplars(EXEMPLARS)
+        return {"masks": "attention"} if any(one.response.looks is not None for one in exemplars) else {}
 
     async def _exemplars(self) -> list[ExemplarRecord]:
         exemplars = await self.toolbox.system.exemplars(EXEMPLARS)

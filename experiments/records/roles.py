@@ -95,6 +95,12 @@ class RecordedRole:
         )
         return dict(zip(COLUMNS, values, strict=True))
 
+    def headline(self) -> str:
+        """Return the effect in a sentence, and whether it may be chance; "" where none was asked for."""
+        first = next(iter(self.sentences()), "")
+        doubtful = self.found is not None and self.found.affects and not self.found.claimed
+        return f"{first.removesuffix('.')}; random changes may do as much." if doubtful else first
+
     def sentences(self) -> list[str]:
         """Return the role in sentences, none where none was asked for."""
         if self.found is None:
@@ -138,17 +144,21 @@ def _effect(found: Role) -> str:
         )
     parts = [("raises", found.raised), ("lowers", found.lowered)]
     words = " and ".join(f"{word} {listed(effects, MOST)}" for word, effects in parts if effects)
-    chance = "; random changes may do as much" if words and not found.claimed else ""
-    return f"On its {found.n} exemplars it {words or 'surely changes no output'}{chance}."
+    return f"On its {found.n} exemplars it {words or 'has no sure effect on an output'}."
 
 
 def _random(found: Role) -> str:
     random = found.random
     if random is None or not (found.raised or found.lowered or not found.named):
         return ""
-    surely = "more than" if random.p <= RATE else "not surely more than"
+    of = "them" if random.images == found.n else f"the {random.images} strongest of them"
+    beside = (
+        "more than random changes of the same size have"
+        if random.p <= RATE
+        else "and random changes of the same size may do as much"
+    )
     return (
-        f"Its largest effect is {random.effect:.2f}, {surely} random changes of the same size have "
+        f"Its largest effect on {of} is {random.effect:.2f}, {beside} "
         f"(median {random.typical:.2f} of {random.n}; p {random.p:.2g})."
     )
 

@@ -52,6 +52,8 @@ def _page(run: RunDirectory, unit: UnitRecords, summary: Summary) -> str:
     gallery = Gallery(unit.rounds, locate)
     rounds = list(rounds_of(unit, gallery))
     background = {k: number(v) for k, v in mapping(done.get("background")).items()}
+    # A head's masks have thresholds of their own.
+    threshold = None if _looks(done) else background.get("mask_threshold")
     looked_at = Looked(
         exemplars=_exemplars(done, gallery),
         uncovered=uncovered(done.get("evidence"), gallery),
@@ -75,12 +77,12 @@ def _page(run: RunDirectory, unit: UnitRecords, summary: Summary) -> str:
         exemplars=looked_at.exemplars,
         uncovered=looked_at.uncovered,
         background=background,
-        density=density(done.get("background"), looked_at),
+        density=density(done.get("background"), looked_at, threshold),
         rounds=rounds,
         newest=next((each.shown for each in reversed(rounds) if each.shown), [])[-NEWEST:],
         trials=[] if unit.repeat else list(trials_of(unit, gallery)),
         unread_notes=unread_notes(unit),
-        rounds_plot=rounds_plot(rounds, background.get("mask_threshold")),
+        rounds_plot=rounds_plot(rounds, threshold),
         strongest_edits=strongest_edits(rounds, _EDITS),
         crosswise=_crosswise(run, unit),
         made=[] if unit.repeat else list(made_pictures(run, unit.slug, gallery)),
@@ -125,7 +127,8 @@ def _words(run: RunDirectory, unit: UnitRecords, summary: Summary) -> dict[str, 
     signs = [] if summary.repeats else summary.signs
     return {
         "signs": [journal_scan.SIGNS[sign] for study in signs for sign, seen in study.items() if seen],
-        "place": split_place(unit.name.layer)[1].note,
+        "place": split_place(unit.name.layer)[1].note(looks=_looks(done)),
+        "looks": _looks(done),
         "fields": {k: v for k, v in mapping(done.get("fields")).items() if isinstance(v, str)},
         "card": card_of(done.get("card"), holds=summary.verdict in STANDING),
         "role": RecordedRole.of(done),
@@ -213,6 +216,11 @@ def _crosswise(run: RunDirectory, unit: UnitRecords) -> CrosswiseFigures | None:
         for label in map(mapping, sequence(comparison.get("nearest")))
     ]
     return CrosswiseFigures(percentile, n, nearest)
+
+
+def _looks(done: dict[str, Any]) -> bool:
+    """Return whether masks show where an attention head looks."""
+    return mapping(done.get("facts")).get("masks") == "attention"
 
 
 def _sight(facts: dict[str, Any]) -> str:

@@ -183,7 +183,7 @@ def card(result: StudyResult | FailureRecord, report: Path) -> str:
         lines[-2:] = ["[yellow]out of budget[/yellow]: raise it in the profile, and repeat the command"]
     else:
         lines += _evidence(values)
-    lines += [plain(sentence) for sentence in RecordedRole.of(values).sentences()[:1]]
+    lines += [plain(role)] if (role := RecordedRole.of(values).headline()) else []
     lines += _repeats(study)
     if ended:
         images = study.images_made + study.images_tested

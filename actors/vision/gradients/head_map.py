@@ -22,13 +22,34 @@ if TYPE_CHECKING:
 def of_attention(
     network: DifferentiableNetwork, pixels: torch.Tensor, unit: tuple[Readout, int]
 ) -> tuple[np.ndarray, float]:
-    """Return the weights (h, w), in 0..1, that a unit's head gives to the patches, and the unit's value.
-
-    They are those of the token at which the unit is largest; of a mean over patches, the mean of their
-    weights. `pixels` are RGB, float32 (1, 3, H, W) in 0..255, of the input's size.
+    """Return what `where_it_looks` does, the map and the value.
 
     Raises:
         UsageError: If the unit is read at no head, or its attention has no weights between all tokens.
+    """
+    found, value = where_it_looks(network, pixels, unit)
+    if found is None:
+        name, _ = split_place(network.layer(unit[0].layer))
+        raise UsageError(
+            f"{name!r} has no weights between all tokens of the image: it attends in windows, to fewer "
+            "keys, or in another way.",
+            "Choose another --method.",
+        )
+    return found, value
+
+
+def where_it_looks(
+    network: DifferentiableNetwork, pixels: torch.Tensor, unit: tuple[Readout, int]
+) -> tuple[np.ndarray | None, float]:
+    """Return the weights, float32 (h, w) in 0..1, that a unit's head gives to the patches, and the unit's
+    value.
+
+    They are those of the token at which the unit is largest; of a mean over patches, the mean of their
+    weights; None if its attention has no weights between all tokens. `pixels` are RGB, float32 (1, 3, H, W)
+    in 0..255, of the input's size.
+
+    Raises:
+        UsageError: If the unit is read at no head.
     """
     import torch
 
@@ -44,15 +65,13 @@ def of_attention(
             "Name one, such as blocks.9.attn@head3, or choose another --method.",
         )
     n_tokens = whole.recorded.shape[1]
-    with seeing(network.tapped.module.get_submodule(name)) as seen:
+    module = network.tapped.module
+    projection = module.get_submodule(tap.recorded.module)
+    with seeing(module.get_submodule(name), projection) as seen:
         values = network.unit(pixels, readout, index)[0]
         table = seen.weights(whole.info.places.heads, n_tokens)
     if table is None or whole.layout.grid is None:
-        raise UsageError(
-            f"{name!r} has no weights between all tokens of the image: it attends in windows, to fewer "
-            "keys, or in another way.",
-            "Choose another --method.",
-        )
+        return None, float(values.max())
     tokens = torch.arange(n_tokens, device=table.device)[None, :, None]
     image_hw = (pixels.shape[2], pixels.shape[3])
     of_unit = replace(tap.layout, channels=None, pooled=False).maps(tokens, image_hw).flatten()

@@ -13,7 +13,6 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 
 from actors.serving.lru import LruCache
-from actors.vision.readout.units import Readout
 
 _LARGEST_SHARE = 1 / 64
 """Share of the memory that one image's maps of all units may take; of larger ones only the maps that were
@@ -24,7 +23,7 @@ _ENTRY_OVERHEAD = 300
 
 
 class MapCache:
-    """Maps, float16 (h, w), by readout, image and unit; thread-safe. The least recently used are dropped."""
+    """Maps (h, w) by readout, image and unit; thread-safe. The least recently used are dropped."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
@@ -35,7 +34,7 @@ class MapCache:
         """Return whether there is room for the maps of all units, for many images."""
         return 2 * n_units * height * width <= self._limit * _LARGEST_SHARE
 
-    def get(self, readout: Readout, image_id: str, index: int) -> np.ndarray | None:
+    def get(self, readout: Hashable, image_id: str, index: int) -> np.ndarray | None:
         """Return the map of unit `index`, None if it is not kept."""
         with self._lock:
             all_units = self._maps.get((readout, image_id))
@@ -44,7 +43,7 @@ class MapCache:
             # A copy: a view would keep all units' maps alive.
             return all_units[index].copy() if index < len(all_units) else None
 
-    def put(self, readout: Readout, image_id: str, maps: np.ndarray | Mapping[int, np.ndarray]) -> None:
+    def put(self, readout: Hashable, image_id: str, maps: np.ndarray | Mapping[int, np.ndarray]) -> None:
         """Keep the maps of all units (units, h, w), or of some by index; what is kept already stays."""
         entries: dict[Hashable, np.ndarray]
         if isinstance(maps, np.ndarray):

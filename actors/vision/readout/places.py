@@ -41,17 +41,30 @@ class Place:
         site = f"head{self.head}" if self.site == "head" else self.site
         return "+".join(word for word in (site, self.tokens) if word)
 
-    @property
-    def note(self) -> str:
-        """What people are told of a unit that is read here, "" of one that is read at patches or a map."""
-        many = {REGISTERS: "the register tokens", MEAN: "the mean over positions", ALL: "all tokens"}
-        tokens = many.get(self.tokens) or self.tokens.replace("register", "register token ")
-        tokens = "the class token" if self.tokens == CLS else tokens
-        site = {"": "", "in": "the input of the layer", "head": f"head {self.head}"}[self.site]
-        if not tokens:
-            return f"Read at {site}." if site else ""
-        of_site = f" of {site}" if site else ""
-        return f"Read at {tokens}{of_site}: it has no place in the image, and images are shown whole."
+    def note(self, *, looks: bool = False) -> str:
+        """Return what people are told of a unit that is read here, "" of one at patches or a map.
+
+        `looks`: masks show where its head looks (`UnitResponse.looks`).
+        """
+        tokens, site = self._tokens_in_words(), self._site_in_words()
+        where = " of ".join(filter(None, [tokens, site]))
+        if not where:
+            return ""
+        if looks:
+            start = {"": "the token at which the unit is largest", MEAN: "all patches"}
+            seen_from = start.get(self.tokens, tokens)
+            return f"Read at {where}: masks show where the head looks from {seen_from}."
+        return f"Read at {where}" + (
+            ": it has no place in the image, and images are shown whole." if tokens else "."
+        )
+
+    def _tokens_in_words(self) -> str:
+        words = {REGISTERS: "the register tokens", MEAN: "the mean over positions", ALL: "all tokens"}
+        words[CLS] = "the class token"
+        return words.get(self.tokens) or self.tokens.replace("register", "register token ")
+
+    def _site_in_words(self) -> str:
+        return {"": "", "in": "the input of the layer", "head": f"head {self.head}"}[self.site]
 
     def of(self, layer: str) -> str:
         """Return the name of this part of a layer."""

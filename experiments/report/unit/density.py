@@ -22,9 +22,11 @@ class Looked:
     evidence: EvidenceSection | None
 
 
-def density(background: Any, looked_at: Looked) -> Markup:
+def density(background: Any, looked_at: Looked, threshold: float | None) -> Markup:
     """Return the histogram of activations over the data set above rows of marks: exemplars, images of the
     label, of other things, and strong images that the label misses; nothing where no activation is known.
+
+    The `threshold` is that of masks.
 
     The heights of bars are square roots of counts, so that single strong images stay visible.
     """
@@ -54,6 +56,4 @@ def density(background: Any, looked_at: Looked) -> Markup:
         )
         for name, style, pictures in groups
     ]
-    return plots.density(
-        bars, [row for row in rows if row.dots], number(mapping(background).get("mask_threshold"))
-    )
+    return plots.density(bars, [row for row in rows if row.dots], threshold)

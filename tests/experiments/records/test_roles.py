@@ -73,13 +73,28 @@ def run(tmp_path: Path) -> FakeRun:
 def test_a_role_is_said_in_plain_sentences() -> None:
     effect, random, without, faithful = RecordedRole.of({"role": record()}).sentences()
     assert effect == ("On its 15 exemplars it raises snowplow +1.90, ski +0.80 and lowers =SUM(1)<b> -0.50.")
-    assert "1.90, more than random changes of the same size have (median 0.60 of 20; p 0.048)" in random
+    assert random == (
+        "Its largest effect on the 5 strongest of them is 1.90, more than random changes of the same size "
+        "have (median 0.60 of 20; p 0.048)."
+    )
     assert "takes 4 of 15 exemplars for another class" in without
     assert "falls from 0.81 to 0.64" in without
     assert faithful == (
         "Ablating it lowers snowplow by 1.90 on 15 new images of the label, and by 0.10 on 15 of other "
         "things: the effect comes with the label."
     )
+
+
+def test_an_effect_that_chance_may_have_is_said_to_be_one_without_negations() -> None:
+    doubtful = RecordedRole.of({"role": record(random=asdict(RandomChanges(20, 15, 1.9, 2.1, 0.4)))})
+    assert doubtful.sentences()[1] == (
+        "Its largest effect on them is 1.90, and random changes of the same size may do as much "
+        "(median 2.10 of 20; p 0.4)."
+    )
+    assert doubtful.headline().endswith("<b> -0.50; random changes may do as much.")
+    assert not RecordedRole.of({"role": record()}).headline().endswith("as much.")
+    none = RecordedRole.of({"role": record(raised=[], lowered=[])})
+    assert none.headline() == "On its 15 exemplars it has no sure effect on an output."
 
 
 @pytest.mark.parametrize(

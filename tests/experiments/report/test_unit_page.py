@@ -671,3 +671,16 @@ def test_figures_that_are_damaged_are_left_out(run, value):
     page = markup.check(write_unit_page(run.root, run.write_unit(8, done=done)))
     (row,) = next(page.find("table", class_="figures")).find("tr")
     assert row.text.startswith("specific")
+
+
+def test_the_page_of_a_head_says_that_masks_show_where_it_looks(tmp_path: Path) -> None:
+    run = FakeRun(tmp_path / "run")
+    layer, facts = "blocks.1.attn@head2", {"masks": "attention"}
+    head = run.write_unit(1, done=run.done(1, layer=layer, facts=facts), layer=layer)
+    other = run.write_unit(2, done=run.done(2, layer=layer), layer=layer)
+    looks, active = (write_unit_page(run.root, unit).read_text() for unit in (head, other))
+    assert "Read at head 2: masks show where the head looks from the token at which the unit is" in looks
+    assert "where its head looks" in looks
+    assert "mask threshold" not in looks
+    assert "where it is active" in active
+    assert "mask threshold" in active

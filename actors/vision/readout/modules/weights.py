@@ -1,7 +1,7 @@
 """The weights of an attention: where each token looks, seen in the pass that computes it.
 
-Fused kernels return none. So their queries and keys are taken, or the softmax of an attention in plain
-operations; torch's `MultiheadAttention` gives them when it is asked.
+Fused kernels return none. So their queries and keys are taken, or what an attention in plain operations
+multiplies its values by; torch's `MultiheadAttention` gives them when it is asked.
 
 Shapes: H heads; T tokens.
 """
@@ -23,41 +23,63 @@ if TYPE_CHECKING:
 
 @dataclass
 class SeenAttention:
-    """What an attention computed in a pass of one image; `weights` are the last, float32 (H, T, T)."""
+    """What an attention computed in a pass of one image.
+
+    `mixed` are the products of weights and values, each with its weights; `heads` what the output projection
+    was given, (1, T, H * width).
+    """
 
     module: torch.nn.Module
     inside: bool = False
     given: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-    tables: list[torch.Tensor] = field(default_factory=list)
+    heads: torch.Tensor | None = None
+    mixed: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def weights(self, heads: int, tokens: int) -> torch.Tensor | None:
-        """Return the weights of `heads` between `tokens`, None if it has none of such a shape."""
+        """Return the weights of `heads` between `tokens`, float32 (H, T, T), None if it has none of such a
+        shape.
+        """
         if isinstance(self.module, torch.nn.MultiheadAttention) and self.given is not None:
             arguments, named = self.given
             call = inspect.signature(self.module.forward).bind(*arguments, **named)
             call.arguments |= {"need_weights": True, "average_attn_weights": False}
             table = self.module.forward(*call.args, **call.kwargs)[1]
-            assert table is not None
-            self.tables.append(table)
-        for table in reversed(self.tables):
-            if table.shape == (1, heads, tokens, tokens):
-                return table[0].float()
+            return (
+                table[0].float() if table is not None and table.shape[1:] == (heads, tokens, tokens) else None
+            )
+        for table, product in reversed(self.mixed):
+            if table.numel() == heads * tokens**2 and self._is_of_tokens(product, heads, tokens):
+                return table.reshape(heads, tokens, tokens).float()
         return None
+
+    def _is_of_tokens(self, product: torch.Tensor, heads: int, tokens: int) -> bool:
+        """Return whether a product has a row for each token: an attention may relate channels instead."""
+        if self.heads is None or product.numel() != self.heads.numel() or product.shape[-2] != tokens:
+            return False
+        rows = self.heads.reshape(tokens, heads, -1).transpose(0, 1)
+        if rows.shape[2] != tokens:
+            return True
+        given = product.reshape(rows.shape)
+        return bool((given - rows).abs().max() <= 1e-2 * rows.abs().max())
 
 
 @contextmanager
-def seeing(module: torch.nn.Module) -> Iterator[SeenAttention]:
-    """Note what an attention computes in the passes of this block."""
+def seeing(module: torch.nn.Module, projection: torch.nn.Module) -> Iterator[SeenAttention]:
+    """Note what an attention, and its output projection, compute in the passes of this block."""
     seen = SeenAttention(module)
 
     def before(_module: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         seen.inside, seen.given = True, (arguments, named)
+
+    def between(_module: Any, arguments: tuple[Any, ...]) -> None:
+        seen.heads = arguments[0] if arguments else None
 
     def behind(*_: Any) -> None:
         seen.inside = False
 
     handles = [
         module.register_forward_pre_hook(before, with_kwargs=True),
+        projection.register_forward_pre_hook(between),
         module.register_forward_hook(behind),
     ]
     try:
@@ -66,6 +88,9 @@ def seeing(module: torch.nn.Module) -> Iterator[SeenAttention]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+_PRODUCTS = ("matmul", "__matmul__", "bmm", "einsum")
 
 
 class _Watching(TorchFunctionMode):
@@ -80,10 +105,19 @@ class _Watching(TorchFunctionMode):
         if self._seen.inside:
             name = getattr(func, "__name__", "")
             if name == "scaled_dot_product_attention":
-                self._seen.tables.append(_fused_weights(*args, **(kwargs or {})))
-            elif name == "softmax" and result.ndim == 4:
-                self._seen.tables.append(result)
+                self._seen.mixed.append((_fused_weights(*args, **(kwargs or {})), result))
+            elif name in _PRODUCTS:
+                tables = (
+                    each for each in _tensors(args) if each.ndim > 2 and each.shape[-1] == each.shape[-2]
+                )
+                self._seen.mixed += [(table, result) for table in tables]
         return result
+
+
+def _tensors(arguments: Any) -> list[torch.Tensor]:
+    """Return the tensors among arguments, those of a list, too."""
+    flat = [one for each in arguments for one in (each if isinstance(each, (list, tuple)) else [each])]
+    return [each for each in flat if isinstance(each, torch.Tensor)]
 
 
 def _fused_weights(

@@ -58,6 +58,34 @@ def few_keys() -> nn.Module:
     return networks.seeded(lambda: transformers.SegformerForImageClassification(config))
 
 
+class Patches(nn.Module):
+    """An attention over 64 patches, of 2 heads; its heads are as wide as there are patches."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.patch, self.attn = nn.Conv2d(3, 128, 4, stride=4), attention
+        self.norm, self.head = nn.LayerNorm(128), nn.Linear(128, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        scores: torch.Tensor = self.head(self.norm(tokens + self.attn(tokens)).mean(1))
+        return scores
+
+
+def of_channels() -> nn.Module:
+    from timm.models.xcit import XCA
+
+    return networks.seeded(lambda: Patches(XCA(128, num_heads=2)))
+
+
+def talking_heads() -> nn.Module:
+    from timm.models.cait import Cait
+
+    return networks.seeded(
+        lambda: Cait(img_size=32, patch_size=4, embed_dim=12, depth=2, num_heads=3, depth_token_only=1)
+    )
+
+
 def by_hand(attention: Any, tokens: torch.Tensor, head: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a head's weights (T, T) and what it gives (T, width), for tokens (1, T, C)."""
     if hasattr(attention, "qkv"):
@@ -105,6 +133,7 @@ async def test_where_a_head_looks_is_as_computed_by_hand(make: Any, name: str, t
     ("make", "layer", "message"),
     [
         (vit, "blocks.1.attn", "is no head of an attention"),
+        (of_channels, "attn@head0", "no weights between all tokens"),
         (few_keys, "segformer.stages.0.blocks.0.attention@head0", "no weights between all tokens"),
     ],
 )
@@ -112,4 +141,21 @@ async def test_what_has_no_such_map_is_refused_in_a_sentence(make: Any, layer: s
     backend = backend_of(make())
     with pytest.raises(UsageError, match=message):
         await backend.attribute(noise(1, 32)[0], Readout(layer), 0, "attention")
+    await backend.close()
+
+
+async def test_heads_that_share_their_weights_look_where_their_values_are_taken_from() -> None:
+    """Their weights are mixed over heads before and behind the softmax."""
+    backend = backend_of(talking_heads())
+    attention: Any = backend.network.module.get_submodule("blocks.1.attn")
+    given: list[torch.Tensor] = []
+    handle = attention.register_forward_pre_hook(lambda _module, arguments: given.append(arguments[0]))
+    found = await backend.attribute(noise(1, 32)[0], Readout("blocks.1.attn@head1"), 2, "attention")
+    handle.remove()
+    with torch.inference_mode():
+        q, k, v = attention.qkv(given[0])[0].unflatten(1, (3, 3, 4)).permute(1, 2, 0, 3)
+        scores = attention.proj_l((q @ k.transpose(1, 2) / 2).permute(1, 2, 0)).softmax(1)
+        weights = attention.proj_w(scores)[..., 1]
+        at = int((weights @ v[1])[:, 2].argmax())
+    np.testing.assert_allclose(found.map, weights[at].reshape(8, 8).numpy(), rtol=1e-3, atol=1e-6)
     await backend.close()

@@ -97,7 +97,7 @@ def test_a_units_id_holds_its_place_and_one_place_has_one_id() -> None:
 
 def test_people_are_told_what_has_no_place_in_the_image() -> None:
     notes = {
-        name: split_place(name)[1].note for name in ("a", "a@head2", "a@in+cls", "a@register1", "a@mean")
+        name: split_place(name)[1].note() for name in ("a", "a@head2", "a@in+cls", "a@register1", "a@mean")
     }
     assert notes == {
         "a": "",
