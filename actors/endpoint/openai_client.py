@@ -6,7 +6,9 @@ for one provider must not travel to another, nor to a local server that needs no
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -142,7 +144,19 @@ def _connection_fault(error: Exception) -> Fault:
     origin = own or (causes[0] if causes else error)
     # A connection that never opened carried nothing; one that broke may have carried the request.
     in_doubt = not isinstance(own, aiohttp.ClientConnectorError)
-    return Fault("unreachable", f"{type(origin).__name__}: {origin}", in_doubt=in_doubt)
+    return Fault("unreachable", _why_unreachable(origin), in_doubt=in_doubt)
+
+
+def _why_unreachable(error: BaseException) -> str:
+    """Return why there is no connection, without the library's words for where it was opened."""
+    import aiohttp
+
+    plain = (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError)
+    if type(error) not in plain or not isinstance(error, aiohttp.ClientConnectorError):
+        return f"{type(error).__name__}: {error}"
+    cause = error.os_error
+    why = os.strerror(cause.errno) if cause.errno in errno.errorcode else cause.strerror or str(cause)
+    return f"no connection to {error.host}:{error.port}: {why}"
 
 
 def json_object(data: bytes) -> dict[str, Any]:

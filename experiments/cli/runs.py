@@ -51,14 +51,15 @@ def status(run_directory: RunRecords, json: Json = False) -> None:
     """Say how far a run is. Also while another process works on it, and after one died."""
     from experiments.records.status import card
     from experiments.records.status import status as state_of
-    from experiments.runs.found import found_units, table
+    from experiments.runs.found import experiments_table, found_units, table
 
     console = Console(quiet=json)
     current = state_of(run_directory)
     if json:
         console.result(current.as_json())
     else:
-        console.show(*table(found_units(run_directory)), card(current))
+        found = (*table(found_units(run_directory)), *experiments_table(run_directory))
+        console.show(*found, card(current))
 
 
 @commands.command(epilog=examples("maia cancel runs/b6"))

@@ -68,6 +68,11 @@ def init(
         provider, server, gpu, data, model = _questions(gpu, data, model)
         if server and not server_model:
             server_model = _which_model(server, key_env)
+    elif not (provider or server):
+        console.say(
+            "nothing was asked, for there is no terminal: the profile has the embedded stand-ins; "
+            "--provider or --server names a language model"
+        )
     answers = ProfileAnswers(provider, server, server_model or "", key_env, bool(gpu), data)
     profile: dict[str, Any] = run(write_profile(out, name, answers, replace=force, environ=os.environ))
     reports: list[EndpointReport] = []

@@ -73,13 +73,15 @@ def describe(
     repeat: Repeat = 1,
 ) -> None:
     """Find out what drives one unit, and how sure that is."""
+    from experiments.studies.unit_request import UnitRequest
+
     folder = out or default_run(f"{model} {layer} {unit}")
+    request = UnitRequest(model, layer, unit, shared.selection, folder, seed, repeat)
+    request.load()  # a wrong name is told before any endpoint is asked
     if not count_results(folder):
         confirm_cost(shared.selection, yes, lambda: repeat, model=model)
     from experiments.studies.describe import describe_unit
-    from experiments.studies.unit_request import UnitRequest
 
-    request = UnitRequest(model, layer, unit, shared.selection, folder, seed, repeat)
     show_study(shared, run(describe_unit(shared.console, request), folder))
 
 
@@ -123,6 +125,9 @@ def sweep(
 ) -> None:
     """Study whole layers. An existing run is resumed; more units, layers or agents may be added."""
     folder = out or default_run(f"{model} {layers} {units}")
+    if (known := shared.selection.load().known_network(model)) is not None:
+        for layer in layers.split(","):  # a wrong name is told before any endpoint is asked
+            known.info(layer)
     if not folder.exists():
         ask_endpoints(shared.selection)
     from experiments.labels.tiers import AgentChoice, LabelTiers, effects_in

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from actors.images import ImageDecodeError
 from agents.records import run_files
@@ -23,10 +23,11 @@ from agents.records.journal import MOST_PIXELS, stored_image
 from agents.records.store import Store, finite
 from experiments.records import numbers
 from experiments.report.verdicts import SENTENCES
-from experiments.setup.console import money
+from experiments.setup.console import counted, money
 
 _HERE = Path(__file__).parent
 ASSETS = _HERE / "assets"
+_CODE = re.compile(r"`([^`\n]+)`")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """All but tabs and the ends of lines: a terminal that shows a page's file would obey them."""
 
@@ -45,10 +46,12 @@ def environment() -> Environment:
         figure=figure,
         money=money,
         amount=_known(numbers.thousands),
+        counted=counted,
         seconds=_known(numbers.duration),
         percent=_known(numbers.percent),
         e_value=_known(numbers.e_value),
         highlight=highlight,
+        code=code,
     )
     made.globals["meanings"] = SENTENCES
     return made
@@ -71,6 +74,11 @@ def figure(value: float | None, digits: int = 2) -> str:
 def _known(form: Callable[[float], str]) -> Callable[[float | None], str]:
     """Return a form of numbers that writes a dash where there is none."""
     return lambda value: "–" if value is None else form(value)
+
+
+def code(words: str) -> Markup:
+    """Return text as HTML, with what stands between backticks as code."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(words))))
 
 
 def highlight(program: str) -> Markup:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
@@ -20,6 +20,9 @@ from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
 from experiments.records.names import UnitName
 from experiments.setup.console import counted, printable
+
+if TYPE_CHECKING:
+    from experiments.report.schema import Contrast
 
 ALL = 20
 """Units of a run that are all shown."""
@@ -97,3 +100,45 @@ def table(units: list[FoundUnit]) -> Iterator[Any]:
     tally = ", ".join(f"{counts[verdict]:,} {verdict}" for verdict in VERDICTS if counts[verdict])
     which = f"the best {BEST} of {counted(len(units), 'unit')}: " if len(units) > ALL else ""
     yield Group(rows, Text(f"{which}{tally}"), Text())
+
+
+def experiments_table(run: Path) -> Iterator[Any]:
+    """Yield what each experiment or audit of a run came to, by the pages that it wrote: its summary, and its
+    largest findings.
+    """
+    if not (run / "experiments").is_dir():
+        return
+    from experiments.report import experiment_page
+    from experiments.report.records import RunDirectory
+    from experiments.report.schema import Contrast
+
+    opened = RunDirectory(run)
+    for key in experiment_page.keys(opened):
+        page, _ = experiment_page.read(opened.store.get(key) or b"")
+        if page is None:
+            continue
+        findings = [block for block in page.blocks if isinstance(block, Contrast)]
+        yield Group(
+            *_findings(findings), Text(printable(": ".join(filter(None, [page.title, page.summary])))), Text()
+        )
+
+
+def _findings(contrasts: Sequence[Contrast]) -> Iterator[Any]:
+    """Yield the largest differences as a table."""
+    if not contrasts:
+        return
+    rows = Table(box=None, pad_edge=False, header_style="bold")
+    rows.add_column("finding", overflow="fold")
+    for name in ("difference", "means"):
+        rows.add_column(name, justify="right")
+    checks = list(dict.fromkeys(check.name for each in contrasts for check in each.checks))
+    for name in checks:
+        rows.add_column(name.lower(), overflow="fold")
+    for each in sorted(contrasts, key=lambda each: -abs(each.difference.value))[:ALL]:
+        said = {check.name: check.words for check in each.checks}
+        means = " and ".join(f"{side.mean.value:.2f}" for side in each.sides)
+        words = (printable(said.get(name, "–")) for name in checks)
+        rows.add_row(Text(printable(each.title)), f"{each.difference.value:+.2f}", means, *map(Text, words))
+    yield rows
+    if (more := len(contrasts) - ALL) > 0:
+        yield Text(f"... and {counted(more, 'more finding')} on its page")

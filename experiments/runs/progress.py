@@ -141,7 +141,8 @@ class Live:
         if self._expected is None:
             return elapsed * todo / finished if finished else None
         if not finished:
-            return max(self._expected.seconds - elapsed, self._expected.seconds / 2)
+            # What has not shown any progress for so long takes as long again, in the median.
+            return max(self._expected.seconds - elapsed, elapsed)
         # The first rounds are cold: what was expected counts as much as a quarter of the units.
         n = self.total - self._before
         weight = min(n / 4, _MOST_EXPECTED)

@@ -173,7 +173,8 @@ async def _check_chat(
     probe, failed = _outcome(asking)
     error = error or failed
     answer = _Answer(error and _with_nearest(error, models, part.model))
-    answer.found, answer.warnings = _listed(models, part.model)
+    if not isinstance(error, EndpointDownError):  # else it was not asked for its list
+        answer.found, answer.warnings = _listed(models, part.model)
     if probe is not None:
         usage = probe.reply.usage
         counted = (

@@ -70,7 +70,7 @@ def _table_a3(result: EvaluationResult) -> DataTable:
         note="The paper's rows are of its own units, images and prompts."
         if paper
         else "The paper did not study this network: its figures for others are in "
-        "`experiments/paper/published.py`.",
+        "experiments/paper/published.py.",
     )
 
 

@@ -16,6 +16,8 @@ from agents.records.work import WorkItem, write_plan
 from agents.study.survey import STARTED
 from experiments.records.export import export
 from experiments.records.status import card, status
+from experiments.report.schema import Contrast, ContrastSide, Estimate, FindingCheck, Page
+from tests.command_line import maia
 
 
 def finished(run: Path, unit: str, at: float, **record: Any) -> None:
@@ -146,3 +148,26 @@ def test_a_run_of_labels_has_no_studies_to_tell_of(tmp_path):
     (tmp_path / "manifest.json").write_text('{"command": "label"}')
     with pytest.raises(UsageError, match="no studies"):
         status(tmp_path)
+
+
+def test_an_audits_findings_are_shown_with_its_state_the_largest_first(tmp_path: Path, capsys: Any) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"command": "audit"}')
+    write_plan(store, [])
+
+    def finding(title: str, difference: float) -> Contrast:
+        sides = (
+            ContrastSide(name="in", mean=Estimate(value=0.1)),
+            ContrastSide(name="out", mean=Estimate(value=0.9)),
+        )
+        check = FindingCheck(name="On real images", words="replicated [as said]", holds=True)
+        return Contrast(title=title, difference=Estimate(value=difference), sides=sides, checks=(check,))
+
+    blocks = (finding("hat: lower with snow", -0.2), finding("hat: lower with night", -0.8))
+    Page(title="Audit of hat", summary="2 findings.", blocks=blocks).save(tmp_path, "audit")
+    assert maia("status", tmp_path) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.index("lower with night -0.80") < said.index("lower with snow -0.20")
+    assert "0.10 and 0.90" in said
+    assert "replicated [as said]" in said
+    assert "Audit of hat: 2 findings." in said

@@ -204,6 +204,15 @@ def test_a_layer_has_a_page_with_similar_labels_together(run):
     )
 
 
+def test_counts_of_one_are_said_as_one(run):
+    for index, label in ((1, "wheels"), (2, "wheels")):
+        run.write_unit(index, label, rounds=[])
+    site.write(run.root)
+    page = markup.check(next((run.root / "report" / "layers").iterdir()))
+    words = " ".join(page.text.split())
+    assert "2 of 2 units have a label; the labels fall into 1 group, and 2 units share" in words
+
+
 def test_labels_without_a_common_word_are_not_similar():
     values = similarity(["wheels of cars", "car wheels", "", "of the"])
     assert values[0, 1] == pytest.approx(1.0)

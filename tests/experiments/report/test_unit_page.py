@@ -267,11 +267,16 @@ def test_the_page_of_a_failed_unit_shows_error_and_fix(run):
         "unit": run.unit_id(11),
         "task": "describe",
         "status": "failed",
-        "error": {"type": "BackendError", "message": "the endpoint <gone>.", "fix": "Start it again."},
+        "error": {
+            "type": "BackendError",
+            "message": "the endpoint <gone>.",
+            "fix": "Start it again: `on <it>`.",
+        },
     }
     page = markup.check(write_unit_page(run.root, run.write_unit(11, done=done)))
+    assert next(page.find("code")).text == "on <it>", "and no backtick is shown"
     assert next(page.find("span", class_="chip")).text == "failed"
-    assert "the endpoint <gone>. Start it again." in next(page.find("p", class_="alert")).text
+    assert "the endpoint <gone>. Start it again: on <it>." in next(page.find("p", class_="alert")).text
 
 
 def test_a_unit_that_failed_is_failed_until_it_has_a_result(run):

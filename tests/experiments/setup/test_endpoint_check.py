@@ -15,6 +15,8 @@ from aiohttp import web
 
 from actors.endpoint.model_list import ListedModel, find, nearest, read_list
 from actors.errors import ConfigError, UsageError
+from actors.vision.networks.layer_cache import KnownNetwork, save_known
+from actors.vision.readout.base import LayerInfo
 from agents.records.manifest import claim
 from agents.records.record_types import Manifest
 from agents.records.store import Store
@@ -24,6 +26,7 @@ from experiments.setup.endpoint_check import check_endpoints, require_endpoints,
 from experiments.setup.init import ProfileAnswers, write_profile
 from experiments.setup.profile_file import new_file, update_profile
 from experiments.setup.selection import Selection
+from tests.command_line import maia
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Seen
 from tests.fake_images import IMAGE_MODEL, FakeImages
 
@@ -92,8 +95,10 @@ async def test_a_wrong_key_and_a_wrong_model_stop_a_command_before_it_starts(env
 async def test_an_address_where_nothing_answers_is_a_mistake_of_the_profile():
     with FakeEndpoint(sees) as server:
         gone = profile(server)
-    with pytest.raises(UsageError, match=r"right host and port"):
+    with pytest.raises(UsageError, match=r"right host and port") as stopped:
         await require_endpoints(gone, quiet, 20, ENVIRON)
+    assert "no connection to 127.0.0.1:" in str(stopped.value)
+    assert "ssl" not in str(stopped.value)
 
 
 async def test_a_wrong_image_model_is_reported_without_making_an_image():
@@ -156,6 +161,30 @@ def test_endpoints_are_asked_before_units_are_counted_and_before_a_person_is_ask
         selection = written(profile(server, price={"prompt": 100.0, "completion": 100.0}), tmp_path)
         with pytest.raises(UsageError, match="does not accept the key"):
             confirm_cost(selection, False, never, folder=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("describe resnet18 layr1 3", "has no layer 'layr1'"),
+        ("describe resnet18 layer1 64", "are numbered 0 to 63"),
+        ("sweep resnet18 layr1", "has no layer 'layr1'"),
+    ],
+)
+def test_a_wrong_name_in_a_known_network_is_told_before_any_endpoint_is_asked(
+    tmp_path, monkeypatch, capsys, command, message
+):
+    monkeypatch.setenv("SOME_KEY", "wrong-key-wrong-key")
+    layer = LayerInfo("layer1", "map", 64, (56, 56), "Sequential")
+    known = KnownNetwork("resnet18", {"layer1": layer}, {}, {}, [])
+    with FakeEndpoint(sees) as server:
+        own = profile(server)
+        save_known(tmp_path / "cache", "resnet18", known, own.vision)
+        options = ("--profile", "own", "--config", written(own, tmp_path).config, "--out", tmp_path / "run")
+        assert maia(*command.split(), *options) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert message in said
+    assert "key" not in said
 
 
 def test_of_a_finished_run_nobody_is_asked(tmp_path):

@@ -57,6 +57,17 @@ def test_that_the_file_exists_is_said_before_anything_slow_is_imported(tmp_path)
     assert done.stdout == "2 []\n"
 
 
+def test_without_a_terminal_nothing_is_asked_and_that_is_said(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUICK], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    said = " ".join(done.stderr.split())
+    assert "nothing was asked, for there is no terminal" in said
+    assert "--provider or --server names a language model" in said
+    assert "profile mine" in done.stdout
+
+
 @pytest.mark.slow
 def test_questions_are_asked_again_and_what_the_server_refuses_is_written_down(tmp_path):
     """A provider, a folder and a model that are unknown do not end the questions."""
