@@ -152,13 +152,9 @@ def _random(found: Role) -> str:
     if random is None or not (found.raised or found.lowered or not found.named):
         return ""
     of = "them" if random.images == found.n else f"the {random.images} strongest of them"
-    beside = (
-        "more than random changes of the same size have"
-        if random.p <= RATE
-        else "and random changes of the same size may do as much"
-    )
+    do = "do less" if random.p <= RATE else "may do as much"
     return (
-        f"Its largest effect on {of} is {random.effect:.2f}, {beside} "
+        f"Its largest effect on {of} is {random.effect:.2f}. Random changes of the same size {do} "
         f"(median {random.typical:.2f} of {random.n}; p {random.p:.2g})."
     )
 

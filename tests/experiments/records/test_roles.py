@@ -74,8 +74,8 @@ def test_a_role_is_said_in_plain_sentences() -> None:
     effect, random, without, faithful = RecordedRole.of({"role": record()}).sentences()
     assert effect == ("On its 15 exemplars it raises snowplow +1.90, ski +0.80 and lowers =SUM(1)<b> -0.50.")
     assert random == (
-        "Its largest effect on the 5 strongest of them is 1.90, more than random changes of the same size "
-        "have (median 0.60 of 20; p 0.048)."
+        "Its largest effect on the 5 strongest of them is 1.90. Random changes of the same size do less "
+        "(median 0.60 of 20; p 0.048)."
     )
     assert "takes 4 of 15 exemplars for another class" in without
     assert "falls from 0.81 to 0.64" in without
@@ -88,7 +88,7 @@ def test_a_role_is_said_in_plain_sentences() -> None:
 def test_an_effect_that_chance_may_have_is_said_to_be_one_without_negations() -> None:
     doubtful = RecordedRole.of({"role": record(random=asdict(RandomChanges(20, 15, 1.9, 2.1, 0.4)))})
     assert doubtful.sentences()[1] == (
-        "Its largest effect on them is 1.90, and random changes of the same size may do as much "
+        "Its largest effect on them is 1.90. Random changes of the same size may do as much "
         "(median 2.10 of 20; p 0.4)."
     )
     assert doubtful.headline().endswith("<b> -0.50; random changes may do as much.")
