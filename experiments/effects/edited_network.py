@@ -25,7 +25,7 @@ from experiments.audit import real_images
 from experiments.audit.real_images import EditsOf
 from experiments.audit.subgroups import FEW
 from experiments.effects.network_run import NetworkRun
-from experiments.effects.new_values import NewValue
+from experiments.effects.new_values import NewValue, PlannedEdits
 from experiments.effects.reach import reaches_output
 from experiments.setup.console import Console, counted
 from experiments.setup.selection import Selection
@@ -168,7 +168,7 @@ async def edit_network(console: Console, request: EditedNetworkRequest) -> Edite
             request,
             vision,
             dataset,
-            (units, edits.values),
+            edits,
             _LabeledOutcomes(labels, drawn, names, outcomes, read),
         )
     run.store.replace_json(FILE, result)
@@ -274,10 +274,9 @@ def _result(
     request: EditedNetworkRequest,
     vision: PoolVisionClient,
     dataset: ImageDataset,
-    edited: tuple[Sequence[Unit], Mapping[Unit, float]],
+    edits: PlannedEdits,
     table: _LabeledOutcomes,
 ) -> EditedNetwork:
-    units, values = edited
     if not table.read.any():
         raise UsageError(f"no labeled image of {dataset.name!r} could be read.", "Look at the images.")
     groups = list(table.groups())
@@ -285,9 +284,9 @@ def _result(
         request.model,
         vision.fingerprint,
         dataset.name,
-        [str(unit) for unit in units],
+        [str(unit) for unit in edits.units],
         request.to,
-        {str(unit): value for unit, value in values.items()},
+        {str(unit): value for unit, value in edits.values.items()},
         int(table.read.sum()),
         int((~table.read).sum()),
         table.outcomes.effect("all images", table.read),

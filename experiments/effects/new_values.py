@@ -72,19 +72,20 @@ class NewValue:
             SampleError: If no image of the data set could be read.
         """
         if self.kind == "resample":
-            return PlannedEdits(await _resampled(vision, dataset, units, seed), {})
+            return PlannedEdits(units, await _resampled(vision, dataset, units, seed), {})
         values = dict.fromkeys(units, self.amount)
         if self.kind == "mean":
             values = {unit: await vision.map_mean(unit, dataset) for unit in units}
         how = "set" if self.kind == "mean" else self.kind
         same = tuple(Edit(Readout.of(unit), unit.index, how, values[unit], self.upper) for unit in units)
-        return PlannedEdits(lambda _image: same, values if how == "set" else {})
+        return PlannedEdits(units, lambda _image: same, values if how == "set" else {})
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedEdits:
-    """The edits of each image, and the value of each unit; no values where they depend on the image."""
+    """The edits of units on each image, and the value of each; no values where they depend on the image."""
 
+    units: Sequence[Unit]
     of: EditsOf
     values: Mapping[Unit, float]
 
