@@ -12,7 +12,7 @@ from experiments.audit.claims import words_alone
 from experiments.audit.findings.contrasts import claimed, contrast_blocks, difference_of, figure_of, kind_of
 from experiments.audit.real_page import real_blocks, real_summary, replication_text
 from experiments.audit.record import AuditRecord
-from experiments.records.names import stand_ins
+from experiments.records.names import enumerated, stand_ins
 from experiments.report.schema import (
     Bar,
     Bars,
@@ -130,7 +130,7 @@ def _about(record: AuditRecord) -> Text:
         lines.append(f"Network: {record.model}. Profile: {record.profile or 'not recorded'}. {parties}.")
     if replaced := stand_ins(record.facts):
         notice = (
-            f"Stand-ins answered as {' and '.join(replaced)}: images are drawn scenes, and words come from "
+            f"Stand-ins answered as {enumerated(replaced)}: images are drawn scenes, and words come from "
             "a fixed vocabulary. The figures on generated images hold for drawn scenes."
         )
     return Text(paragraphs=tuple(lines or ["Which network was audited is not recorded."]), notice=notice)

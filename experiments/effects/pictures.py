@@ -32,6 +32,9 @@ VISUALIZATION, ATTRIBUTION = "visualization.json", "attribution.json"
 _STRONG = 99.5
 """Percentile of a map's sizes from which its color is full: single pixels would hide the rest."""
 
+_SMOOTH = 1 / 64
+"""Standard deviation of what smooths a map of pixels, as a share of the image's shorter side."""
+
 
 @dataclass(frozen=True, slots=True)
 class PictureRequest:
@@ -223,13 +226,18 @@ async def attribute(
 def overlay(seen: np.ndarray, contributions: np.ndarray) -> np.ndarray:
     """Return an image in gray, uint8 (H, W, 3), with what raises the value in red, what lowers it in blue.
 
-    `contributions`, float (h, w), are enlarged bilinearly.
+    `contributions`, float (h, w), are enlarged bilinearly; those of single pixels are smoothed, whose signs
+    alternate.
     """
+    from scipy.ndimage import gaussian_filter
+
     height, width = seen.shape[:2]
     enlarged = PIL.Image.fromarray(contributions.astype(np.float32), "F").resize(
         (width, height), PIL.Image.Resampling.BILINEAR
     )
     values = np.asarray(enlarged)
+    if contributions.shape == (height, width):
+        values = gaussian_filter(values, _SMOOTH * min(height, width))
     largest = float(np.percentile(np.abs(values), _STRONG)) or float(np.abs(values).max())
     strength = (
         np.clip(np.abs(values) / largest, 0, 1)[..., None] if largest > 0 else np.zeros((height, width, 1))

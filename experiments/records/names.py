@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +19,11 @@ STAND_IN = re.compile(r"\b(?:builtin|built-in|scenes|stand-in)\b", re.IGNORECASE
 """What the name of a model has that stands in for a trained one."""
 _HOMES = r"/home/[^/\s:;,'\"]+|/Users/[^/\s:;,'\"]+|/root"
 """Where home folders usually are."""
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Return names in a row, as "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def stand_ins(facts: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from agents.evidence.verdict import HOLDING, MEANINGS, verdict_of
 from agents.records.journal import slug
 from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, Manifest, StudyResult, load_record
 from agents.records.store import Store
-from experiments.records.names import stand_ins
+from experiments.records.names import enumerated, stand_ins
 from experiments.records.roles import RecordedRole
 from experiments.setup.console import Console, counted, plain
 from experiments.setup.run_folder import claim_run, open_run
@@ -166,8 +166,9 @@ def card(result: StudyResult | FailureRecord, report: Path) -> str:
     ended = isinstance(result, StudyResult)
     study = result if isinstance(result, StudyResult) else StudyResult(unit=result.unit, status="failed")
     if replaced := stand_ins(study.facts):
-        roles = " and ".join(filter(None, (", ".join(replaced[:-1]), replaced[-1])))
-        lines.append(f"[yellow]stand-ins[/yellow] answered as {roles}: rules and a fixed vocabulary")
+        lines.append(
+            f"[yellow]stand-ins[/yellow] answered as {enumerated(replaced)}: rules and a fixed vocabulary"
+        )
     if study.status == "answered":
         lines += [f"[bold]{plain(str(study.label))}[/bold]", plain(str(study.description)), ""]
         if study.labels and set(study.answered) - set(study.labels):

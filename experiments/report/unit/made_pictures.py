@@ -37,25 +37,24 @@ def _visualized(record: dict[str, Any], gallery: Gallery) -> MadePictures:
     reach = f"between {min(known):.2f} and {max(known):.2f}" if known else "values that are not on record"
     about = (
         f"An optimizer made these in {_shown(record.get('steps'))} steps, objective "
-        f"{text(record.get('objective'))}, learning rate {_shown(record.get('learning_rate'))}. "
-        f"The strongest images of {text(record.get('dataset'))} reach {reach}, and its mean is "
+        f"{text(record.get('objective'))}, learning rate {_shown(record.get('learning_rate'))}. Numbers are "
+        f"activations. The strongest images of {text(record.get('dataset'))} reach {reach}, and its mean is "
         f"{figure(number(record.get('mean')))}. Optimized images are unlike those that the network was "
         "trained on: they are hints, not evidence."
     )
-    return MadePictures(
-        "Feature visualizations", about, list(_pictures(record, gallery, "seed", "activation"))
-    )
+    shown = list(_pictures(record, gallery, "seed", "activation"))
+    return MadePictures("Feature visualizations", about, shown)
 
 
 def _attributed(record: dict[str, Any], gallery: Gallery) -> MadePictures:
-    output = text(record.get("output"))
-    what = f"its effect on {output}" if output else "its value"
-    method = text(record.get("method"))
+    output, method = text(record.get("output")), text(record.get("method"))
+    shown = list(_pictures(record, gallery, "source", "value"))
     if method == "attention":
-        about = "Where the unit's attention head looks, from the token at which the unit is largest, in red."
-        return MadePictures("Attention", about, list(_pictures(record, gallery, "source", "value")))
-    about = f"Where in an image {what} comes from, by {method}: red raises it, blue lowers it."
-    return MadePictures("Attributions", about, list(_pictures(record, gallery, "source", "value")))
+        about = "From the token at which the unit is largest, in red. Numbers are activations."
+        return MadePictures("Where its head looks", about, shown)
+    title = f"Where it acts on {output}" if output else "Where its value comes from"
+    numbers = f"values of {output}" if output else "activations"
+    return MadePictures(title, f"By {method}: red raises it, blue lowers it. Numbers are {numbers}.", shown)
 
 
 def _pictures(record: dict[str, Any], gallery: Gallery, named: str, value: str) -> Iterator[Picture]:

@@ -23,6 +23,16 @@ def test_an_overlay_is_red_where_contributions_raise_and_blue_where_they_lower()
     assert np.array_equal(overlay(seen, np.zeros((2, 2), np.float32))[0, 0, 0:1], [136]), "gray without any"
 
 
+def test_signs_that_alternate_from_pixel_to_pixel_cancel_in_an_overlay() -> None:
+    seen = np.full((64, 64, 3), 128, np.uint8)
+    contributions = np.indices((64, 64)).sum(0) % 2 * 2.0 - 1
+    contributions[16:48, 16:48] += 0.5
+    picture = overlay(seen, contributions).astype(int)
+    middle, edge = picture[20:44, 20:44], picture[2:12, 2:12]
+    assert (middle[..., 0] > middle[..., 2]).all(), "more raises than lowers"
+    assert np.abs(edge[..., 0] - edge[..., 2]).mean() < 0.7 * (middle[..., 0] - middle[..., 2]).mean()
+
+
 NETWORK = """
 import torch
 
