@@ -154,8 +154,8 @@ def _why_unreachable(error: BaseException) -> str:
     plain = (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError)
     if type(error) not in plain or not isinstance(error, aiohttp.ClientConnectorError):
         return f"{type(error).__name__}: {error}"
-    cause = error.os_error
-    why = os.strerror(cause.errno) if cause.errno in errno.errorcode else cause.strerror or str(cause)
+    cause, number = error.os_error, error.os_error.errno or 0
+    why = os.strerror(number) if number in errno.errorcode else cause.strerror or str(cause)
     return f"no connection to {error.host}:{error.port}: {why}"
 
 
