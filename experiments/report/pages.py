@@ -46,7 +46,7 @@ def environment() -> Environment:
         figure=figure,
         money=money,
         amount=_known(numbers.thousands),
-        counted=counted,
+        counted=_counted,
         seconds=_known(numbers.duration),
         percent=_known(numbers.percent),
         e_value=_known(numbers.e_value),
@@ -79,6 +79,11 @@ def _known(form: Callable[[float], str]) -> Callable[[float | None], str]:
 def code(words: str) -> Markup:
     """Return text as HTML, with what stands between backticks as code."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(words))))
+
+
+def _counted(number: float | None, noun: str) -> str:
+    """Return a number of things in words, with a dash where it is unknown."""
+    return f"– {noun}s" if number is None else counted(int(number), noun)
 
 
 def highlight(program: str) -> Markup:

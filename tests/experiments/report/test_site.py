@@ -213,6 +213,11 @@ def test_counts_of_one_are_said_as_one(run):
     assert "2 of 2 units have a label; the labels fall into 1 group, and 2 units share" in words
 
 
+def test_what_was_not_counted_is_a_dash_and_no_error():
+    count = pages.environment().filters["counted"]
+    assert [count(n, "image") for n in (None, 1, 1200)] == ["– images", "1 image", "1,200 images"]
+
+
 def test_labels_without_a_common_word_are_not_similar():
     values = similarity(["wheels of cars", "car wheels", "", "of the"])
     assert values[0, 1] == pytest.approx(1.0)
