@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 # glibc's mallopt parameters (malloc.h).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -3, -4, -8
+_PICTURE_BYTES = 64 * 1024
 
 _kept: list[Any] = []
 """Operator libraries: their registrations live as long as they do."""
@@ -117,14 +118,25 @@ def cpu_preamble(threads: int | None = None) -> None:
     forward passes run in a worker thread, and the other settings do not reach the arenas of threads. On
     other C libraries the allocator is left alone.
     """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 1)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_TOP_PAD, 256 * 2**20)
+    _set_allocator({_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 256 * 2**20})
     if "torch" in sys.modules:
         set_threads(threads)
+
+
+def return_pictures() -> None:
+    """Set up the allocator of a process of many threads that hold pictures for a while, such as a host's.
+
+    By default glibc gives each thread an arena, and keeps there what was freed: pictures of studies that
+    ended long ago. On other C libraries the allocator is left alone.
+    """
+    _set_allocator({_M_ARENA_MAX: 2, _M_MMAP_THRESHOLD: _PICTURE_BYTES})
+
+
+def _set_allocator(parameters: Mapping[int, int]) -> None:
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for name, value in parameters.items():
+            libc.mallopt(name, value)
 
 
 def set_threads(threads: int | None = None) -> None:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from actors.cluster.connection import log_folder
 from actors.cluster.placement import Demand, PlacementMonitor, worker_nodes
 from actors.errors import MaiaError, UsageError
-from actors.runtime import work_in
+from actors.runtime import return_pictures, work_in
 from agents.orchestration.host import HostCounts, HostHandle, LocalHost, SpendingLimits, widen_threads
 from agents.records.fence import FencedStore, fence
 from agents.records.record_types import StudyResult
@@ -82,6 +82,7 @@ class HostActor:
         `name` is what this host can be fenced off by.
         """
         work_in(plan.folder)
+        return_pictures()
         self._plan, self._ledger, self._name = plan, ledger, name
         self._stack = contextlib.AsyncExitStack()
         self._opening: asyncio.Task[LocalHost] | None = None
