@@ -18,6 +18,7 @@ from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.lru import LruCache
 from actors.vision.data.distinct import Progress
+from actors.vision.data.same_picture import SamePictures
 from actors.vision.readout.base import (
     HeldOutActivations,
     ImageDataset,
@@ -134,6 +135,11 @@ class HasHeldOut(Protocol):
 
     async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         """Return images of the data set by index, in order."""
+
+    async def held_out_pictures(self, indices: Sequence[int], k: int) -> list[int | None]:
+        """Return which picture each of these images is a part of, numbered from 0; None where one of the `k`
+        exemplars is a part of the same.
+        """
 
 
 @runtime_checkable
@@ -315,6 +321,10 @@ class NetworkUnit:
         loaded = await asyncio.to_thread(_recent.load_all, self._dataset, indices)
         return [image for image, _ in loaded]
 
+    async def held_out_pictures(self, indices: Sequence[int], k: int) -> list[int | None]:
+        (unit,) = await self._client.exemplars([self._unit], self._dataset, k)
+        return await asyncio.to_thread(_pictures.numbers, self._dataset, indices, unit.indices[:k].tolist())
+
     async def intervene(
         self,
         images: Sequence[Image],
@@ -391,3 +401,4 @@ class RecentImages:
 
 
 _recent = RecentImages()
+_pictures = SamePictures()

@@ -228,6 +228,9 @@ class SyntheticNeuron:
     async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         return await asyncio.to_thread(lambda: [self._table.dataset.load(int(index)) for index in indices])
 
+    async def held_out_pictures(self, indices: Sequence[int], k: int) -> list[int | None]:
+        return list(range(len(indices)))  # scenes are drawn one by one
+
     async def activations(self) -> np.ndarray:
         """Return the activation on every image of the data set, float32 (N,), NaN where unreadable."""
         await self._table.fill(self.formula.concepts)

@@ -159,15 +159,19 @@ class Assessor:
         held = await self._sampled()
         if held is None:
             return None, []
+        assert isinstance(self._subject, HasHeldOut)
         seed = seed_for(self._seed, "held back", self._subject.id, *labels)
         count = _images_judged(self._settings, len(labels))
         drawn = draw(held.activations, count, np.random.default_rng(seed))
         witnessed: list[WitnessedImage] = []
         for start in range(0, len(drawn), _AT_ONCE):
             witnessed += await self._witness_drawn(held, drawn[start : start + _AT_ONCE], labels, unit)
+        pictures = await self._subject.held_out_pictures(
+            [int(held.indices[each.position]) for each in drawn], EXEMPLARS
+        )
         judged = [
-            JudgedImage(place, image.activation, image.covered)
-            for place, image in zip(drawn, witnessed, strict=True)
+            JudgedImage(place, image.activation, image.covered, picture)
+            for place, image, picture in zip(drawn, witnessed, pictures, strict=True)
         ]
         test = held_out_test(
             Sample(held.total, len(held.activations), held.seed),

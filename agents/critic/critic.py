@@ -167,6 +167,8 @@ class Critic:
             return objections.not_specific(tested), []
         if tested.beaten_by is not None:
             return objections.beaten(tested, tested.beaten_by), []
+        if figures.witness is not None and not figures.witness.tells:
+            return "", []  # no answer would fare better
         return objections.not_enough(tested, finding, left), [each.image for each in left]
 
     async def _confirm(self, answer: FinalAnswer, attempt: int) -> Tested:

@@ -169,6 +169,10 @@ class HeldOutTest(Record):
     """Images drawn of these, and judged by the witness."""
     shown: Count = 0
     """Drawn images that show a label."""
+    pictures: Count | None = None
+    """As many as they count for: parts of one picture count once, and parts of a picture that an agent has
+    seen not at all. An earlier version did not look for such.
+    """
     untold: Count = 0
     """Drawn images without a clear answer of the witness, left out of all figures."""
     prevalence: Number | None = None
@@ -191,6 +195,11 @@ class HeldOutTest(Record):
     """The middle of the unit's range."""
     largest_weight: Number = 0.0
     """Images of the sample that one drawn image stands for, at most."""
+
+    @property
+    def dependent(self) -> bool:
+        """Whether images with a label count for fewer than they are."""
+        return self.pictures is not None and self.pictures < self.shown
 
 
 class Trial(Record):

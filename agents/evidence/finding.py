@@ -57,7 +57,10 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
     if specific is None and not (figures.reach and figures.reach.n):
         return Finding(verdict="untested", reason="No image of the label could be made.")
     if not reached:
-        return Finding(verdict="out of reach", reason=_reach(figures))
+        reason = _reach(figures)
+        if held is not None and held.dependent:
+            reason = f"{reason} {_not_shown_on_data(figures)}"
+        return Finding(verdict="out of reach", reason=reason)
     if specific is None:
         return Finding(verdict="untested", reason="No image of the label could be made.")
     if not specific:
@@ -67,6 +70,8 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
         )
     if beaten_by:
         return Finding(verdict="not confirmed", reason=f'Images of "{beaten_by}" drive the unit more.')
+    if figures.witness is not None and not figures.witness.tells:
+        return Finding(verdict="not confirmed", reason=_blind(figures.witness))
     if held is not None and held.status == "contradicted":
         return Finding(verdict="not confirmed", reason=f"On real images it does not hold: {_on_data(held)}.")
     if not strong and figures.strength is not None:
@@ -120,12 +125,32 @@ def _covers(figures: Figures) -> str:
     return f"{coverage.shown} of the {coverage.n} strongest images of the data set show the label{unclear}"
 
 
+def _blind(witness: Accuracy) -> str:
+    """Return that what a witness says of the data set's images means nothing."""
+    if not min(witness.n_with, witness.n_without):
+        return (
+            "The witness could not tell of any image whether it shows the label, though some were made of it."
+        )
+    return (
+        f"The witness finds the label in {witness.sensitivity:z.0%} of the images that were made of it and in "
+        f"{1 - witness.specificity:z.0%} of other things: nothing is known of what the data set's images show."
+    )
+
+
 def _on_data(held: HeldOutTest) -> str:
     if held.auroc is None:
-        return f"{held.shown} of {held.drawn} images that no agent saw show it"
+        return _shown(held, "it")
+    return f"{_shown(held, 'it')}, and one of these exceeds another image with probability {held.auroc:z.2f}"
+
+
+def _shown(held: HeldOutTest, what: str) -> str:
+    """Return how many images of the test show a label, and for how many they count."""
+    text = f"{held.shown} of {held.drawn} images that no agent saw show {what}"
+    if not held.dependent:
+        return text
     return (
-        f"{held.shown} of {held.drawn} images that no agent saw show it, and one of these exceeds another "
-        f"image with probability {held.auroc:z.2f}"
+        f"{text}, which count as {held.pictures} since parts of one picture are no images of their own, "
+        "nor are parts of a picture that the agent saw"
     )
 
 
@@ -133,7 +158,7 @@ def _not_shown_on_data(figures: Figures) -> str:
     held = figures.held_out
     if held is None:
         return "The label was looked for in no image of the data set that no agent saw."
-    text = f"{held.shown} of {held.drawn} images that no agent saw show the label"
+    text = _shown(held, "the label")
     if held.untold:
         text += f", and of {held.untold} the witness could not tell"
     if held.status == "holds":

@@ -4,7 +4,8 @@ From a simple random sample of the images that are held out, a part is drawn by 
 strongest, the upper quarter, the rest, with known probabilities. A blind witness says which of them show the
 label. Weighted by 1 / probability, AUROC and precision are those of the data set. The draw knows activations
 only; so if the label has nothing to do with the unit, it is as likely on any of the drawn images as on any
-other, and the test by ranks is exact.
+other, and the test by ranks is exact. Parts of one picture count once, and parts of a picture that an agent
+has seen not at all: they are no images of their own.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from agents.evidence.statistics import auroc_interval, rank_e_value, weighted_au
 from agents.evidence.witness import Accuracy
 
 LEAST_SHOWN = 5
-"""Drawn images that must show the label, and that must not, for a test. The e-value is exact for fewer, too,
-but a data set's few images of one thing are often of one occasion: two or three crops of a photograph say no
-more than one.
+"""Pictures that must show the label, and that must not, for a test. The e-value is exact for fewer, too, but
+a data set's few images of one thing are often of one occasion.
 """
 _TOP = 0.25
 """Part of the sample that counts as its upper end; and part of the draw that is the strongest images, all
@@ -79,11 +79,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class JudgedImage:
-    """A drawn image, what it does to the unit, and whether it shows a label; None: the answer was unclear."""
+    """A drawn image, what it does to the unit, and whether it shows a label; None: the answer was unclear.
+
+    `picture` is the number of the picture that it is a part of; None: of one that an agent has seen.
+    """
 
     drawn: DrawnImage
     activation: float
     shown: bool | None
+    picture: int | None
 
 
 def held_out_test(
@@ -97,6 +101,8 @@ def held_out_test(
 ) -> HeldOutTest:
     """Return the test at level `alpha`. `judged` are the drawn images, in the order of the draw."""
     clear = [image for image in judged if image.shown is not None]
+    groups = _pictures(clear)
+    sizes = len(groups[0]), len(groups[1])
     arrays = _JudgedArrays(
         np.array([image.activation for image in clear], float),
         np.array([image.shown for image in clear], bool),
@@ -107,10 +113,9 @@ def held_out_test(
     above = arrays.activations >= unit.middle
     precision = _mean(arrays, arrays.shown, above)
     mean = _mean(arrays, arrays.activations, arrays.shown)
-    enough = min(n_shown, len(clear) - n_shown) >= LEAST_SHOWN
+    enough = min(sizes) >= LEAST_SHOWN
     auroc = _auroc(arrays) if enough else None
-    interval = _interval(arrays, auroc)
-    groups = arrays.activations[arrays.shown], arrays.activations[~arrays.shown]
+    interval = _interval(arrays, auroc, sizes)
     e_value = rank_e_value(*groups) if enough else None
 
     def corrected(value: float) -> float | None:
@@ -123,6 +128,7 @@ def held_out_test(
         seed=sample.seed,
         drawn=len(judged),
         shown=n_shown,
+        pictures=sizes[0],
         untold=len(judged) - len(clear),
         prevalence=prevalence,
         auroc=auroc,
@@ -169,9 +175,28 @@ def _mean(arrays: _JudgedArrays, values: np.ndarray, among: np.ndarray | None = 
     return float((weights * values).sum() / total) if total > 0 else None
 
 
-def _interval(arrays: _JudgedArrays, value: float | None) -> tuple[float, float] | None:
+def _pictures(clear: Sequence[JudgedImage]) -> tuple[np.ndarray, np.ndarray]:
+    """Return activations [n] of pictures that show a label and of others, one image of each that is new.
+
+    It is the first in the shuffled order; of a picture in parts of which a label was seen, the first of
+    these: a choice by the label alone, so that the test by ranks stays exact.
+    """
+    of: dict[int, JudgedImage] = {}
+    for image in sorted(clear, key=lambda image: not image.shown):
+        if image.picture is not None:
+            of.setdefault(image.picture, image)
+    with_label, without = (
+        np.array([image.activation for image in of.values() if image.shown is shown], float)
+        for shown in (True, False)
+    )
+    return with_label, without
+
+
+def _interval(
+    arrays: _JudgedArrays, value: float | None, pictures: tuple[int, int]
+) -> tuple[float, float] | None:
     """Return Newcombe's interval of an AUROC, each group as large as weights that differ let it count (Kish
-    1965).
+    1965), and no larger than its pictures.
 
     In simulations with 80 of 400 images it covers the truth in 91 to 99 of 100 cases, and the bootstrap
     within strata in 53 to 95: an image of the label in the thinly drawn rest, which weighs most, is often not
@@ -179,7 +204,8 @@ def _interval(arrays: _JudgedArrays, value: float | None) -> tuple[float, float]
     """
     if value is None:
         return None
-    return auroc_interval(value, _size(arrays.weights[arrays.shown]), _size(arrays.weights[~arrays.shown]))
+    sizes = [_size(arrays.weights[shown]) for shown in (arrays.shown, ~arrays.shown)]
+    return auroc_interval(value, min(sizes[0], pictures[0]), min(sizes[1], pictures[1]))
 
 
 def _size(weights: np.ndarray) -> float:

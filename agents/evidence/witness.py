@@ -25,19 +25,24 @@ class Accuracy(Record):
     specificity: Number = 0.0
     """Share of other images in which it does not."""
     n_with: Count = 0
-    """Images of the label."""
+    """Images of the label of which it gave a clear answer."""
     n_without: Count = 0
-    """Other images."""
+    """Other images of which it did."""
 
     @property
     def informedness(self) -> float:
         return self.sensitivity + self.specificity - 1
 
+    @property
+    def tells(self) -> bool:
+        """Whether its answers say anything: they do not if it gives the same one to every image."""
+        return min(self.n_with, self.n_without) >= _LEAST_CLEAR and self.informedness >= _INFORMATIVE
+
     def share(self, seen: float) -> float | None:
         """Return the share of images that show the label, of which `seen` is the witness's figure (Rogan and
         Gladen 1978).
         """
-        if self.informedness < _INFORMATIVE:
+        if not self.tells:
             return None
         return min(1.0, max(0.0, (seen + self.specificity - 1) / self.informedness))
 
@@ -62,16 +67,16 @@ class Accuracy(Record):
 
 
 def accuracy(with_label: Sequence[bool | None], without: Sequence[bool | None]) -> Accuracy | None:
-    """Return the accuracy from what the witness said of images with and without the label; None if too few
-    answers are clear.
+    """Return the accuracy from what the witness said of images with and without the label; None if it was
+    asked of too few.
     """
+    if min(len(with_label), len(without)) < _LEAST_CLEAR:
+        return None
     one = [each for each in with_label if each is not None]
     other = [each for each in without if each is not None]
-    if min(len(one), len(other)) < _LEAST_CLEAR:
-        return None
     return Accuracy(
-        sensitivity=sum(one) / len(one),
-        specificity=1 - sum(other) / len(other),
+        sensitivity=sum(one) / max(1, len(one)),
+        specificity=1 - sum(other) / max(1, len(other)),
         n_with=len(one),
         n_without=len(other),
     )

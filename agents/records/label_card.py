@@ -230,6 +230,12 @@ def _warnings(evidence: EvidenceRecord) -> list[str]:
     positives = [trial for trial in evidence.positives if trial.shows is not None]
     controls = [trial for trial in evidence.controls if trial.shows is not None]
     warnings = [] if evidence.inspected is None else _inspection(evidence.inspected)
+    held_out = evidence.held_out
+    if held_out is not None and held_out.dependent:
+        warnings.append(
+            f"data set: of {held_out.shown} held-out images with the label only {held_out.pictures} count: "
+            "the others are parts of the same pictures, or of pictures that the agent saw"
+        )
     if noted := sum(bool(trial.notes) for trial in evidence.positives):
         warnings.append(f"image maker: it reports that it could not draw all of {noted} images of the label")
     if len(positives) < 4 or len(controls) < 4:

@@ -195,8 +195,11 @@ def card(result: StudyResult | FailureRecord, report: Path) -> str:
 
 
 def _evidence(record: dict[str, Any]) -> list[str]:
-    """Return the verdict with its sentence, three figures with what they mean, and the values of others."""
+    """Return the verdict with its sentence, three figures with what they mean, the values of others, and
+    warnings.
+    """
     from experiments.report.figures import figures_of, reason
+    from experiments.report.records import mapping, sequence, text
 
     verdict = verdict_of(record)
     color = "green" if verdict in HOLDING else "yellow"
@@ -206,7 +209,12 @@ def _evidence(record: dict[str, Any]) -> list[str]:
     figures = figures_of(record.get("evidence"))
     lines += [f"  {figure.name}: {figure.value} - {figure.meaning}" for figure in figures[:_FIGURES]]
     others = "; ".join(f"{figure.name}: {figure.value}" for figure in figures[_FIGURES:])
-    return lines + ([f"  {others}"] if others else [])
+    warnings = [text(each) for each in sequence(mapping(record.get("card")).get("warnings"))]
+    return [
+        *lines,
+        *([f"  {others}"] if others else []),
+        *(f"[yellow]warning[/yellow]: {plain(each)}" for each in warnings if each),
+    ]
 
 
 def _repeats(study: StudyResult) -> list[str]:

@@ -160,6 +160,9 @@ class HeldOutSubject(FakeSubject):
     async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         return [self._held_out[index] for index in indices]
 
+    async def held_out_pictures(self, indices: Sequence[int], k: int) -> list[int | None]:
+        return list(range(len(indices)))
+
 
 class FakeObservers:
     def __init__(self) -> None:

@@ -115,6 +115,9 @@ class NuisanceUnit:
     async def held_out_images(self, indices: Sequence[int]) -> list[Image]:
         return await asyncio.to_thread(lambda: [self._dataset.load(int(index)) for index in indices])
 
+    async def held_out_pictures(self, indices: Sequence[int], k: int) -> list[int | None]:
+        return list(range(len(indices)))  # scenes are drawn one by one
+
     async def _ranked(self) -> list[tuple[float, int]]:
         """Return (activation, index) of a few hundred explored images, strongest first: more would say
         nothing.

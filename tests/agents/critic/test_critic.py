@@ -491,7 +491,6 @@ async def test_a_label_that_explains_too_few_of_the_strongest_images_is_partial(
 async def test_no_image_that_is_held_out_is_shown_to_the_agent():
     held_out = ["a dog"] * 30 + ["a fence, held out"] * 6 + ["a cat"] * 30
     judge = doubted(lambda s: 6.0 * ("held" in s) + of_dogs(s), dataset="a fence", held_out=held_out)
-    judge._skeptic.shows = _finds_no_fences(judge._skeptic)
     verdict = await judge.examine(answer("dog"), 1)
     held_out = {image.id for image in judge._subject._held_out}
     assert verdict.shown
@@ -499,8 +498,15 @@ async def test_no_image_that_is_held_out_is_shown_to_the_agent():
     assert held_out & {each.image for each in verdict.evidence.uncovered}
 
 
-def _finds_no_fences(skeptic):
-    async def shows(questions):
-        return ["fence" not in skeptic._studio.shows[image.id] for image, _ in questions]
+@pytest.mark.parametrize("said", [True, False, None])
+async def test_a_witness_that_says_the_same_of_every_image_confirms_nothing(said):
+    judge = doubted(of_dogs, dataset="a dog", held_out=["a dog"] * 30 + ["a cat"] * 50)
 
-    return shows
+    async def shows(questions):
+        return [said] * len(questions)
+
+    judge._skeptic.shows = shows
+    verdict = await judge.examine(answer("dog"), 1)
+    assert finding(verdict) == "not confirmed"
+    assert "witness" in verdict.evidence.finding.reason
+    assert verdict.accepted, "no other answer would fare better"

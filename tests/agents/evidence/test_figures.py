@@ -124,6 +124,7 @@ def told(**figures):
 
 
 ALL = Figures(UNIT, REACHED, STRONG, GOOD, COVERING, TRUE)
+BLIND, SILENT = accuracy([True] * 20, [True] * 20), accuracy([None] * 20, [None] * 20)
 FEW = told(status="too few", auroc=None, e_value=None)
 
 
@@ -133,6 +134,9 @@ FEW = told(status="too few", auroc=None, e_value=None)
         (True, ALL, "confirmed"),
         (True, replace(ALL, held_out=FEW), "holds for generated images"),
         (True, replace(ALL, held_out=None), "holds for generated images"),
+        (True, replace(ALL, held_out=FEW, witness=BLIND), "not confirmed"),
+        (True, replace(ALL, held_out=FEW, coverage=NARROW, witness=BLIND), "not confirmed"),
+        (True, replace(ALL, held_out=FEW, witness=SILENT), "not confirmed"),
         (True, replace(ALL, held_out=None, coverage=None, witness=None), "holds for generated images"),
         (True, replace(ALL, held_out=told(status="undecided")), "holds for generated images"),
         (True, replace(ALL, held_out=told(status="contradicted")), "not confirmed"),
@@ -172,6 +176,15 @@ def test_a_label_of_images_that_are_far_from_a_class_that_wins_does_not_hold_on_
 
 def test_a_label_that_a_rival_beats_is_not_confirmed():
     assert of_label(True, ALL, beaten_by="grass").verdict == "not confirmed"
+
+
+def test_the_reason_says_that_parts_of_a_picture_are_no_images_of_their_own():
+    few = told(status="too few", auroc=None, e_value=None, shown=12, pictures=1)
+    for figures in (replace(ALL, held_out=few), replace(ALL, held_out=few, reach=UNREACHED)):
+        assert (
+            "12 of 80 images that no agent saw show the label, which count as 1"
+            in of_label(True, figures).reason
+        )
 
 
 def test_an_abstention_without_reach_is_out_of_reach():

@@ -21,13 +21,15 @@ def population(rng, n=400, prevalence=0.12, effect=1.4):
     return rng.normal(size=n) + effect * shown, shown
 
 
-def examined(rng, activations, shown, *, errors=(1.0, 1.0), witness=None, looks=80):
+def examined(
+    rng, activations, shown, *, errors=(1.0, 1.0), witness=None, looks=80, picture=lambda number: number
+):
     drawn = draw(activations, looks, rng)
     sensitivity, specificity = errors
     rates = [sensitivity if shown[place.position] else 1 - specificity for place in drawn]
     judged = [
-        JudgedImage(place, float(activations[place.position]), bool(rng.random() < rate))
-        for place, rate in zip(drawn, rates, strict=True)
+        JudgedImage(place, float(activations[place.position]), bool(rng.random() < rate), picture(number))
+        for number, (place, rate) in enumerate(zip(drawn, rates, strict=True))
     ]
     return held_out_test(
         Sample(600, len(activations), 0),
@@ -109,8 +111,66 @@ def test_the_status_follows_from_the_effect(effect, prevalence, status):
 
 def test_images_without_a_clear_answer_of_the_witness_are_counted_separately():
     drawn = draw(np.arange(20.0), 20, np.random.default_rng(0))
-    judged = [JudgedImage(place, 1.0, None if i % 2 else i < 10) for i, place in enumerate(drawn)]
+    judged = [JudgedImage(place, 1.0, None if i % 2 else i < 10, i) for i, place in enumerate(drawn)]
     test = held_out_test(Sample(20, 20, 0), judged, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7)
     assert (test.drawn, test.shown, test.untold) == (20, 5, 10)
     assert test.auroc == 0.5
     assert test.e_value == 1.0
+
+
+def of_pictures(*groups):
+    """Return the test of images of a label, and of others, that are parts of these pictures."""
+    images = [
+        (shown, picture)
+        for shown, pictures in zip((True, False), groups, strict=True)
+        for picture in pictures
+    ]
+    drawn = draw(np.arange(float(len(images))), len(images), np.random.default_rng(0))
+    judged = [
+        JudgedImage(place, 9.0 * shown, shown, picture)
+        for place, (shown, picture) in zip(drawn, images, strict=True)
+    ]
+    return held_out_test(Sample(99, 99, 0), judged, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7)
+
+
+def test_parts_of_one_picture_count_once():
+    apart, together = of_pictures(range(9), range(9, 60)), of_pictures([*range(9)] * 3, range(9, 60))
+    assert (apart.shown, apart.pictures, apart.status) == (9, 9, "holds")
+    assert (together.shown, together.pictures, together.status) == (27, 9, "holds")
+    assert together.e_value == apart.e_value
+    assert together.auroc_interval == pytest.approx(apart.auroc_interval)
+
+
+def test_crops_of_one_photograph_are_too_few_to_tell():
+    found = of_pictures([0] * 30, range(1, 30))
+    assert (found.shown, found.pictures, found.status) == (30, 1, "too few")
+    assert found.dependent
+
+
+def test_parts_of_pictures_that_an_agent_saw_are_too_few_to_tell():
+    found = of_pictures([None] * 12, range(20))
+    assert (found.shown, found.pictures, found.status) == (12, 0, "too few")
+
+
+def test_a_picture_in_parts_of_which_the_label_was_seen_shows_it():
+    found = of_pictures([0, 1, 2, 3, 4], [0, 0, 1, *range(5, 15)])
+    assert (found.shown, found.pictures, found.e_value is not None) == (5, 5, True)
+
+
+def test_the_e_value_is_at_most_one_in_the_mean_on_crops_where_the_label_ignores_the_unit():
+    rng = np.random.default_rng(6)
+    values = []
+    for _ in range(200):
+        pictures, shown = rng.normal(size=40), rng.random(40) < 0.3
+        activations = np.repeat(pictures, 10) + 0.01 * rng.normal(size=400)
+        drawn = draw(activations, 80, rng)
+        judged = [
+            JudgedImage(
+                each, activations[each.position], bool(shown[each.position // 10]), each.position // 10
+            )
+            for each in drawn
+        ]
+        found = held_out_test(Sample(400, 400, 0), judged, unit=UNIT, witness=None, alpha=0.05, min_auroc=0.7)
+        values += [] if found.e_value is None else [found.e_value]
+    assert len(values) > 100
+    assert np.mean(values) < 1 + 3 * np.std(values) / np.sqrt(len(values))
