@@ -132,8 +132,8 @@ def _blind(witness: Accuracy) -> str:
             "The witness could not tell of any image whether it shows the label, though some were made of it."
         )
     return (
-        f"The witness finds the label in {witness.sensitivity:z.0%} of the images that were made of it and in "
-        f"{1 - witness.specificity:z.0%} of other things: nothing is known of what the data set's images show."
+        f"The witness finds the label in {witness.sensitivity:z.0%} of the images that were made of it and "
+        f"in {1 - witness.specificity:z.0%} of others: nothing is known of what the data set's images show."
     )
 
 

@@ -117,7 +117,7 @@ def _held_out(evidence: dict[str, Any]) -> Iterator[Figure]:
     meaning = f"{shown or 0:.0f} of {drawn:.0f} images of the data set that no agent saw show the label"
     pictures = number(held_back.get("pictures"))
     if pictures is not None and pictures < (shown or 0):
-        meaning += f"; they count as {pictures:.0f}, as parts of one picture count once"
+        meaning += f"; they count as {pictures:z.0f}, as parts of one picture count once"
     if untold:
         meaning += f"; of {untold:.0f} the witness could not tell"
     if auroc is None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from agents.evidence.verdict import verdict_of as word_of
 from experiments.records import journal_scan
+from experiments.records.headline import headline
 from experiments.records.roles import RecordedRole
 from experiments.report.evidence import numbers
 from experiments.report.records import RunDirectory, UnitRecords, mapping, number, sequence, text
@@ -85,6 +86,13 @@ def _tested(record: dict[str, Any]) -> bool:
     return mapping(record.get("evidence")).get("kind") == "confirmation"
 
 
+def _labels(done: dict[str, Any]) -> list[str]:
+    """Return the labels one by one, none where the headline says something else."""
+    if headline(done) != done.get("label"):
+        return []
+    return [label for label in sequence(done.get("labels")) if isinstance(label, str)]
+
+
 def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
     """Return the unit in one line of numbers and words."""
     done = unit.done or {}
@@ -103,8 +111,8 @@ def summarize(run: RunDirectory, unit: UnitRecords) -> Summary:
         short=_short(run, unit),
         index=unit.name.index,
         verdict=verdict,
-        label=text(done.get("label")),
-        labels=[label for label in sequence(done.get("labels")) if isinstance(label, str)],
+        label=headline(done),
+        labels=_labels(done),
         description=text(done.get("description")),
         auroc=evidence.auroc,
         low=evidence.low,

@@ -27,8 +27,9 @@ async def of_dataset(observers: ChatModel, dataset: ImageDataset) -> str:
     return (
         f"the embedded observers recognize {known} of {len(images)} images from across the data set, mostly "
         "photographs: a label can only be made of the names of ImageNet's thousand classes and of their "
-        "kinds, and the embedded image maker draws nothing that could test it. For labels in free words, "
-        "use a profile with a vision-language model and an image model (`maia init` writes one)"
+        "kinds. The embedded image maker draws scenes: where these do not reach what your images do, a label "
+        "is tested on held-out images of yours alone. For labels in free words, use a profile with a "
+        "vision-language model and an image model (`maia init` writes one)"
     )
 
 

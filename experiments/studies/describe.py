@@ -11,6 +11,7 @@ from agents.evidence.verdict import HOLDING, MEANINGS, verdict_of
 from agents.records.journal import slug
 from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, Manifest, StudyResult, load_record
 from agents.records.store import Store
+from experiments.records.headline import headline
 from experiments.records.names import enumerated, stand_ins
 from experiments.records.roles import RecordedRole
 from experiments.setup.console import Console, counted, plain
@@ -170,7 +171,7 @@ def card(result: StudyResult | FailureRecord, report: Path) -> str:
             f"[yellow]stand-ins[/yellow] answered as {enumerated(replaced)}: rules and a fixed vocabulary"
         )
     if study.status == "answered":
-        lines += [f"[bold]{plain(str(study.label))}[/bold]", plain(str(study.description)), ""]
+        lines += [f"[bold]{plain(headline(study.to_json()))}[/bold]", plain(str(study.description)), ""]
         if study.labels and set(study.answered) - set(study.labels):
             whole = plain(" OR ".join(study.answered))
             lines += [

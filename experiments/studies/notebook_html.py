@@ -18,6 +18,7 @@ from markupsafe import Markup
 from actors.images import data_url
 from agents.evidence.verdict import HOLDING, MEANINGS, reason_of, verdict_of
 from agents.records.label_card import kind_of
+from experiments.records.headline import headline
 from experiments.report.figures import figures_of
 from tools.sandbox.child.effects import Effects
 from tools.sandbox.child.image_handle import ImageHandle
@@ -161,7 +162,7 @@ class LabelCard(dict[str, Any]):
         super().__init__(record)
 
     def __repr__(self) -> str:
-        lines = [f"{self.get('label') or 'no label'}: {verdict_of(self)}. {MEANINGS[verdict_of(self)]}"]
+        lines = [f"{headline(self) or 'no label'}: {verdict_of(self)}. {MEANINGS[verdict_of(self)]}"]
         if reason := reason_of(self.get("evidence") or {}):
             lines.append(reason)
         figures = figures_of(self.get("evidence"))[:_FIGURES]
@@ -182,7 +183,7 @@ class LabelCard(dict[str, Any]):
         ]
         rows += [("warning", warning) for warning in card.get("warnings") or ()]
         return _card(
-            self.get("label") or f"no label: {self.get('status')}",
+            headline(self) or f"no label: {self.get('status')}",
             verdict_of(self),
             self.get("description") or "",
             rows,
