@@ -202,7 +202,26 @@ async def _study(arguments: argparse.Namespace, folder: Path) -> dict[str, dict[
     return records
 
 
-PARTS = {"witness": witness, "kind": kind, "newcomer": newcomer}
+# -- parts of one picture ------------------------------------------------------------------------------------
+
+
+def pictures(arguments: argparse.Namespace) -> str:
+    """Return how many pairs of crops, of one photograph and of two, are said to be of one picture."""
+    from actors.vision.data.same_picture import details_of, of_one_picture
+
+    chosen = crops(arguments.photos, arguments.crops, 11)
+    details = [details_of(image) for image in _pictures([path for path, _ in chosen])]
+    said: dict[bool, list[bool]] = {True: [], False: []}
+    for at, (one, (_, name)) in enumerate(zip(details, chosen, strict=True)):
+        for other, (_, another) in zip(details[:at], chosen[:at], strict=True):
+            said[name == another].append(of_one_picture(one, other))
+    lines = ["| crops | pairs | said to be of one picture |", "|---|---:|---:|"]
+    for of_one, what in ((True, "of one photograph"), (False, "of two")):
+        lines.append(f"| {what} | {len(said[of_one]):,} | {sum(said[of_one]):,} |")
+    return "\n".join(lines)
+
+
+PARTS = {"witness": witness, "kind": kind, "newcomer": newcomer, "pictures": pictures}
 
 
 def main() -> None:
