@@ -113,12 +113,11 @@ def reach(options: argparse.Namespace) -> str:
 
 
 def calibration(options: argparse.Namespace) -> str:
-    rows: list[Mapping[str, Any]] = []
-    for name in ("pairs", "out-of-reach", "within-reach"):
-        path = options.out / name / "synthetic.json"
-        if not path.exists():
-            raise SystemExit(f"there is no {path}: run the parts pairs and reach first.")
-        rows += json.loads(path.read_text())["rows"]
+    runs = {name: options.out / name / "synthetic.json" for name in ("pairs", "out-of-reach", "within-reach")}
+    there = {name: json.loads(path.read_text())["rows"] for name, path in runs.items() if path.exists()}
+    if not there:
+        raise SystemExit(f"there is no run in {options.out}: run the parts pairs and reach first.")
+    rows: list[Mapping[str, Any]] = [row for own in there.values() for row in own]
     held = e_benjamini_hochberg([row["e_value"] or 0.0 for row in rows], FALSE_DISCOVERIES)
     stand = [row for row, holds in zip(rows, held, strict=True) if holds and row["verdict"] in HOLDING]
     strange = sum(row["precision"] is None or row["precision"] < 1 for row in stand)
@@ -126,7 +125,7 @@ def calibration(options: argparse.Namespace) -> str:
     return "\n".join(
         [
             f"{len(stand)} of {len(rows)} labels are said to hold and stand at a false-discovery rate of "
-            f"{FALSE_DISCOVERIES:.0%}.",
+            f"{FALSE_DISCOVERIES:.0%}, of the units of {', '.join(there)}.",
             "",
             "| of the labels that stand | | share (Wilson 95 %) | target |",
             "|---|---:|---|---|",
