@@ -116,7 +116,7 @@ def held_out_test(
     enough = min(sizes) >= LEAST_SHOWN
     auroc = _auroc(arrays) if enough else None
     interval = _interval(arrays, auroc, sizes)
-    e_value = rank_e_value(*groups) if enough else None
+    e_value = rank_e_value(groups[0].tolist(), groups[1].tolist()) if enough else None
 
     def corrected(value: float) -> float | None:
         return None if witness is None or prevalence is None else witness.auroc(value, prevalence)

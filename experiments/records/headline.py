@@ -23,7 +23,7 @@ def headline(record: Mapping[str, Any]) -> str:
     evidence = record.get("evidence")
     if not isinstance(label, str):
         return ""
-    if not abstained(evidence) or verdict_of(record) != "out of reach":
+    if not isinstance(evidence, Mapping) or not abstained(evidence) or verdict_of(record) != "out of reach":
         return label
     return UNREACHED if _in_data(evidence.get("unit")) else NO_IMAGE_OF_CLASS
 

@@ -138,8 +138,8 @@ def _details(gray: PIL.Image.Image, side: int) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
     scale = side / max(gray.size)
-    size = tuple(max(_BLOCK, round(scale * each)) for each in gray.size)
-    values = np.asarray(gray.resize(size, PIL.Image.Resampling.BICUBIC), np.float32)
+    width, height = (max(_BLOCK, round(scale * each)) for each in gray.size)
+    values = np.asarray(gray.resize((width, height), PIL.Image.Resampling.BICUBIC), np.float32)
     details = gaussian_filter(values, _FINE) - gaussian_filter(values, _COARSE)
     evened: np.ndarray = details / (np.sqrt(gaussian_filter(np.square(details), _AROUND)) + 1)
     return evened
