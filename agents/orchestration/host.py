@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -26,11 +25,9 @@ from agents.repeats.repeated_study import study_repeatedly
 from agents.study import survey
 from agents.study.agent import StudyPausedError
 from agents.study.budget import (
-    Account,
-    BudgetSettings,
     Cost,
-    Ledger,
     MeteredStudio,
+    SpendingLimits,
     UnitAccount,
 )
 from agents.study.proposal import examine_proposal
@@ -75,19 +72,6 @@ class HostHandle(Protocol):
     async def stop(self) -> None: ...
 
 
-class _Steering:
-    """Pauses a study with its host, and ends it with its budget."""
-
-    def __init__(self, pausing: Callable[[], bool], account: UnitAccount) -> None:
-        self._pausing, self._account = pausing, account
-
-    def paused(self) -> bool:
-        return self._pausing()
-
-    def conclude(self) -> str:
-        return self._account.reason
-
-
 _STORE_THREADS = 16
 """Enough to keep a disk busy with flushes of several records at once; more only take turns at it."""
 
@@ -97,16 +81,6 @@ def widen_threads() -> None:
     asyncio.get_running_loop().set_default_executor(
         ThreadPoolExecutor(_STORE_THREADS, thread_name_prefix="maia-store")
     )
-
-
-@dataclass(frozen=True, slots=True)
-class SpendingLimits:
-    """What a host's studies may spend: together, from the run's account, and each by itself."""
-
-    account: Account | None = None
-    unit: BudgetSettings = field(default_factory=BudgetSettings)
-    clock: Callable[[], float] = time.monotonic
-    """Seconds, by which a unit's hours are kept."""
 
 
 class LocalHost:
@@ -124,7 +98,6 @@ class LocalHost:
         self._run, self._store, self._subject_of = run, store, subject_of
         self._surveys = surveys or {}
         self._limits = limits or SpendingLimits()
-        self._account = self._limits.account or Ledger(BudgetSettings())
         self._pausing = False
         self._rounds = 0
         self._spent = Cost()
@@ -144,9 +117,8 @@ class LocalHost:
     async def _study(self, item: WorkItem) -> StudyResult:
         if self._pausing:
             raise StudyPausedError("paused before it started.")
-        limits = self._limits
         account = await UnitAccount.resume(
-            self._store, item.unit, limits.unit, self._account, self._pay, limits.clock
+            self._store, item.unit, self._limits, self._pay, lambda: self._pausing
         )
         subject = await self._subject_of(item)
         if item.survey:
@@ -162,7 +134,7 @@ class LocalHost:
             StudyRequest(subject, build_task(item), item.seed, why=item.why),
             self._store,
             repeats=item.repeats,
-            supervision=Supervision(account, _Steering(lambda: self._pausing, account), self._count),
+            supervision=Supervision(account, account, self._count),
         )
 
     async def _survey(self, item: WorkItem, subject: Subject, account: UnitAccount) -> StudyResult | None:

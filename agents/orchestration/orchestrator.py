@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from actors.errors import MaiaError
 from actors.grouping import task_group
 from agents.orchestration.host import HostHandle
-from agents.records.journal import slug, stop_key
+from agents.records.journal import stop_key, unit_folder
 from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, encode_record
 from agents.records.store import Store, StoreError
 from agents.records.work import WorkItem
@@ -178,7 +178,7 @@ class Orchestrator:
         self._news.set()
 
     def _rounds(self, item: WorkItem) -> int:
-        keys = self._store.keys(f"units/{slug(item.unit)}")
+        keys = self._store.keys(unit_folder(item.unit))
         return sum("/rounds/" in key for key in keys)
 
     async def _fail(self, item: WorkItem, error: MaiaError) -> None:
@@ -222,5 +222,5 @@ def record_failure(store: Store, unit: str, record: FailureRecord) -> None:
     """Write a failure next to those that the unit had before."""
     data = encode_record(record)
     number = 1
-    while not store.put(f"units/{slug(unit)}/failed-{number}.json", data):
+    while not store.put(f"{unit_folder(unit)}/failed-{number}.json", data):
         number += 1

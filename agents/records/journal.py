@@ -83,6 +83,20 @@ def slug(text: str) -> str:
     return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def unit_folder(unit: str) -> str:
+    """Return the folder of a run that holds a unit's records."""
+    return f"units/{slug(unit)}"
+
+
+def read_result(store: Store, unit: str) -> StudyResult | None:
+    """Return a unit's result, None if it has none yet.
+
+    Raises:
+        RecordError: If it is damaged.
+    """
+    return load_record(store, f"{unit_folder(unit)}/done.json", StudyResult)
+
+
 class Blobs:
     """Images by content id, shared by all units of a run."""
 
@@ -194,7 +208,7 @@ class Journal:
     def __init__(self, store: Store, unit: str, repeat: int = 0) -> None:
         self._store = store
         self.unit, self.repeat = unit, repeat
-        self.folder = f"units/{slug(unit)}" + (f"/repeats/{repeat}" if repeat else "")
+        self.folder = unit_folder(unit) + (f"/repeats/{repeat}" if repeat else "")
         self.blobs = Blobs(store)
         self._charges = 0
 
@@ -248,7 +262,7 @@ class Journal:
 
     def _numbered_key(self, folder: str, number: int) -> str:
         """Return where a record that any process may add is: beside the studies, not in one of them."""
-        return f"units/{slug(self.unit)}/{folder}/{number:04d}.json"
+        return f"{unit_folder(self.unit)}/{folder}/{number:04d}.json"
 
     def done(self) -> StudyResult | None:
         return self._read("done.json", StudyResult)
@@ -369,20 +383,20 @@ class Journal:
 
 def proposal_key(unit: str) -> str:
     """Return where the test of a label is kept that no agent gave to the unit."""
-    return f"units/{slug(unit)}/proposal.json"
+    return f"{unit_folder(unit)}/proposal.json"
 
 
 def repeats_of(store: Store, unit: str) -> list[Journal]:
     """Return the journals of several studies of a unit, in order; none of one that was studied once."""
     numbers = (
-        int(name) for name in store.folders(f"units/{slug(unit)}/repeats") if re.fullmatch(r"[1-9]\d?", name)
+        int(name) for name in store.folders(f"{unit_folder(unit)}/repeats") if re.fullmatch(r"[1-9]\d?", name)
     )
     return [Journal(store, unit, number) for number in sorted(numbers)]
 
 
 def survey_key(unit: str) -> str:
     """Return where the survey of a unit is kept."""
-    return f"units/{slug(unit)}/survey.json"
+    return f"{unit_folder(unit)}/survey.json"
 
 
 def read_survey(store: Store, unit: str) -> SurveyRecord | None:
@@ -393,7 +407,7 @@ def read_survey(store: Store, unit: str) -> SurveyRecord | None:
 def failures(store: Store, unit: str) -> list[FailureRecord]:
     """Return the failures on record, oldest first."""
     records: list[FailureRecord] = []
-    folder = f"units/{slug(unit)}"
+    folder = unit_folder(unit)
     while record := load_record(store, f"{folder}/failed-{len(records) + 1}.json", FailureRecord):
         records.append(record)
     return records
@@ -401,7 +415,7 @@ def failures(store: Store, unit: str) -> list[FailureRecord]:
 
 def stop_key(unit: str) -> str:
     """Return where it is kept what stopped a unit's study, to go on with a larger budget."""
-    return f"units/{slug(unit)}/stopped.json"
+    return f"{unit_folder(unit)}/stopped.json"
 
 
 def read_stop(store: Store, unit: str) -> FailureRecord | None:

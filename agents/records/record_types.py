@@ -41,7 +41,6 @@ LabelList = Annotated[list[str], Field(max_length=1000)]
 MOST_CONTEXTS = 24
 """Contexts that may be proposed for a class."""
 StudyStatus = Literal["answered", "no_answer", "refused", "measured", "failed"]
-"""How a study ended: with an answer, without one, because the model refused, without an agent, by a fault."""
 MEASURED: StudyStatus = "measured"
 
 
@@ -182,8 +181,10 @@ class StudyResult(Record):
     """The unit's id."""
     task: str = "describe"
     """The question that was asked."""
-    status: str = "failed"
-    """How the study ended: `answered`, `no_answer`, `refused`, `measured`, `failed`."""
+    status: StudyStatus = "failed"
+    """How the study ended: with an answer, without one, because the model refused, without an agent, by a
+    fault.
+    """
     label: str | None = None
     """The labels in one text."""
     labels: LabelList = []

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from agents.evidence.verdict import HOLDING
 from agents.records import MOST_REPEATS
-from agents.records.journal import proposal_key, slug
+from agents.records.journal import proposal_key, unit_folder
 from agents.records.record_types import StudyResult, load_record
 from agents.records.run_files import RecordError, damaged
 from agents.records.store import Store
@@ -112,7 +112,7 @@ def settled(store: Store, item: WorkItem) -> bool:
 
     One that is given an agent later than others may have that of a label which no agent gave.
     """
-    done = f"units/{slug(item.unit)}/done.json"
+    done = f"{unit_folder(item.unit)}/done.json"
     if not store.has(done):
         return False
     if not item.task or not store.has(proposal_key(item.unit)):

@@ -12,7 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from actors.chat.settings import IMAGE_TOKENS
 from actors.errors import MaiaError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
-from agents.records.journal import attempts_in_doubt, doubtful, images_tested, slug
+from agents.records.journal import attempts_in_doubt, doubtful, images_tested, unit_folder
 from agents.records.record_types import (
     AnswerRecord,
     CallRecord,
@@ -173,12 +173,29 @@ class Ledger:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SpendingLimits:
+    """What the studies of a process may spend: together, from the run's account, and each by itself."""
+
+    account: Account = field(default_factory=lambda: Ledger(BudgetSettings()))
+    unit: BudgetSettings = field(default_factory=BudgetSettings)
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, by which a unit's hours are kept."""
+
+
 class UnitAccount:
     """One unit's account within a run's; also steers its study, whose agent must conclude near a limit."""
 
-    def __init__(self, unit: Ledger, run: Account, note: Callable[[Cost], None] = lambda _: None) -> None:
-        """`note` gets everything that is spent."""
+    def __init__(
+        self,
+        unit: Ledger,
+        run: Account,
+        note: Callable[[Cost], None] = lambda _: None,
+        pausing: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`note` gets everything that is spent; `pausing` says whether studies are to pause."""
         self._unit, self._run, self._note = unit, run, note
+        self.paused = pausing
         self.reason = ""
 
     @classmethod
@@ -186,22 +203,22 @@ class UnitAccount:
         cls,
         store: Store,
         unit: str,
-        limits: BudgetSettings,
-        run: Account,
+        limits: SpendingLimits,
         note: Callable[[Cost], None] = lambda _: None,
-        clock: Callable[[], float] = time.monotonic,
+        pausing: Callable[[], bool] = lambda: False,
     ) -> UnitAccount:
-        """Return a unit's account with what the unit has spent so far; `clock` returns seconds.
+        """Return a unit's account with what the unit has spent so far.
 
         Raises:
             BudgetSpentError: If the run is near a limit and this unit has no round yet.
         """
-        folder, started = f"units/{slug(unit)}", clock()
+        folder, clock = unit_folder(unit), limits.clock
+        started = clock()
         spent = await asyncio.to_thread(spent_so_far, store, folder)
         ledger = Ledger(
-            limits, spent, what="unit", error=UnitBudgetError, elapsed_s=lambda: clock() - started
+            limits.unit, spent, what="unit", error=UnitBudgetError, elapsed_s=lambda: clock() - started
         )
-        account = cls(ledger, run, note)
+        account = cls(ledger, limits.account, note, pausing)
         first = (f"{folder}/{below}rounds/0001.json" for below in ("", "repeats/1/"))
         await account.open(started=any(map(store.has, first)))
         return account
@@ -233,9 +250,6 @@ class UnitAccount:
 
     async def near(self) -> str:
         return self.reason
-
-    def paused(self) -> bool:
-        return False
 
     def conclude(self) -> str:
         return self.reason

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.chat.tasks import ProposeContextsTask
-from agents.records.journal import slug
+from agents.records.journal import unit_folder
 from agents.records.record_types import MOST_CONTEXTS, ContextProposals, load_record
 from agents.records.run_files import RecordError
 from agents.records.store import Store
@@ -135,4 +135,4 @@ async def freeze(store: Store, unit: str, proposals: ContextProposals) -> Contex
 
 
 def _key(unit: str) -> str:
-    return f"units/{slug(unit)}/contexts.json"
+    return f"{unit_folder(unit)}/contexts.json"

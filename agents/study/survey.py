@@ -21,7 +21,7 @@ from typing import Any
 from actors.chat.reply import Usage
 from actors.images import Image
 from agents.evidence.evidence_record import EvidenceRecord, Finding
-from agents.records.journal import Blobs, read_survey, slug, survey_key
+from agents.records.journal import Blobs, read_survey, survey_key, unit_folder
 from agents.records.record_types import (
     MEASURED,
     StudyResult,
@@ -78,7 +78,7 @@ async def take(
         raise RecordError(f"the survey {item.survey!r} is planned with wrong arguments: {error}.") from error
     if (record := await asyncio.to_thread(read_survey, store, item.unit)) is not None:
         return record
-    await asyncio.to_thread(store.put, f"units/{slug(item.unit)}/{STARTED}", b"{}")
+    await asyncio.to_thread(store.put, f"{unit_folder(item.unit)}/{STARTED}", b"{}")
     before = studio.images
     taken = await survey(studio, subject, seed=item.seed, **item.survey_arguments)
     # Images first: a record never names one that is not there.

@@ -27,7 +27,7 @@ from agents.records.manifest import check_studied, widen
 from agents.records.record_types import Manifest
 from agents.records.store import Store
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
-from agents.study.budget import BudgetSettings, Ledger, UnitAccount, spent_under
+from agents.study.budget import BudgetSettings, Ledger, SpendingLimits, UnitAccount, spent_under
 from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.mcp_server.answers import (
@@ -231,7 +231,8 @@ class OutsideStudies:
                 raise UsageError(f"this unit is studied as {other.id} already.", "Go on with that study.")
             self._units[subject.id] = study
             await asyncio.to_thread(self._claim, store, bench.context, subject.id, study)
-        account = await UnitAccount.resume(store, subject.id, self.run.unit_budget, started.account)
+        limits = SpendingLimits(started.account, self.run.unit_budget)
+        account = await UnitAccount.resume(store, subject.id, limits)
         context = bench.context
         facts = context.facts | {"interpreter": model.name, "sight": "its own"}
         rates = context.rates | {"interpreter": FreeRate()}

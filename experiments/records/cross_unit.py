@@ -19,8 +19,7 @@ from actors.images import Image
 from actors.serving.backend import Priority
 from actors.vision.readout.base import Unit, VisionClient
 from actors.vision.readout.units import parse_unit
-from agents.records.journal import Blobs, slug
-from agents.records.record_types import StudyResult, load_record
+from agents.records.journal import Blobs, read_result
 from agents.records.run_files import RecordError, parse_json
 from agents.records.store import Store
 from agents.records.work import WorkItem
@@ -155,7 +154,7 @@ def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) 
     tested = []
     for item in plan:
         try:
-            record = load_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
+            record = read_result(store, item.unit)
         except RecordError:  # the run names it as failed
             continue
         if record is None or record.evidence is None or not (record.evidence.positives and record.labels):

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.evidence.verdict import verdict_of
-from agents.records.journal import failures, slug
-from agents.records.record_types import StudyResult, load_record
+from agents.records.journal import failures, read_result, unit_folder
 from agents.records.run_files import RecordError
 from agents.records.store import Store, finite
 from agents.records.work import WorkItem
@@ -51,10 +50,10 @@ def result(store: Store, item: WorkItem) -> dict[str, Any] | None:
     """Return one unit's row, None if it has come to no end yet. Of a unit with a damaged record, a failure
     that names it.
     """
-    folder = f"units/{slug(item.unit)}"
+    folder = unit_folder(item.unit)
     about = {"unit": item.unit, "layer": item.layer, "name": item.name, "folder": folder}
     try:
-        record = load_record(store, f"{folder}/done.json", StudyResult)
+        record = read_result(store, item.unit)
         tried = failures(store, item.unit) if record is None else []
     except RecordError as error:
         return {**about, **damage(error), "verdict": "failed", "attempts": 0}

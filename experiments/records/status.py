@@ -14,8 +14,17 @@ from actors.chat.reply import Usage
 from actors.errors import UsageError
 from agents.evidence.verdict import HOLDING
 from agents.records import lease
-from agents.records.journal import Journal, failures, images_tested, read_stop, read_survey, repeats_of, slug
-from agents.records.record_types import MEASURED, FailureRecord, LeaseClaim, StudyResult, load_record
+from agents.records.journal import (
+    Journal,
+    failures,
+    images_tested,
+    read_result,
+    read_stop,
+    read_survey,
+    repeats_of,
+    unit_folder,
+)
+from agents.records.record_types import MEASURED, FailureRecord, LeaseClaim
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import KEY as PLAN
@@ -231,10 +240,10 @@ def _unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
 
 
 def _read_unit(store: Store, unit: str, item: WorkItem | None) -> _UnitState:
-    folder = f"units/{slug(unit)}"
+    folder = unit_folder(unit)
     taken = read_survey(store, unit)
     surveyed = 0 if taken is None else taken.images
-    record = load_record(store, f"{folder}/done.json", StudyResult)
+    record = read_result(store, unit)
     if record is not None and (item is None or settled(store, item)):
         usage = record.total_usage()
         finished = store.status(f"{folder}/done.json")

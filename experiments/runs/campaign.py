@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actors.errors import MaiaError
 from actors.vision.networks.layer_cache import KnownNetwork
-from agents.orchestration.host import HostCounts, HostHandle, LocalHost, SpendingLimits, widen_threads
+from agents.orchestration.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.orchestration.orchestrator import Orchestrator, Outcome
-from agents.records.journal import slug
+from agents.records.journal import read_result, unit_folder
 from agents.records.lease import Lease, worked_s
 from agents.records.manifest import KEY as MANIFEST
 from agents.records.manifest import check, check_studied, claim_studied, recorded, widened
-from agents.records.record_types import Manifest, StudyResult, load_record
+from agents.records.record_types import Manifest, StudyResult
 from agents.records.remote import is_working_copy
 from agents.records.run_files import RecordError
 from agents.records.store import Store, StoreError
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem, read_plan, settled
-from agents.study.budget import Cost, Ledger, spent_under
+from agents.study.budget import Cost, Ledger, SpendingLimits, spent_under
 from experiments.records.results import write_results
 from experiments.records.reuse import RequestCounter
 from experiments.records.status import FailedStudy, RunStatus, status
@@ -246,7 +246,7 @@ class Campaign:
         studies = sum(item.repeats for item in todo)
         some, none = (estimate(self.profile, n, assumed).likely.hours for n in (studies, 0))
         # Of studies that are resumed, the rounds that are left.
-        recorded = sum(1 for item in todo for _ in self.store.keys(f"units/{slug(item.unit)}/rounds"))
+        recorded = sum(1 for item in todo for _ in self.store.keys(f"{unit_folder(item.unit)}/rounds"))
         rounds = max(assumed.rounds * first.repeats - recorded / len(todo), 1.0)
         left = rounds / (assumed.rounds * first.repeats) if first.task else 1.0
         return ExpectedStudies(rounds if first.task else 0.0, 3600 * (some - none) * left)
@@ -261,7 +261,7 @@ class Campaign:
 
 
 def _has_failed(store: Store, item: WorkItem) -> bool:
-    return store.has(f"units/{slug(item.unit)}/failed-1.json")
+    return store.has(f"{unit_folder(item.unit)}/failed-1.json")
 
 
 def check_items(store: Store, plan: Sequence[WorkItem], wanted: Mapping[str, WorkItem]) -> None:
@@ -396,7 +396,7 @@ class RunSummary:
 def result_of(store: Store, item: WorkItem) -> StudyResult | None:
     """Return an item's result, None if it has none yet, or a damaged one, which `status` names."""
     try:
-        return load_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
+        return read_result(store, item.unit)
     except RecordError:
         return None
 

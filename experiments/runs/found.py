@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.evidence.verdict import HOLDING, VERDICTS, Verdict, verdict_of
-from agents.records.journal import failures, slug
-from agents.records.record_types import StudyResult, load_record
+from agents.records.journal import failures, read_result
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
@@ -64,7 +63,7 @@ def found_units(run: Path) -> list[FoundUnit]:
 def _found(store: Store, item: WorkItem) -> FoundUnit | None:
     name = UnitName.parse(item.unit).short
     try:
-        record = load_record(store, f"units/{slug(item.unit)}/done.json", StudyResult)
+        record = read_result(store, item.unit)
         if record is None:
             error = [failure.error for failure in failures(store, item.unit)][-1:]
             return FoundUnit(name, error[0].message, "failed", None) if error else None

@@ -24,12 +24,13 @@ from actors.cluster.connection import log_folder
 from actors.cluster.placement import Demand, PlacementMonitor, worker_nodes
 from actors.errors import MaiaError, UsageError
 from actors.runtime import return_pictures, work_in
-from agents.orchestration.host import HostCounts, HostHandle, LocalHost, SpendingLimits, widen_threads
+from agents.orchestration.host import HostCounts, HostHandle, LocalHost, widen_threads
 from agents.records.fence import FencedStore, fence
 from agents.records.record_types import StudyResult
 from agents.records.store import Store, StoreError
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem
+from agents.study.budget import SpendingLimits
 from agents.study.faults import HostLostError
 from experiments.runs.context_survey import SURVEYS
 from experiments.runs.ray_call import HostGoneError, call_actor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.errors import MaiaError
 from agents.evidence.verdict import HOLDING, MEANINGS, verdict_of
-from agents.records.journal import slug
+from agents.records.journal import slug, unit_folder
 from agents.records.record_types import OUT_OF_BUDGET, FailureRecord, Manifest, StudyResult, load_record
 from agents.records.store import Store
 from experiments.records.headline import headline
@@ -91,7 +91,14 @@ async def _study(
 ) -> StudyResult | FailureRecord:
     from agents.records.work import WorkItem, write_plan
     from agents.repeats.repeated_study import study_repeatedly
-    from agents.study.budget import BudgetSpentError, Ledger, UnitAccount, UnitBudgetError, spent_under
+    from agents.study.budget import (
+        BudgetSpentError,
+        Ledger,
+        SpendingLimits,
+        UnitAccount,
+        UnitBudgetError,
+        spent_under,
+    )
     from agents.study.faults import CONCERNS_ALL
     from agents.study.study import StudyRequest, Supervision
     from agents.tasks.describe_unit import DescribeUnit
@@ -116,9 +123,8 @@ async def _study(
         task, limits = DescribeUnit(), selected.profile.sweep
         try:
             spent, _ = spent_under(store, limits.budget)
-            account = await UnitAccount.resume(
-                store, subject.id, limits.unit_budget, Ledger(limits.budget, spent)
-            )
+            ledger = Ledger(limits.budget, spent)
+            account = await UnitAccount.resume(store, subject.id, SpendingLimits(ledger, limits.unit_budget))
             return await study_repeatedly(
                 bench.context,
                 StudyRequest(subject, task, manifest.seed),
@@ -134,7 +140,7 @@ async def _study(
         except CONCERNS_ALL:
             raise  # not the study's: it is resumed
         except MaiaError as error:
-            if not any(store.keys(f"units/{slug(subject.id)}")):
+            if not any(store.keys(unit_folder(subject.id))):
                 raise  # nothing is on record that a page could show
             console.fail(error)
             spent_up = isinstance(error, BudgetSpentError | UnitBudgetError)

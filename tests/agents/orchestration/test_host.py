@@ -12,7 +12,7 @@ import structlog
 
 from actors.errors import RefusedError
 from agents.evidence.evidence_record import Finding
-from agents.orchestration.host import LocalHost, SpendingLimits, UnexpectedError
+from agents.orchestration.host import LocalHost, UnexpectedError
 from agents.orchestration.orchestrator import Orchestrator
 from agents.records.journal import read_stop, read_survey, slug
 from agents.records.manifest import claim
@@ -20,7 +20,15 @@ from agents.records.record_types import MEASURED, Manifest, StudyResult, SurveyR
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
 from agents.study import survey
-from agents.study.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, MeteredStudio, spent_so_far
+from agents.study.budget import (
+    BudgetSettings,
+    BudgetSpentError,
+    Cost,
+    Ledger,
+    MeteredStudio,
+    SpendingLimits,
+    spent_so_far,
+)
 from experiments.records.results import write_results
 from experiments.records.status import card, status
 from tests.tools.fakes import FakeStudio, FakeSubject
