@@ -16,6 +16,7 @@ import numpy as np
 from actors.images import Image
 from actors.vision.readout.base import HeldOutActivations
 from agents.critic.settings import ConfirmationSettings
+from agents.critic.witness import Witness
 from agents.evidence.coverage import coverage, uncovered
 from agents.evidence.evidence_record import HeldOutTest, Origin, Range, WitnessedImage
 from agents.evidence.finding import Figures
@@ -42,12 +43,6 @@ def witness_questions(settings: ConfirmationSettings, n_labels: int) -> int:
 def _images_judged(settings: ConfirmationSettings, n_labels: int) -> int:
     """Return how many images that are held out are judged, each once for every label."""
     return max(_LEAST_JUDGED, settings.held_back_looks // n_labels)
-
-
-class Witness(Protocol):
-    """Returns for (image, thing) whether the image shows it; None where its answer is unclear."""
-
-    async def shows(self, questions: Sequence[tuple[Image, str]]) -> list[bool | None]: ...
 
 
 class AgentImages(Protocol):

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from functools import partial
 
 from actors.chat.reply import Usage
-from agents.critic.skeptic import Skeptic
+from agents.critic.witness import Witness
 from agents.evidence.verdict import verdict_of
 from agents.records.journal import Journal
 from agents.records.record_types import (
@@ -165,7 +165,7 @@ async def _evidence(
 
 async def _agreement(context: StudyContext, results: Sequence[StudyResult]) -> Agreement:
     studies = [agreement.labeled_study(number, result) for number, result in enumerate(results, 1)]
-    witness = Skeptic(context.observer, seed=context.seed)
+    witness = Witness(context.observer, seed=context.seed)
     labeled = [study for study in studies if study is not None]
     wanted = {image for one in labeled for image in (*(image for image, _ in one.positives), *one.controls)}
     blobs = context.journal.blobs

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from actors.errors import MaiaError
 from actors.images import Image
-from agents.critic.skeptic import Skeptic
 from agents.critic.stimuli import lacks_something
+from agents.critic.witness import Witness
 from experiments.audit.real_images import Answers
 from experiments.runs.context_survey import CONTEXTS, prompt_of, seed_of
 from tools.toolbox import Studio
@@ -34,7 +34,7 @@ def question_of(context: str, class_name: str) -> str:
 class ContextWitness:
     """Asks about one class of an audit. `seed` and `per_context` are those of its screen."""
 
-    skeptic: Skeptic
+    witness: Witness
     studio: Studio
     class_name: str
     """The name that it is drawn by."""
@@ -62,7 +62,7 @@ class ContextWitness:
         asked += [(image, question) for image, _ in known]
         order = list(range(len(asked)))
         random.Random(f"{self.seed} {context}").shuffle(order)
-        replies = await self.skeptic.shows([asked[place] for place in order])
+        replies = await self.witness.shows([asked[place] for place in order])
         said = dict(zip(order, replies, strict=True))
         shown = [said[place] for place in range(len(there))]
         judged = [

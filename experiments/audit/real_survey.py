@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from actors.errors import MaiaError
 from actors.vision.data.labels import labels_of
-from agents.critic.skeptic import Skeptic
+from agents.critic.witness import Witness
 from agents.records.journal import Journal
 from agents.records.lease import worked_s
 from agents.records.recorded_chat import RecordedChat
@@ -162,7 +162,7 @@ class RealSurvey:
         lab, journal = self.bench.context, Journal(self.store, audited.unit)
         metered = MeteredChat(lab.observers, ledger, lab.rates.get("observer", Rate()))
         witness = ContextWitness(
-            Skeptic(RecordedChat(metered, journal, "observer", metered.most), seed=audited.seed),
+            Witness(RecordedChat(metered, journal, "observer", metered.most), seed=audited.seed),
             MeteredStudio(lab.studio, ledger, lab.dollars_per_image, journal.record_image_charge),
             audited.drawn_as,
             audited.seed,

@@ -20,7 +20,7 @@ from actors.errors import MaiaError, UsageError
 from actors.grouping import task_group
 from actors.images import Image
 from actors.vision.data.held_out import split
-from agents.critic.skeptic import Skeptic
+from agents.critic.witness import Witness
 from agents.records.journal import slug
 from agents.records.manifest import check_studied
 from agents.records.record_types import EvaluationRow, Manifest, load_record
@@ -153,7 +153,7 @@ async def prepare(bench: Workbench, sizes: Sizes, seed: int) -> Evaluation:
     return Evaluation(
         bench.context.studio,
         writer,
-        Skeptic(observers, seed=seed),
+        Witness(observers, seed=seed),
         await asyncio.to_thread(_controls, bench, sizes.controls, seed),
         sizes.cosy,
         seed,

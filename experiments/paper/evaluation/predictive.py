@@ -17,7 +17,7 @@ from actors.errors import BackendError
 from actors.generation.base import MadeImage
 from actors.images import Image
 from actors.serving.backend import Priority
-from agents.critic.assessor import Witness
+from agents.critic.witness import Witness
 from agents.evidence.statistics import auroc, auroc_interval, average_precision, standardized_margin
 from agents.study.faults import raise_infrastructure_errors
 from experiments.paper.evaluation.prompts import PromptWriter

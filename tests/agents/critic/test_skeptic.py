@@ -7,6 +7,7 @@ import pytest
 from actors.chat.reply import ChatReply
 from actors.images import Image
 from agents.critic.skeptic import Skeptic
+from agents.critic.witness import Witness
 from tests.tools.fakes import picture_of
 
 
@@ -48,7 +49,7 @@ async def test_the_rival_is_the_most_frequent_thing_that_no_label_names(reply, r
 async def test_a_witness_answers_yes_no_or_not_at_all():
     chat = Chat("Yes.", "no", "I cannot tell: I do not know these words.", "Nothing of the kind")
     questions = [(picture_of(str(i)), "a dog") for i in range(4)]
-    answers = await Skeptic(chat).shows(questions)
+    answers = await Witness(chat).shows(questions)
     assert sorted(answers, key=str) == [False, None, None, True]
     assert all(sum(isinstance(p, Image) for m in r.messages for p in m.parts) == 1 for r in chat.requests)
 

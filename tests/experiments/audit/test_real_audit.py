@@ -19,7 +19,7 @@ from actors.vision.data.labels import Column, ColumnSettings, Labels, labels_of
 from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.requests import Ask, ReadoutActivations, VisionRequest, VisionResult
 from actors.vision.readout.units import Readout
-from agents.critic.skeptic import Skeptic
+from agents.critic.witness import Witness
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.budget import Rate
@@ -136,7 +136,7 @@ async def test_observers_are_asked_of_real_images_and_judged_by_generated_ones_t
     studio = FakeStudio()
     said = dict(zip([image.id for image in real], ["snow", "grass", "fog"], strict=True))
     eyes = Eyes(studio, lambda image: said[image.id])
-    witness = ContextWitness(Skeptic(eyes), studio, "kayak", seed=1, per_context=12)
+    witness = ContextWitness(Witness(eyes), studio, "kayak", seed=1, per_context=12)
     ordinary = ["background: grass", "colour: red", "background: snow"]
     found = await witness.ask(
         "background: snow", ordinary, [real[0], None, real[1], real[2]], [5, 6, 7, 8], "kayak"
