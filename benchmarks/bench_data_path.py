@@ -30,7 +30,7 @@ import PIL.Image
 import torch
 from torch import nn
 
-from actors import runtime
+from actors import runtime, vision_libraries
 from actors.images import decode_pixels
 from actors.settings import Placement
 from actors.vision.backend import VisionBackend
@@ -98,7 +98,7 @@ def as_before(paths: Sequence[Path]) -> Iterable[object]:
 
 def torchvision_folder(paths: Sequence[Path]) -> Iterable[object]:
     """Yield what torchvision's `ImageFolder` does with its usual transforms."""
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     import torchvision.transforms as transforms
 
     resize = transforms.Resize(256, transforms.InterpolationMode.BICUBIC)
@@ -126,7 +126,7 @@ def kornia_and_torch(paths: Sequence[Path]) -> Iterable[object]:
 
 
 def torchvision_io(paths: Sequence[Path]) -> Iterable[object]:
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
     for path in paths:

@@ -21,9 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from actors import runtime
+from actors import vision_libraries
 
-runtime.import_vision_libraries()
+vision_libraries.import_torchvision()
 
 import timm  # noqa: E402
 

@@ -26,11 +26,11 @@ import numpy as np
 def main() -> None:
     mode, name = sys.argv[1:]
     tuned = mode == "tuned"
-    from actors import runtime
+    from actors import runtime, vision_libraries
 
     if tuned:
         runtime.cpu_preamble(runtime.available_cores())
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     import PIL.Image
     import timm
     import torch

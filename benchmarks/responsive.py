@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.cluster.settings import RaySettings
-from actors.runtime import import_vision_libraries, pick_device
+from actors.runtime import pick_device
 from actors.serving.blocking import BlockingBackend
 from actors.serving.cluster import Cluster
+from actors.vision_libraries import import_torchvision
 from benchmarks.harness import Context, Metric, Result, Table, percentile
 from benchmarks.simulated import Ask
 
@@ -30,7 +31,7 @@ class Network:
     """EfficientNet-lite0 with random weights on constant images: the time counts, not the answers."""
 
     def __init__(self, device: str) -> None:
-        import_vision_libraries()
+        import_torchvision()
         import timm
         import torch
 

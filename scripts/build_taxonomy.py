@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors import runtime
+from actors import vision_libraries
 from actors.embedded.photographs import taxonomy
 
 TARGET = Path(taxonomy.__file__).parent / "assets" / "imagenet.txt"
@@ -129,7 +129,7 @@ def lines(folder: Path, classes: Sequence[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     from timm.data import ImageNetInfo
 
     classes = [label.removeprefix("n") for label in ImageNetInfo("imagenet-1k").label_names()]

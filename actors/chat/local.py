@@ -47,9 +47,10 @@ class LocalBackend(Backend[ChatRequest, ChatReply]):
                 holds no conversations; each says what to do.
         """
         require("A local language model", "transformers")
-        from actors.runtime import import_vision_libraries, pick_device, set_threads
+        from actors.runtime import pick_device, set_threads
+        from actors.vision_libraries import import_torchvision
 
-        import_vision_libraries()
+        import_torchvision()
         if settings.placement.threads is not None:
             set_threads(settings.placement.threads)
         self.name = f"transformers:{settings.model}"

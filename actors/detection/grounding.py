@@ -39,9 +39,10 @@ class GroundingDetector:
 
     def __init__(self, settings: GroundingDetection) -> None:
         hub.require("the Grounding DINO + SAM backend", "torch", "torchvision", "transformers")
-        from actors.runtime import import_vision_libraries, pick_device
+        from actors.runtime import pick_device
+        from actors.vision_libraries import import_torchvision
 
-        import_vision_libraries()
+        import_torchvision()
         import transformers
 
         transformers.utils.logging.disable_progress_bar()

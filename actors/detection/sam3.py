@@ -28,9 +28,10 @@ class Sam3Detector:
 
     def __init__(self, settings: Sam3Detection) -> None:
         hub.require("the SAM 3 backend", "torch", "torchvision", "transformers")
-        from actors.runtime import import_vision_libraries, pick_device
+        from actors.runtime import pick_device
+        from actors.vision_libraries import import_torchvision
 
-        import_vision_libraries()
+        import_torchvision()
         import transformers
 
         if not hasattr(transformers, "Sam3Model"):

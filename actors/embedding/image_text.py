@@ -97,9 +97,10 @@ class ImageTextEmbedder(TrainedEmbedder):
 
     def __init__(self, settings: ImageTextEmbedding) -> None:
         hub.require("an image-text model", "torch", "torchvision", "transformers")
-        from actors.runtime import import_vision_libraries, pick_device, set_threads
+        from actors.runtime import pick_device, set_threads
+        from actors.vision_libraries import import_torchvision
 
-        import_vision_libraries()
+        import_torchvision()
         if settings.placement.threads is not None:
             set_threads(settings.placement.threads)
         self._settings = settings

@@ -25,9 +25,10 @@ class OpenClipEmbedder(TrainedEmbedder):
 
     def __init__(self, settings: OpenClipEmbedding) -> None:
         hub.require("an image-text model of open_clip", "open_clip", install='pip install "maia[open-clip]"')
-        from actors.runtime import import_vision_libraries, pick_device, set_threads
+        from actors.runtime import pick_device, set_threads
+        from actors.vision_libraries import import_torchvision
 
-        import_vision_libraries()
+        import_torchvision()
         if settings.placement.threads is not None:
             set_threads(settings.placement.threads)
         self._device = str(pick_device(settings.device))

@@ -25,9 +25,9 @@ def find_folder(settings: DiffusersPipeline) -> Path:
     """
 
     def fetch() -> str:
-        from actors.runtime import import_vision_libraries
+        from actors.vision_libraries import import_torchvision
 
-        import_vision_libraries()
+        import_torchvision()
         import diffusers
 
         return diffusers.DiffusionPipeline.download(
@@ -50,9 +50,10 @@ def load_pipeline(settings: DiffusersPipeline, task: PipelineTask, folder: Path)
         UsageError: Unknown device or pipeline class, too little memory, or files that are not such a
             pipeline.
     """
-    from actors.runtime import import_vision_libraries, pick_device
+    from actors.runtime import pick_device
+    from actors.vision_libraries import import_torchvision
 
-    import_vision_libraries()
+    import_torchvision()
     import diffusers
     import transformers
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from actors import hub, runtime
+from actors import hub, runtime, vision_libraries
 from actors.errors import BackendError, DeviceLostError, MaiaError, UsageError
 from actors.images import Image, Provenance
 from actors.packaged import head_digest
@@ -110,7 +110,7 @@ class VisionBackend(Backend[Any, Any]):
         """
         self._settings = settings = settings or VisionSettings()
         runtime.cpu_preamble(settings.placement.threads)
-        runtime.import_vision_libraries()
+        vision_libraries.import_torchvision()
         import torch
 
         from actors.vision.networks.zoo import load_network

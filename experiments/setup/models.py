@@ -43,8 +43,8 @@ class ModelListing:
 
 def list_models(config: Path | None, pattern: str) -> ModelListing:
     """Return the networks whose names match `pattern` and every profile's models."""
-    from actors.runtime import import_timm
     from actors.vision.networks.zoo import LAYER_ALIASES, MODEL_ALIASES, SOURCES
+    from actors.vision_libraries import import_timm
 
     timm = import_timm()
     loaded = configuration.load(config)

@@ -17,9 +17,9 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModuleTyp
     def folder(module: ModuleType, name: str) -> Path:
         key = module.__name__, name
         if key not in folders:
-            from actors.runtime import import_vision_libraries
+            from actors.vision_libraries import import_torchvision
 
-            import_vision_libraries()
+            import_torchvision()
             folders[key] = getattr(module, f"save_{name}")(tmp_path_factory.mktemp("models") / name)
         return folders[key]
 

@@ -7,14 +7,8 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UsageError
-from actors.runtime import (
-    available_cores,
-    control_group_limits,
-    import_vision_libraries,
-    pick_device,
-    pick_dtype,
-    worker_env,
-)
+from actors.runtime import available_cores, control_group_limits, pick_device, pick_dtype, worker_env
+from actors.vision_libraries import import_torchvision
 
 
 def run(program: str) -> str:
@@ -35,7 +29,7 @@ def test_vision_libraries_import_beside_any_torch_and_as_often_as_asked() -> Non
     """And without torch's compiler, which takes longer than they; what it is to leave alone is marked."""
     printed = run(
         "import sys\n"
-        "from actors.runtime import import_timm as load\n"
+        "from actors.vision_libraries import import_timm as load\n"
         "load(); timm = load()\n"
         "import torch, torchvision\n"
         "from timm.models.naflexvit import NaFlexRopeIterator as Rope\n"
@@ -49,7 +43,7 @@ def test_vision_libraries_import_beside_any_torch_and_as_often_as_asked() -> Non
 def test_boxes_that_overlap_a_better_one_are_left_out_without_compiled_operators() -> None:
     import torch
 
-    import_vision_libraries()
+    import_torchvision()
     from torchvision.ops import box_iou, nms
 
     draw = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ import pytest
 
 from actors.chat.settings import OpenAIChat
 from actors.endpoint.faults import EndpointError, EndpointStopError
-from actors.runtime import import_vision_libraries
+from actors.vision_libraries import import_torchvision
 from tests.actors.chat.tiny_models import save_qwen2_vl
 from tests.conformance.asking import ask, ask_a_server_that_dies, endpoint, picture, probe, study
 from tests.conformance.servers import ROOT, Environment, Server, free_port, serving
@@ -24,7 +24,7 @@ LAUNCH = Path(__file__).parent / "launch" / "transformers_serve.py"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     pytest.importorskip("transformers")
-    import_vision_libraries()
+    import_torchvision()
     return str(save_qwen2_vl(tmp_path_factory.mktemp("tiny")))
 
 

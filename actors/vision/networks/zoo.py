@@ -28,6 +28,7 @@ from actors.vision.networks import checkpoints, sources
 from actors.vision.networks.names import CHECKS, model_and_module
 from actors.vision.networks.network import Network
 from actors.vision.networks.transformers_models import from_transformers
+from actors.vision.networks.weight_fit import OtherHeadError
 
 
 class NetworkSource(Protocol):
@@ -123,7 +124,7 @@ def _with_checkpoint(address: Address, stored: checkpoints.Checkpoint) -> Networ
     network = build(address.name, False)
     try:
         loaded = stored.load_into(network.module)
-    except checkpoints.OtherHeadError as error:
+    except OtherHeadError as error:
         try:
             network = build(address.name, False, error.n_classes)
         except Exception:  # whatever a source raises that knows nothing of classes

@@ -75,9 +75,9 @@ def build(recipe: Recipe, n_classes: int) -> torch.nn.Module:
     Raises:
         UsageError: If timm has no such network, or its weights cannot be had.
     """
-    from actors import runtime
+    from actors import vision_libraries
 
-    timm = runtime.import_timm()
+    timm = vision_libraries.import_timm()
     made: Any  # a timm network: what is used of it below is not part of torch's Module
     if recipe.pretrained:
         from actors.vision.networks.sources import from_timm

@@ -34,9 +34,9 @@ def ask(*parts: Any, **fields: Any) -> ChatRequest:
 @pytest.fixture(scope="module", autouse=True)
 def offline() -> Iterator[None]:
     """No test of this module may wait for a hub."""
-    from actors.runtime import import_vision_libraries
+    from actors.vision_libraries import import_torchvision
 
-    import_vision_libraries()
+    import_torchvision()
     with pytest.MonkeyPatch.context() as patch:
         import huggingface_hub.constants
 

@@ -5,9 +5,9 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def libraries() -> None:
-    from actors.runtime import import_vision_libraries
+    from actors.vision_libraries import import_torchvision
 
-    import_vision_libraries()
+    import_torchvision()
 
 
 def draw(row_seeds: list[int], temperature: float, **limits: float) -> list[int]:

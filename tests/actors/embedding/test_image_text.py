@@ -25,9 +25,9 @@ def siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from actors.runtime import import_vision_libraries
+    from actors.vision_libraries import import_torchvision
 
-    import_vision_libraries()
+    import_torchvision()
     return tmp_path_factory.mktemp("image-text")
 
 

@@ -20,9 +20,9 @@ TOWER = {"width": 16, "layers": 2, "heads": 2}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of open_clip's own class, with random weights."""
-    from actors.runtime import import_vision_libraries
+    from actors.vision_libraries import import_torchvision
 
-    import_vision_libraries()
+    import_torchvision()
     import open_clip
     import torch
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from actors import runtime
+from actors import vision_libraries
 
-runtime.import_vision_libraries()
+vision_libraries.import_torchvision()
 
 import timm  # noqa: E402
 

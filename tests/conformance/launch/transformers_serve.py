@@ -11,7 +11,7 @@ import io
 import sys
 from typing import Any
 
-from actors.runtime import import_vision_libraries
+from actors.vision_libraries import import_torchvision
 
 
 def decode(data: Any, mode: Any = None, **_: Any) -> Any:
@@ -25,7 +25,7 @@ def decode(data: Any, mode: Any = None, **_: Any) -> Any:
 
 
 if __name__ == "__main__":
-    import_vision_libraries()
+    import_torchvision()
     import torch
     import torchvision.io
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors import runtime
+from actors import vision_libraries
 from actors.errors import UsageError
 from actors.vision.data.class_match import match_classes, read_pairs
 
@@ -47,7 +47,7 @@ def test_an_imagenet_class_is_found_by_its_other_names_and_its_wordnet_number():
     assert found(["tiger_cat", "tabby cat", "n02123045", "n04285008-sports_car"], short) == [
         (None, ""), (1, "ImageNet synonym"), (1, "ImageNet synonym"), (2, "name"),
     ]  # fmt: skip
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")

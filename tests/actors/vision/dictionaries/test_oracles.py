@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from actors.runtime import import_vision_libraries
 from actors.vision.dictionaries.formats import load
+from actors.vision_libraries import import_torchvision
 from tests.actors.vision.dictionaries.close import assert_codes_equal
 
 pytestmark = pytest.mark.exhaustive
@@ -28,7 +28,7 @@ D, F, N = 12, 40, 64
 
 def library(name: str) -> Any:
     """Import an oracle; warnings of its dependencies say nothing about this project."""
-    import_vision_libraries()
+    import_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if importlib.util.find_spec(name.partition(".")[0]) is None:

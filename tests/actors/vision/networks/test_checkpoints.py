@@ -22,7 +22,7 @@ from torch import nn
 
 from actors.errors import UsageError
 from actors.vision.networks import checkpoints
-from actors.vision.networks.checkpoints import OtherHeadError
+from actors.vision.networks.weight_fit import OtherHeadError
 from tests.actors.vision import tiny_networks as networks
 
 State = dict[str, torch.Tensor]

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from actors.errors import UsageError
-from actors.runtime import import_vision_libraries
 from actors.vision.networks.names import registered
 from actors.vision.networks.zoo import MODEL_ALIASES, check_name
+from actors.vision_libraries import import_torchvision
 from tests.refusals import refusal
 
 
 def test_the_names_read_off_the_source_are_those_that_the_libraries_register():
-    import_vision_libraries()
+    import_torchvision()
     import timm
     import torchvision.models as zoo
 
@@ -26,7 +26,7 @@ def test_the_names_read_off_the_source_are_those_that_the_libraries_register():
 
 
 def test_every_tag_that_timm_knows_passes():
-    import_vision_libraries()
+    import_torchvision()
     import timm
 
     refused = {name: refusal(check_name, name) for name in timm.list_pretrained()[::97]}

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import torch
 
-from actors import runtime
+from actors import vision_libraries
 from actors.errors import UsageError
 from actors.vision.networks.preprocess import WHOLE, Preprocess
 
@@ -26,7 +26,7 @@ def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def reference(image: np.ndarray, preprocess: Preprocess, interpolation: str) -> torch.Tensor:
-    runtime.import_vision_libraries()
+    vision_libraries.import_torchvision()
     import torchvision.transforms as transforms
     from torchvision.transforms import InterpolationMode
 
