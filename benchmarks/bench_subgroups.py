@@ -17,10 +17,10 @@ from dataclasses import replace
 import numpy as np
 
 from agents.evidence.statistics import wilson_interval
+from experiments.audit.context_survey import ContextEffect
 from experiments.audit.real_images import Answers, RealImages, Tag
 from experiments.audit.replication import replications
 from experiments.audit.subgroups import Groups, findings
-from experiments.runs.context_survey import ContextEffect
 
 LOSSES = (0.0, 0.05, 0.2, 0.3, 0.5)
 NAMES = ("landbird", "waterbird")

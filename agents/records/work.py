@@ -44,10 +44,10 @@ class WorkItem:
     for it.
 
     `task` names the question (`agents.tasks.TASKS`), built with `arguments` (plain JSON values); "" asks no
-    agent. `survey` names measurements by a fixed design that come first
-    (`experiments.runs.context_survey.SURVEYS`), called with `survey_arguments`. `repeats`: studies of the
-    unit with seeds of their own, whose answers are pooled. `proposed` are labels that no agent gave: the
-    critic tests them first, and an agent is asked only if they do not hold. `why` says why it is, or is not.
+    agent. `survey` names measurements by a fixed design that come first, called with `survey_arguments`.
+    `repeats`: studies of the unit with seeds of their own, whose answers are pooled. `proposed` are labels
+    that no agent gave: the critic tests them first, and an agent is asked only if they do not hold. `why`
+    says why it is, or is not.
     """
 
     unit: _Name

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from actors.chat.base import ChatModel, ChatRequest, Message
 from actors.embedded.drawing.lexicon import Token, read
 from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS
-from experiments.runs.context_survey import ContextEffect
+from experiments.audit.context_survey import ContextEffect
 
 DisagreementKind = Literal["unsupported", "opposite", "missed", "untested", "unchecked"]
 ClaimReader = Literal["observers", "words"]

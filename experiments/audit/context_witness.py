@@ -14,8 +14,8 @@ from actors.errors import MaiaError
 from actors.images import Image
 from agents.critic.stimuli import lacks_something
 from agents.critic.witness import Witness
+from experiments.audit.context_survey import CONTEXTS, prompt_of, seed_of
 from experiments.audit.real_images import Answers
-from experiments.runs.context_survey import CONTEXTS, prompt_of, seed_of
 from tools.toolbox import Studio
 
 KNOWN = 12

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from experiments.audit.carriers.page import carrier_blocks
 from experiments.audit.claims import words_alone
+from experiments.audit.context_survey import CONTEXTS, LEAST, ContextEffect, Shown
 from experiments.audit.findings.contrasts import claimed, contrast_blocks, difference_of, figure_of, kind_of
-from experiments.audit.real_page import real_blocks, real_summary, replication_text
+from experiments.audit.real.page import real_blocks, real_summary, replication_text
 from experiments.audit.record import AuditRecord
 from experiments.records.names import enumerated, stand_ins
 from experiments.report.schema import (
@@ -24,7 +25,6 @@ from experiments.report.schema import (
     Text,
     columns,
 )
-from experiments.runs.context_survey import CONTEXTS, LEAST, ContextEffect, Shown
 from experiments.setup.console import counted
 
 SHOWN = 40

@@ -25,9 +25,9 @@ from agents.tasks.bias import AuditClass
 from experiments.audit import real_images
 from experiments.audit.carriers.survey import readout_of
 from experiments.audit.classes import classes_of
-from experiments.audit.real_audit import report_matches
+from experiments.audit.context_survey import CLASS_SURVEY, KNOWN_PHRASES
+from experiments.audit.real.audit import report_matches
 from experiments.runs.campaign import check_items
-from experiments.runs.context_survey import CLASS_SURVEY, KNOWN_PHRASES
 from experiments.setup.console import Console, counted
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments.audit.carriers.record import CarrierSection
 from experiments.audit.claims import Disagreement, TextClaims
-from experiments.audit.real_audit import RealSection
-from experiments.runs.context_survey import ContextEffect, Shown
+from experiments.audit.context_survey import ContextEffect, Shown
+from experiments.audit.real.audit import RealSection
 
 VERSION = 2
 """Records of version 1 have no such field, and nothing of real images, of reach, of the model and the

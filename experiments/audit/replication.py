@@ -15,8 +15,8 @@ import numpy as np
 from actors.embedded.drawing.vocabulary import BACKGROUND_WORDS
 from actors.vision.data.class_match import plain
 from agents.evidence.statistics import benjamini_hochberg, permutation_p_values
+from experiments.audit.context_survey import RATE, ContextEffect
 from experiments.audit.real_images import Answers, RealImages
-from experiments.runs.context_survey import RATE, ContextEffect
 
 FEWEST = 10
 """Images with a context, and without it, below which a finding is not put to the test."""

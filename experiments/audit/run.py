@@ -1,7 +1,7 @@
 """`maia audit`: in which contexts does a class lose or gain probability while its object is there? (MAIA 5.2)
 
 The figures come from a design that is fixed beforehand, the same for every class
-(`experiments.runs.context_survey`); an agent's free audit of the class follows, and what it says is checked
+(`experiments.audit.context_survey`); an agent's free audit of the class follows, and what it says is checked
 against these figures.
 """
 
@@ -24,13 +24,13 @@ from experiments.audit.carriers.record import CarrierSection
 from experiments.audit.carriers.survey import CarrierSurvey
 from experiments.audit.claims import disagreements, read_words
 from experiments.audit.classes import OF_DATA, check_classes, names_of
+from experiments.audit.context_survey import CONTEXTS, FRESH, SURVEYS, ClassSurvey, ContextEffect, judge
 from experiments.audit.page import page
 from experiments.audit.planner import AuditPlanner, requested_classes, units_of
-from experiments.audit.real_audit import RealSection, RealSettings, find_labels, is_done, section
-from experiments.audit.real_survey import AuditedClass, Generated, RealSurvey
+from experiments.audit.real.audit import RealSection, RealSettings, find_labels, is_done, section
+from experiments.audit.real.survey import AuditedClass, Generated, RealSurvey
 from experiments.audit.record import AuditRecord
 from experiments.runs.campaign import Campaign, Closing, RunSummary, check_known, result_of
-from experiments.runs.context_survey import FRESH, ClassSurvey, ContextEffect, judge
 from experiments.setup.console import Console
 from experiments.setup.run_folder import check_output_folder
 from experiments.setup.selection import Selection
@@ -101,7 +101,16 @@ async def audit(console: Console, selection: Selection, request: AuditRequest, *
     manifest = selected.manifest("audit", **request.manifest())
     check_known(store, manifest, network, units)
     results = _AuditResults(console, store, request, with_real_images=labels is not None)
-    campaign = Campaign(console, selected.configuration, profile, store, manifest, request.retry_failed)
+    campaign = Campaign(
+        console,
+        selected.configuration,
+        profile,
+        store,
+        manifest,
+        request.retry_failed,
+        surveys=SURVEYS,
+        survey_images=len(CONTEXTS) * request.per_context,
+    )
     planner = AuditPlanner(console, store, manifest, request, labels)
     finished = await campaign.run(planner.plan, Closing(results.is_complete, results.complete))
     record = results.record(selected.name, finished.plan)

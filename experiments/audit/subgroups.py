@@ -2,7 +2,7 @@
 
 A subgroup is a class's images with one value of an attribute. The least of many noisy figures is too low, so
 the worst group is chosen on one half of the images and its accuracy taken from the other. Associations go
-through the audit's two stages (`experiments.runs.context_survey`): what stands out on one half is tested on
+through the audit's two stages (`experiments.audit.context_survey`): what stands out on one half is tested on
 the other. Nobody has drawn the context of a real image at random: a difference may come from what goes with
 it.
 """
@@ -17,6 +17,7 @@ from statistics import NormalDist
 import numpy as np
 
 from agents.evidence.statistics import wilson_interval
+from experiments.audit.context_survey import LEAST, RATE, ClassSurvey, ContextEffect, judge, screened
 from experiments.audit.real_images import RealImages, Tag
 from experiments.audit.replication import (
     MIN_ATTENUATION,
@@ -25,7 +26,6 @@ from experiments.audit.replication import (
     attenuation,
     replications,
 )
-from experiments.runs.context_survey import LEAST, RATE, ClassSurvey, ContextEffect, judge, screened
 
 FEW = 25
 """Images below which nothing is said of a group."""

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from experiments.audit.carriers.page import carrier_lines
 from experiments.audit.claims import Disagreement
+from experiments.audit.context_survey import LEAST
 from experiments.audit.page import NOTHING
-from experiments.audit.real_page import real_lines
+from experiments.audit.real.page import real_lines
 from experiments.audit.record import AuditRecord
-from experiments.runs.context_survey import LEAST
 from experiments.setup.console import counted, printable
 
 SHOWN = 20

@@ -227,7 +227,7 @@ def audit(
         ask_endpoints(shared.selection)
     from actors.vision.data.class_match import read_pairs
     from experiments.audit.classes import OF_DATA
-    from experiments.audit.real_audit import RealSettings, count_classes
+    from experiments.audit.real.audit import RealSettings, count_classes
     from experiments.audit.run import AuditRequest
     from experiments.audit.run import audit as audit_classes
     from experiments.audit.table import findings, table

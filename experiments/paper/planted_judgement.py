@@ -13,10 +13,10 @@ from actors.embedded.drawing.grammar import parse_prompt
 from actors.embedded.drawing.render import render
 from agents.evidence.statistics import wilson_interval
 from experiments.audit.claims import Disagreement
+from experiments.audit.context_survey import CONTEXTS, LEAST, ContextEffect, prompt_of
 from experiments.audit.record import AuditRecord
 from experiments.paper.gym import classifiers
 from experiments.paper.gym.biases import BiasDesign
-from experiments.runs.context_survey import CONTEXTS, LEAST, ContextEffect, prompt_of
 
 TRUTH_IMAGES = 400
 """Images in a context, and as many in others, from which the true difference is known: its standard error is

@@ -30,12 +30,12 @@ from agents.records.store import Store, StoreError
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem, read_plan, settled
 from agents.study.budget import Cost, Ledger, SpendingLimits, spent_under
+from agents.study.survey import SurveyFunction
 from experiments.records.results import write_results
 from experiments.records.reuse import RequestCounter
 from experiments.records.status import FailedStudy, RunStatus, status
 from experiments.runs.assumptions import assumptions_of
 from experiments.runs.comparable_runs import for_task
-from experiments.runs.context_survey import CONTEXTS, SURVEYS
 from experiments.runs.estimate import estimate
 from experiments.runs.metrics import RunMetrics
 from experiments.runs.progress import ExpectedStudies, Live
@@ -79,6 +79,10 @@ class Campaign:
     manifest: Manifest
     """What the run is about. `units`, known for sure only once the network is, are added by the planner."""
     retry_failed: bool = False
+    surveys: Mapping[str, SurveyFunction] = field(default_factory=dict)
+    """What an item's `survey` may name."""
+    survey_images: int = 0
+    """Images that a survey is expected to make."""
 
     async def run(self, planner: Planner, closing: Closing | None = None) -> Finished:
         """Bring every item of the plan to an end, or stop in a state that can be resumed.
@@ -182,7 +186,7 @@ class Campaign:
         # A model that cannot work says why here; a host would only not find it.
         await asyncio.gather(*(pool.ready() for pool in bench.pools.values()))
         run, model = self.store.root.resolve(), self.manifest.model
-        plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run)
+        plan = HostPlan(self.profile, self.loaded.cache, model, bench.addresses, run, self.surveys)
         with ledger(self.profile, run) as account:
             group = RayHostGroup(plan, account, self.profile.sweep.agents, self.console.warn)
             try:
@@ -214,7 +218,7 @@ class Campaign:
             bench.context,
             self.store,
             subject_of,
-            surveys=SURVEYS,
+            surveys=self.surveys,
             limits=SpendingLimits(account, settings.unit_budget),
         )
 
@@ -241,7 +245,7 @@ class Campaign:
         """Return what studies take by the profile's assumptions: to read earlier runs would take too long."""
         first = todo[0]
         assumed = for_task(assumptions_of(self.profile), first.task)
-        images = len(CONTEXTS) * first.survey_arguments.get("per_context", 0) if first.survey else 0
+        images = self.survey_images if first.survey else 0
         assumed = replace(assumed, rounds=assumed.rounds if first.task else 0.0, survey_images=images)
         studies = sum(item.repeats for item in todo)
         some, none = (estimate(self.profile, n, assumed).likely.hours for n in (studies, 0))

@@ -32,7 +32,7 @@ from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem
 from agents.study.budget import SpendingLimits
 from agents.study.faults import HostLostError
-from experiments.runs.context_survey import SURVEYS
+from agents.study.survey import SurveyFunction
 from experiments.runs.ray_call import HostGoneError, call_actor
 from experiments.runs.run_account import RemoteAccount
 from experiments.setup.config import Profile
@@ -65,6 +65,8 @@ class HostPlan:
     model: str | None
     addresses: Mapping[str, str]
     run: Path
+    surveys: Mapping[str, SurveyFunction] = field(default_factory=dict)
+    """What an item's `survey` may name; functions of modules, which a process finds by their names."""
     folder: Path = field(default_factory=Path.cwd)
     """Where the command was typed."""
 
@@ -111,7 +113,7 @@ class HostActor:
             bench.context,
             FencedStore(plan.run, self._name),
             subject_of,
-            surveys=SURVEYS,
+            surveys=plan.surveys,
             limits=SpendingLimits(account, plan.profile.sweep.unit_budget),
         )
 

@@ -15,8 +15,8 @@ from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, build_task, read_plan
 from agents.tasks import TASKS
+from experiments.audit.context_survey import SURVEYS
 from experiments.records.trust import Trust, dataset_of, network_of, sandbox_of, units_of
-from experiments.runs.context_survey import SURVEYS
 from tests.command_line import maia as run_command
 from tests.experiments.report.run_directories import LAYER, FakeRun
 from tools.sandbox import SandboxSettings

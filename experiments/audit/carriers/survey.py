@@ -24,9 +24,9 @@ from agents.study.budget import Ledger, MeteredStudio, spent_so_far
 from experiments.audit import real_images
 from experiments.audit.carriers.measure import BiasImages, carriers_of
 from experiments.audit.carriers.record import KEY, CarrierSection
-from experiments.audit.real_survey import AuditedClass, Generated
+from experiments.audit.context_survey import ContextEffect, judge, prompt_of, seed_of
+from experiments.audit.real.survey import AuditedClass, Generated
 from experiments.audit.subgroups import Groups
-from experiments.runs.context_survey import ContextEffect, judge, prompt_of, seed_of
 from experiments.setup.console import Console, counted
 from tools.toolbox import Studio
 

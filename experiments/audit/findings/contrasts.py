@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.audit.real_page import replication_text
+from experiments.audit.context_survey import ContextEffect, Shown
+from experiments.audit.real.page import replication_text
 from experiments.audit.record import AuditRecord
 from experiments.audit.replication import Replication
 from experiments.report.schema import (
@@ -18,7 +19,6 @@ from experiments.report.schema import (
     FindingCheck,
     Text,
 )
-from experiments.runs.context_survey import ContextEffect, Shown
 
 _RESAMPLES = 2000
 _IMAGES = 3

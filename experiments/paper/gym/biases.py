@@ -15,8 +15,8 @@ import numpy as np
 from actors.embedded.drawing.grammar import parse_prompt
 from actors.embedded.drawing.render import render
 from actors.embedded.drawing.vocabulary import concepts, vocabulary
+from experiments.audit.context_survey import CONTEXTS, prompt_of
 from experiments.paper.gym import classifiers
-from experiments.runs.context_survey import CONTEXTS, prompt_of
 from tools.subject import Progress
 
 OTHER = "something else"

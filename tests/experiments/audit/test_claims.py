@@ -13,7 +13,7 @@ from agents.records.store import Store
 from agents.study.budget import BudgetSettings, Rate
 from experiments.audit import claim_questions
 from experiments.audit.claims import Claim, TextClaims, disagreements, read_reply, read_words
-from experiments.runs.context_survey import ContextEffect
+from experiments.audit.context_survey import ContextEffect
 from experiments.setup.console import Console
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from experiments.audit.claims import Disagreement, TextClaims
+from experiments.audit.context_survey import ContextEffect, Shown
 from experiments.audit.page import page
-from experiments.audit.real_audit import RealSection
+from experiments.audit.real.audit import RealSection
 from experiments.audit.real_images import MatchedClass
 from experiments.audit.record import AuditRecord
 from experiments.audit.replication import Replication
 from experiments.audit.subgroups import Average, Findings, Subgroup
 from experiments.report import site
 from experiments.report.charts import styled
-from experiments.runs.context_survey import ContextEffect, Shown
 from tests.experiments.report import markup
 from tests.experiments.report.run_directories import FakeRun, picture
 

@@ -24,12 +24,12 @@ from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.study.budget import Rate
 from experiments.audit import real_images
+from experiments.audit.context_survey import CONTEXTS, ContextEffect
 from experiments.audit.context_witness import KNOWN, ContextWitness, question_of
-from experiments.audit.real_audit import RealSettings, is_done
+from experiments.audit.real.audit import RealSettings, is_done
+from experiments.audit.real.survey import AuditedClass, Generated, RealSurvey, cost_warning
 from experiments.audit.real_images import Answers, MatchedClass, RealImages, Tag, draw, match, match_table
-from experiments.audit.real_survey import AuditedClass, Generated, RealSurvey, cost_warning
 from experiments.audit.subgroups import findings
-from experiments.runs.context_survey import CONTEXTS, ContextEffect
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
 from tests.command_line import maia

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.audit.context_survey import ContextEffect
 from experiments.audit.real_images import Answers, RealImages, Tag
 from experiments.audit.replication import attenuation, column_level, replications
 from experiments.audit.subgroups import FEW, Groups, findings, halves
-from experiments.runs.context_survey import ContextEffect
 
 
 def birds(rng: np.random.Generator, n: int = 600, loss: float = 0.0, share: float = 0.95) -> RealImages:

@@ -17,6 +17,7 @@ from actors.errors import UsageError
 from agents.records.manifest import claim_studied
 from agents.records.store import Store
 from experiments.audit.claims import Disagreement, read_words
+from experiments.audit.context_survey import CONTEXTS, LEAST, ContextEffect, prompt_of
 from experiments.audit.record import AuditRecord
 from experiments.audit.run import AuditOutcome
 from experiments.cli.main import app
@@ -26,7 +27,6 @@ from experiments.paper.gym.biases import OTHER, BiasDesign, lessons
 from experiments.paper.planted_biases import PlantedNetworks, PlantedRequest, planted_biases
 from experiments.paper.planted_judgement import TRUTH_IMAGES, TrueDifferences, judge, summarize
 from experiments.paper.planted_page import PlantedResult, page, table
-from experiments.runs.context_survey import CONTEXTS, LEAST, ContextEffect, prompt_of
 from experiments.setup.console import Console
 from experiments.setup.selection import Selection
 

@@ -28,8 +28,8 @@ from experiments.audit.carriers.measure import BiasImages, carriers_of, log_odds
 from experiments.audit.carriers.page import carrier_blocks, carrier_lines
 from experiments.audit.carriers.record import KEY, BiasCarriers, CarrierSection, is_done, read
 from experiments.audit.carriers.survey import CarrierSurvey, images_of, readout_of
-from experiments.audit.real_survey import AuditedClass, Generated
-from experiments.runs.context_survey import ContextEffect
+from experiments.audit.context_survey import ContextEffect
+from experiments.audit.real.survey import AuditedClass, Generated
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
 from tests.actors.vision.test_backend import ONE_THREAD

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.audit.real_audit import AnswerCounts, RealSection
+from experiments.audit.context_survey import ContextEffect
+from experiments.audit.real.audit import AnswerCounts, RealSection
 from experiments.audit.real_images import match_reason
 from experiments.audit.replication import Replication
 from experiments.audit.subgroups import Findings, Subgroup
 from experiments.report.schema import Block, DataTable, Estimate, Text, columns
-from experiments.runs.context_survey import ContextEffect
 
 _ASSOCIATION = (
     "Associations: the context of a real image was not drawn at random, so a difference may come from what "

@@ -16,9 +16,9 @@ from actors.vision.data.labels import ColumnSettings, LabeledDataset, Labels, la
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.audit import real_images
+from experiments.audit.context_survey import ContextEffect
 from experiments.audit.real_images import Answers, MatchedClass, RealImages
 from experiments.audit.subgroups import Findings, findings
-from experiments.runs.context_survey import ContextEffect
 from experiments.setup.config import Profile
 from experiments.setup.console import Console
 

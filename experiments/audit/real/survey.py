@@ -18,10 +18,10 @@ from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.study.budget import Ledger, MeteredChat, MeteredStudio, Rate, spent_so_far
 from experiments.audit import real_images
+from experiments.audit.context_survey import ContextEffect
 from experiments.audit.context_witness import KNOWN, ContextWitness, contexts_to_ask
-from experiments.audit.real_audit import RealSettings
+from experiments.audit.real.audit import RealSettings
 from experiments.audit.real_images import Answers, RealImages, Tag
-from experiments.runs.context_survey import ContextEffect
 from experiments.setup.console import Console
 
 if TYPE_CHECKING:

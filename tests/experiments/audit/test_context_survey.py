@@ -15,7 +15,7 @@ import pytest
 from actors.embedded.drawing.grammar import parse_prompt
 from actors.embedded.drawing.vocabulary import concepts
 from agents.study.survey import Survey
-from experiments.runs.context_survey import (
+from experiments.audit.context_survey import (
     CONTEXTS,
     FRESH,
     KEPT,
