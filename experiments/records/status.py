@@ -12,7 +12,7 @@ from typing import Any
 
 from actors.chat.reply import Usage
 from actors.errors import UsageError
-from agents.evidence.verdict import HOLDING
+from agents.evidence.verdict import TESTED
 from agents.records import lease
 from agents.records.journal import (
     Journal,
@@ -41,7 +41,7 @@ _WOULD_FAIL_AGAIN = {"UndrawableError", "RecordError"}
 """Types of failures that another try with the same models cannot mend."""
 
 
-_NAMED = (*HOLDING, "partial", "weak", "untested")
+_NAMED = {*TESTED, "untested"} - {"not confirmed"}
 """Verdicts on labels that no test has refuted."""
 
 

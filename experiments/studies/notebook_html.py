@@ -16,7 +16,7 @@ import PIL.Image
 from markupsafe import Markup
 
 from actors.images import data_url
-from agents.evidence.verdict import HOLDING, MEANINGS, reason_of, verdict_of
+from agents.evidence.verdict import HOLDING, MEANINGS, TESTED, reason_of, verdict_of
 from agents.records.label_card import kind_of
 from experiments.records.headline import headline
 from experiments.report.figures import figures_of
@@ -28,8 +28,8 @@ SHOWN = 60
 """Images of one list that are shown; the rest is counted."""
 _SIDE = 160
 _COLORS: dict[str, str] = {
+    **dict.fromkeys(TESTED, "#9a6700"),
     **dict.fromkeys(HOLDING, "#1a7f37"),
-    **dict.fromkeys(("partial", "weak", "not confirmed"), "#9a6700"),
     "failed": "#b42318",
 }
 _PLAIN = "#57606a"
