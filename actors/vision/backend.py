@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -29,13 +28,14 @@ from actors.vision.gradients.attribution import Attribution, AttributionMethod, 
 from actors.vision.gradients.differentiable import DifferentiableNetwork
 from actors.vision.gradients.head_map import of_attention, where_it_looks
 from actors.vision.gradients.visualization import Optimization, VisualizationSettings
+from actors.vision.layer_readers import LayerReaders
 from actors.vision.networks.network import Network, convert
 from actors.vision.networks.preprocess import View
+from actors.vision.pass_plan import PassRow, asked_maps, copy_maps, edits_of, plan_pass
 from actors.vision.readout import requests
 from actors.vision.readout.base import LayerInfo
 from actors.vision.readout.edits import RowEdit
 from actors.vision.readout.maps import MapCache
-from actors.vision.readout.places import split_place
 from actors.vision.readout.requests import (
     Ask,
     NetworkDescription,
@@ -47,9 +47,8 @@ from actors.vision.readout.requests import (
 )
 from actors.vision.readout.tap import spatial_max
 from actors.vision.readout.taps import Fork, TappedModule
-from actors.vision.readout.units import OUTPUT, Readout, UnitReader, reader
+from actors.vision.readout.units import OUTPUT, Readout, UnitReader
 from actors.vision.settings import VisionSettings
-from actors.vision.sweep.accumulators import HALF_MAX
 from actors.vision.sweep.exemplars import finish_sweep
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ class VisionBackend(Backend[Any, Any]):
         self.network = network
         self.fingerprint = network.fingerprint(settings.dtype)
         self._head = head_digest(network.module)
-        self._readers: dict[Readout, UnitReader] = {}
+        self.readers = LayerReaders(network, self._tapped)
         self._recent: dict[Readout, None] = {}
         """Readouts in the order of their last use."""
         self.bank = StimulusBank(self.fingerprint, settings.bank_memory_mb << 20, settings.bank_folder)
@@ -214,8 +213,8 @@ class VisionBackend(Backend[Any, Any]):
     def rank(self, request: VisionRequest | SweepStep) -> float:
         if isinstance(request, SweepStep):
             return float(request.start)
-        layers = [self.layer(ask.readout.layer) for ask in request.asks]
-        edited = [self.layer(edit.readout.layer) for edit in request.edits]
+        layers = [self.readers.layer(ask.readout.layer) for ask in request.asks]
+        edited = [self.readers.layer(edit.readout.layer) for edit in request.edits]
         try:
             for layer in (*layers, *edited):
                 self._tapped.tap(layer)
@@ -294,7 +293,7 @@ class VisionBackend(Backend[Any, Any]):
         Raises:
             UsageError: If its kind, layer or file does not exist or fit.
         """
-        return self._reader(readout).n_units
+        return self.readers.reader(readout).n_units
 
     def note(self, image_id: str, provenance: Provenance) -> None:
         self.bank.note(image_id, provenance)
@@ -316,7 +315,7 @@ class VisionBackend(Backend[Any, Any]):
             UsageError: If there is no such unit.
             BackendError: If no gradient passes through the network.
         """
-        self._check(Ask(readout, (index,)))
+        self.readers.check(Ask(readout, (index,)))
         size = self.network.preprocess.size or _ANY_SIZE
         work = await self.on_device(
             Optimization, self._differentiable(), readout, index, size, settings, self.device
@@ -336,7 +335,7 @@ class VisionBackend(Backend[Any, Any]):
             BackendError: If no gradient passes through the network.
             MissingDependencyError: If captum is not installed.
         """
-        self._check(Ask(readout, (index,)))
+        self.readers.check(Ask(readout, (index,)))
 
         def work() -> Attribution:
             given = self.network.preprocess.pixels([image.pixels])
@@ -374,7 +373,12 @@ class VisionBackend(Backend[Any, Any]):
 
     def _differentiable(self) -> DifferentiableNetwork:
         return DifferentiableNetwork(
-            self.name, self._tapped, self.network.preprocess, self.layer, self._dtype, self._channels_last
+            self.name,
+            self._tapped,
+            self.network.preprocess,
+            self.readers.layer,
+            self._dtype,
+            self._channels_last,
         )
 
     async def close(self) -> None:
@@ -424,7 +428,9 @@ class VisionBackend(Backend[Any, Any]):
         """
         by_layer: dict[str, list[tuple[UnitReader, Callable[[torch.Tensor], None]]]] = {}
         for readout, take in reads.items():
-            by_layer.setdefault(self.layer(readout.layer), []).append((self._reader(readout), take))
+            by_layer.setdefault(self.readers.layer(readout.layer), []).append(
+                (self.readers.reader(readout), take)
+            )
         self.forwards += len(pixels)
         layer_reads = {layer: partial(_read_units, takes) for layer, takes in by_layer.items()}
         self._tapped.run(self.input_batch(pixels), layer_reads, wanted, edits, fork)
@@ -453,17 +459,19 @@ class VisionBackend(Backend[Any, Any]):
         from actors.vision.sweep.compiled import CompiledPass
 
         if self._compiled is None or self._compiled[0] != tuple(readouts):
-            readers = [(self.layer(readout.layer), self._reader(readout)) for readout in readouts]
+            readers = [
+                (self.readers.layer(readout.layer), self.readers.reader(readout)) for readout in readouts
+            ]
             self._compiled = tuple(readouts), CompiledPass(self._tapped, readers)
         return self._compiled[1]
 
     def n_positions(self, readout: Readout) -> int:
         """Return how many positions a readout's layer has."""
-        return self._tapped.tap(self.layer(readout.layer)).n_positions
+        return self.readers.n_positions(readout)
 
     def _measure(self, batch: Sequence[VisionRequest]) -> list[VisionResult | MaiaError]:
         outcomes: dict[int, VisionResult | MaiaError] = {}
-        rows: list[_Row] = []
+        rows: list[PassRow] = []
         for place, request in enumerate(batch):
             try:
                 row = self._row(place, request)
@@ -475,7 +483,7 @@ class VisionBackend(Backend[Any, Any]):
             else:
                 outcomes[place] = VisionResult(tuple(row.known.values()), self._view(request))
         # Deepest first: the others can then leave the pass early.
-        rows.sort(key=lambda row: -self._call_index(row.wanted))
+        rows.sort(key=lambda row: -self.readers.call_index(row.wanted))
         try:
             results = self._pass(rows) if rows else []
         except Exception as error:
@@ -521,28 +529,28 @@ class VisionBackend(Backend[Any, Any]):
             ]
         return [BackendError(f"{self.name} fails on {which}: {type(failure).__name__}: {str(failure)[:300]}")]
 
-    def _row(self, place: int, request: VisionRequest) -> _Row:
+    def _row(self, place: int, request: VisionRequest) -> PassRow:
         for ask in request.asks:
-            self._check(ask)
-        self._check_edits(request)
+            self.readers.check(ask)
+        self.readers.check_edits(request)
         known = {}
         layers = []
         for ask in request.asks:
             reading = None if request.edits else self._known(request.image.id, ask)
             if reading is None:
-                layers.append(self.layer(ask.readout.layer))
+                layers.append(self.readers.layer(ask.readout.layer))
             else:
                 known[ask.readout] = reading
-        return _Row(place, request, known, self._tapped.deepest(layers) if layers else "")
+        return PassRow(place, request, known, self._tapped.deepest(layers) if layers else "")
 
-    def _pass(self, rows: Sequence[_Row]) -> list[VisionResult]:
+    def _pass(self, rows: Sequence[PassRow]) -> list[VisionResult]:
         self._note_recent(rows)
-        plan = self._plan(rows)
+        plan = plan_pass(rows, self.readers)
 
-        def at(row: _Row, readout: Readout) -> int:
-            return plan.at(row, self._call_index(self.layer(readout.layer)))
+        def at(row: PassRow, readout: Readout) -> int:
+            return plan.at(row, self.readers.call_index(self.readers.layer(readout.layer)))
 
-        asked = _asked_maps(rows, at)
+        asked = asked_maps(rows, at)
         image_hw = self.network.preprocess.input_size(*rows[0].request.image.size)
         maxima: dict[Readout, np.ndarray] = {}
         maps: dict[Readout, MapsByRow] = {}
@@ -554,48 +562,28 @@ class VisionBackend(Backend[Any, Any]):
                 wanted = {row: which for row, which in asked.get(readout, {}).items() if row < len(units)}
                 if not wanted:
                     return
-                if not self._tapped.is_placed(self.layer(readout.layer), units[0, 0].numel(), image_hw):
+                if not self._tapped.is_placed(
+                    self.readers.layer(readout.layer), units[0, 0].numel(), image_hw
+                ):
                     units = maximum[:, :, None, None]  # the places of the positions are not known
-                maps[readout] = _copy_maps(units, wanted, self._maps.takes_all(*units.shape[1:]))
+                maps[readout] = copy_maps(units, wanted, self._maps.takes_all(*units.shape[1:]))
 
             return read
 
-        depth = self._call_index(rows[0].wanted)
-        reads = {r: take(r) for r in self._recent if self._call_index(self.layer(r.layer)) <= depth}
+        depth = self.readers.call_index(rows[0].wanted)
+        reads = {
+            r: take(r) for r in self._recent if self.readers.call_index(self.readers.layer(r.layer)) <= depth
+        }
         pixels = [row.request.image.pixels for row in plan.images]
         wanted = [row.wanted for row in plan.images]
-        self.forward(pixels, reads, wanted, self._row_edits(plan.rows), plan.fork)
+        self.forward(pixels, reads, wanted, edits_of(plan.rows, self.readers), plan.fork)
         self.forwards += len(rows) - len(plan.images)
         for readout, values in maxima.items():
-            passed = plan.rows_at(self._call_index(self.layer(readout.layer)))
+            passed = plan.rows_at(self.readers.call_index(self.readers.layer(readout.layer)))
             maxima[readout] = self._put_in_bank(readout, passed, values)
         return [self._result(row, at, maxima, maps) for row in rows]
 
-    def _plan(self, rows: Sequence[_Row]) -> _Plan:
-        """Return how rows pass: where edited rows share an image, it passes once as far as they have in
-        common.
-        """
-        count = Counter(row.request.image.id for row in rows)
-        edited = [row for row in rows if row.request.edits]
-        if not any(count[row.request.image.id] > 1 for row in edited):
-            return _Plan(rows, rows)
-        layers = [self.layer(edit.readout.layer) for row in edited for edit in row.request.edits]
-        layer = self._tapped.fork_layer(min(self._call_index(each) for each in layers))
-        if layer is None:
-            return _Plan(rows, rows)
-        index = self._call_index(layer)
-        images: dict[str, _Row] = {}
-        for row in rows:  # deepest first
-            images.setdefault(
-                row.request.image.id, _Row(row.place, VisionRequest(row.request.image, ()), {}, row.wanted)
-            )
-        after = [row for row in rows if self._call_index(row.wanted) >= index]
-        number = {image_id: at for at, image_id in enumerate(images)}
-        sources = tuple(number[row.request.image.id] for row in after)
-        fork = Fork(layer, sources, tuple(row.wanted for row in after))
-        return _Plan(list(images.values()), after, index, fork)
-
-    def _note_recent(self, rows: Sequence[_Row]) -> None:
+    def _note_recent(self, rows: Sequence[PassRow]) -> None:
         """Make the requested readouts the most recent ones, and drop the oldest beyond a few."""
         asks = [ask for row in rows for ask in row.request.asks]
         for ask in asks:
@@ -604,10 +592,7 @@ class VisionBackend(Backend[Any, Any]):
         while len(self._recent) > max(_RECENT_READOUTS, len(asks)):
             del self._recent[next(iter(self._recent))]
 
-    def _call_index(self, layer: str) -> int:
-        return self._tapped.tap(layer).recorded.call_index
-
-    def _put_in_bank(self, readout: Readout, rows: Sequence[_Row], maxima: np.ndarray) -> np.ndarray:
+    def _put_in_bank(self, readout: Readout, rows: Sequence[PassRow], maxima: np.ndarray) -> np.ndarray:
         """Put float32 (n, U) maxima of the first n rows into the bank; return them as they are known there.
 
         Edited activations are not kept, nor are those of an image on which nothing is finite: the device or
@@ -617,13 +602,13 @@ class VisionBackend(Backend[Any, Any]):
         kept &= np.isfinite(maxima).any(axis=1)
         ids = [row.request.image.id for row, keep in zip(rows, kept, strict=False) if keep]
         known = maxima.copy()
-        known[kept] = self.bank.put(self._bank_key(readout), ids, maxima[kept])
+        known[kept] = self.bank.put(self.readers.key(readout), ids, maxima[kept])
         return known
 
     def _result(
         self,
-        row: _Row,
-        at: Callable[[_Row, Readout], int],
+        row: PassRow,
+        at: Callable[[PassRow, Readout], int],
         maxima: dict[Readout, np.ndarray],
         maps: dict[Readout, MapsByRow],
     ) -> VisionResult:
@@ -643,72 +628,7 @@ class VisionBackend(Backend[Any, Any]):
             readings.append(ReadoutActivations(ask.readout, None, activations, small))
         return VisionResult(tuple(readings), self._view(row.request))
 
-    # -- layers, readers and caches -------------------------------------------------------------------
-
-    def layer(self, name: str) -> str:
-        """Return the layer, or the part of one, that `name` or its alias stands for; it may not exist."""
-        if name in self._tapped.taps or name in self.network.aliases:
-            return self.network.aliases.get(name, name)
-        layer, place = split_place(name)
-        return place.of(self.network.aliases.get(layer, layer))
-
-    def _reader(self, readout: Readout) -> UnitReader:
-        unit_reader = self._readers.get(readout)
-        if unit_reader is None:
-            layer = self.layer(readout.layer)
-            if layer not in self._tapped.taps and split_place(layer)[0] not in self._tapped.taps:
-                raise UsageError(
-                    f"{self.name} has no layer {readout.layer!r}.", "List them with `maia layers`."
-                )
-            unit_reader = self._readers[readout] = reader(readout, self._tapped.tap(layer).info)
-        return unit_reader
-
-    def _check(self, ask: Ask) -> None:
-        n_units = self._reader(ask.readout).n_units
-        beyond = [index for index in ask.indices or () if not 0 <= index < n_units]
-        if beyond:
-            raise UsageError(
-                f"units of {ask.readout.layer!r} are numbered 0 to {n_units - 1}, got {beyond[0]}."
-            )
-
-    def _check_edits(self, request: VisionRequest) -> None:
-        """Raise UsageError where an edit cannot be made, or changes nothing that is asked for."""
-        for edit in request.edits:
-            self._check(Ask(edit.readout, (edit.index,)))
-            layer = self.layer(edit.readout.layer)
-            tap, unit_reader = self._tapped.tap(layer), self._reader(edit.readout)
-            if tap.recorded.module == OUTPUT or (unit_reader.read is not None and unit_reader.edit is None):
-                raise UsageError(
-                    f"a {edit.readout.kind} of {layer!r} cannot be edited: nothing is computed from it.",
-                    "Edit a unit of a layer in front of the output, and read the output.",
-                )
-            if (n_calls := tap.recorded.n_calls) > 1:
-                raise UsageError(
-                    f"{layer!r} is called {n_calls} times in a pass, and which output to edit is not clear.",
-                    "Edit a unit of a module that is called once, such as the block that it is in.",
-                )
-            if edit.where.box is not None and not tap.info.shape:
-                raise UsageError(
-                    f"the positions of {layer!r} have no known places in the image for a box to select.",
-                    "Edit all positions, or a share of the unit's largest value.",
-                )
-            for ask in request.asks:
-                if self._call_index(self.layer(ask.readout.layer)) < tap.recorded.call_index:
-                    raise UsageError(
-                        f"an edit at {layer!r} has no effect on {ask.readout.layer!r}, "
-                        "which is computed before it.",
-                        "Read a layer behind it.",
-                    )
-
-    def _row_edits(self, rows: Sequence[_Row]) -> list[RowEdit]:
-        return [
-            RowEdit(at, self.layer(edit.readout.layer), edit, self._reader(edit.readout))
-            for at, row in enumerate(rows)
-            for edit in row.request.edits
-        ]
-
-    def _bank_key(self, readout: Readout) -> str:
-        return f"{readout.kind}:{self.layer(readout.layer)}:{self._reader(readout).digest}"
+    # -- caches ---------------------------------------------------------------------------------------
 
     def _known(self, image_id: str, ask: Ask) -> ReadoutActivations | None:
         small = {}
@@ -719,7 +639,7 @@ class VisionBackend(Backend[Any, Any]):
                     return None
                 small[index] = unit_map
         try:
-            values = self.bank.get(self._bank_key(ask.readout), image_id)
+            values = self.bank.get(self.readers.key(ask.readout), image_id)
         except UsageError:
             return None
         return None if values is None else ReadoutActivations(ask.readout, None, values, small)
@@ -733,43 +653,6 @@ class VisionBackend(Backend[Any, Any]):
 
             self._sweeps = SweepDevice(self, self._settings)
         return self._sweeps
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A request of a batch: its index, the answers that are known, and the deepest layer it still needs."""
-
-    place: int
-    request: VisionRequest
-    known: dict[Readout, ReadoutActivations]
-    wanted: str
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How rows pass: before call `index`, each of their `images` once, and from it on the `rows` of the fork.
-
-    An image is a row without asks and edits, which wants what the deepest row with this image wants.
-    """
-
-    images: Sequence[_Row]
-    rows: Sequence[_Row]
-    index: int = -1
-    fork: Fork | None = None
-
-    @cached_property
-    def _numbers(self) -> tuple[dict[str, int], dict[int, int]]:
-        by_image = {row.request.image.id: number for number, row in enumerate(self.images)}
-        return by_image, {row.place: number for number, row in enumerate(self.rows)}
-
-    def rows_at(self, call_index: int) -> Sequence[_Row]:
-        """Return what is in the batch at a call, before any row has left."""
-        return self.images if call_index < self.index else self.rows
-
-    def at(self, row: _Row, call_index: int) -> int:
-        """Return the number of a row, or of its image, in the batch at a call."""
-        by_image, by_place = self._numbers
-        return by_image[row.request.image.id] if call_index < self.index else by_place[row.place]
 
 
 def _read_units(
@@ -789,43 +672,6 @@ def _check_names(network: Network, output: LayerInfo) -> None:
         )
 
 
-def _asked_maps(
-    rows: Sequence[_Row], at: Callable[[_Row, Readout], int]
-) -> dict[Readout, dict[int, dict[int, None]]]:
-    """Return the units whose maps are requested, by readout and by what a row is numbered `at` it."""
-    asked: dict[Readout, dict[int, dict[int, None]]] = {}
-    for row in rows:
-        for ask in row.request.asks:
-            if ask.maps and ask.readout not in row.known:
-                by_row = asked.setdefault(ask.readout, {})
-                by_row.setdefault(at(row, ask.readout), {}).update(dict.fromkeys(ask.indices or ()))
-    return asked
-
-
-def _copy_maps(
-    units: torch.Tensor, wanted: Mapping[int, Mapping[int, None]], all_units: bool
-) -> dict[int, np.ndarray | dict[int, np.ndarray]]:
-    """Return maps of units (n, U, h, w) by row: of all units, or by unit those that are `wanted`.
-
-    One copy from the device for all rows, then an array for each: they are dropped one by one.
-    """
-    if all_units:
-        whole = _to_half(units[list(wanted)])
-        return {at: row.copy() for at, row in zip(wanted, whole, strict=True)}
-    pairs = [(at, index) for at, which in wanted.items() for index in which]
-    at, index = zip(*pairs, strict=True)
-    by_row: dict[int, dict[int, np.ndarray]] = {row: {} for row in wanted}
-    for (row, unit), unit_map in zip(pairs, _to_half(units[list(at), list(index)]), strict=True):
-        by_row[row][unit] = unit_map.copy()
-    return {**by_row}
-
-
 def _finite(ask: Ask, reading: ReadoutActivations) -> bool:
     """Return whether all units whose maps are requested are finite."""
     return not ask.maps or bool(np.isfinite(reading.activations[list(ask.indices or ())]).all())
-
-
-def _to_half(maps: torch.Tensor) -> np.ndarray:
-    """Return maps as float16, clipped to its range."""
-    half: np.ndarray = maps.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
-    return half

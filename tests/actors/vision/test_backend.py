@@ -133,7 +133,7 @@ async def test_an_image_has_the_activation_that_it_had_first_whatever_it_is_run_
     """The last digits of a sum depend on the batch: a study would differ by who else was studied."""
     image, *others = photos(8)
     readout = DEEP
-    key = backend._bank_key(readout)
+    key = backend.readers.key(readout)
     n_units = backend.n_units(readout)
     first = np.arange(n_units, dtype=np.float32)
     backend.bank.put(key, [image.id], first[None])
@@ -421,7 +421,7 @@ async def test_an_unreadable_readout_fails_only_its_own_request(backend: VisionB
     def unreadable(maps: torch.Tensor) -> torch.Tensor:
         raise ValueError("not this one")
 
-    backend._readers[STEM] = UnitReader(backend.n_units(STEM), unreadable)
+    backend.readers._readers[STEM] = UnitReader(backend.n_units(STEM), unreadable)
     (failed,) = await backend.run([want(photos(1)[0], STEM)])
     assert isinstance(failed, BackendError)
     answers = await backend.run([want(image, DEEP) for image in photos(3, seed=1)])

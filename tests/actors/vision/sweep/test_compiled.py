@@ -187,7 +187,7 @@ async def test_a_sweep_that_cannot_be_compiled_goes_on_and_says_so_once(
 ) -> None:
     class Failing(VisionBackend):
         def compiled(self, readouts: Sequence[Readout]) -> CompiledPass:
-            return broken(self._tapped, [(each.layer, self._reader(each)) for each in readouts])
+            return broken(self._tapped, [(each.layer, self.readers.reader(each)) for each in readouts])
 
     torch.manual_seed(0)
     studied = network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), size=(6, 6))
