@@ -9,26 +9,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
 from actors.errors import BackendError, MaiaError, OverloadedError, ReplicaLostError, UsageError
 from actors.generation.base import MadeImage
 from actors.images import Image, Provenance
+from tools.album import Album, ImageKeeper
 from tools.contrast import Which
 from tools.experiment_log import ExperimentLog
 from tools.intervention import Intervention, InterventionError
 from tools.sandbox.base import ImageRef, ImageSource
 from tools.sandbox.child.effects import values_of
+from tools.screen import Screen, ShownItem
 from tools.system import Measurement, SubjectSystem
 
 EXEMPLARS = 15
 """Exemplars of a unit, as in MAIA."""
-
-_HELD_BYTES = 64 << 20
-ShownItem = str | Image
-"""A piece of what a program showed its agent."""
 
 
 class Studio(Protocol):
@@ -115,119 +113,6 @@ def seed_for(run_seed: int, *parts: object) -> int:
     """Return a 31-bit seed from a run's seed and whatever else names the draw."""
     text = "\x1f".join(str(part) for part in (run_seed, *parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
-
-
-class ImageKeeper(ImageSource, Protocol):
-    """Storage of images on disk."""
-
-    def put(self, images: Iterable[Image]) -> None: ...
-
-
-class Album:
-    """The images one agent has met, with how each came about.
-
-    Pixels are held in memory only until `keeper` has them: a program may measure many gigabytes of them.
-    """
-
-    def __init__(
-        self, keeper: ImageKeeper | None = None, provenance: Mapping[str, Provenance] | None = None
-    ) -> None:
-        self.provenance = dict(provenance or {})
-        self.held: dict[str, Image] = {}
-        """Images that may not be on disk yet."""
-        self._keeper = keeper
-        self._held_bytes = 0
-        self._written: dict[str, str] = {}
-
-    def record(self) -> dict[str, str]:
-        """Return every image's provenance as JSON; each is encoded once, however many rounds record it."""
-        for key, value in self.provenance.items():
-            if key not in self._written:
-                self._written[key] = value.to_json()
-        return dict(self._written)
-
-    def add(self, image: Image, provenance: Provenance) -> None:
-        self.provenance.setdefault(image.id, provenance)
-        self.hold(image)
-
-    def hold(self, image: Image) -> None:
-        if image.id not in self.held:
-            self.held[image.id] = image
-            self._held_bytes += image.pixels.nbytes
-
-    def release(self) -> None:
-        """Let go of pixels that are on disk now."""
-        if self._keeper is not None:
-            self.held.clear()
-            self._held_bytes = 0
-
-    async def spill(self) -> None:
-        """Write images to disk if they take too much memory."""
-        if self._keeper is not None and self._held_bytes > _HELD_BYTES:
-            await asyncio.to_thread(self._keeper.put, list(self.held.values()))
-            self.release()
-
-    def first(self, image_id: str) -> str:
-        """Return the source of the image that an image was edited from; "" where that is unknown."""
-        seen: set[str] = set()
-        while image_id not in seen and (origin := self.provenance.get(image_id)) is not None:
-            if origin.source not in ("edited", "masked"):
-                return origin.source
-            seen.add(image_id)
-            image_id = origin.parent
-        return ""
-
-    def find(self, image_id: str) -> Image | None:
-        """Return the image of that id, None where it is not known."""
-        if image_id in self.held:
-            return self.held[image_id]
-        if self._keeper is not None and image_id in self._keeper:
-            return self._keeper[image_id]
-        return None
-
-    def under_mask(self, image: Image) -> Image:
-        """Return the image under a mask: an edit of a darkened image would test the darkening."""
-        provenance = self.provenance.get(image.id)
-        if provenance is None or provenance.source != "masked":
-            return image
-        return self.find(provenance.parent) or image
-
-
-class Screen:
-    """The texts and images that a program displayed and logged, in order; those above a bound are counted."""
-
-    def __init__(self, max_images: int = 40, max_characters: int = 20_000) -> None:
-        self._max_images, self._max_characters = max_images, max_characters
-        self._items: list[ShownItem] = []
-        self._n_images = self._n_characters = 0
-
-    def show(self, items: Iterable[ShownItem]) -> None:
-        for item in items:
-            if isinstance(item, Image):
-                self._n_images += 1
-                if self._n_images <= self._max_images:
-                    self._items.append(item)
-                continue
-            room = max(self._max_characters - self._n_characters, 0)
-            self._n_characters += len(item)
-            if room and item:
-                self._items.append(item[:room])
-
-    def take(self) -> list[ShownItem]:
-        """Return what was shown since the last call, and forget it."""
-        shown = self._items
-        if self._n_images > self._max_images:
-            shown.append(
-                f"(The first {self._max_images} of {self._n_images} images are shown: show fewer at a time.)"
-            )
-        if self._n_characters > self._max_characters:
-            shown.append(
-                f"(The first {self._max_characters} of {self._n_characters} characters that were displayed "
-                "and logged are shown: show less at a time.)"
-            )
-        self._items = []
-        self._n_images = self._n_characters = 0
-        return shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,8 @@ from agents.records.work import WorkItem, build_task
 from agents.repeats.repeated_study import study_repeatedly
 from agents.study import survey
 from agents.study.agent import StudyPausedError
-from agents.study.budget import (
-    Cost,
-    MeteredStudio,
-    SpendingLimits,
-    UnitAccount,
-)
+from agents.study.budget import Cost, SpendingLimits, UnitAccount
+from agents.study.metered import MeteredStudio
 from agents.study.proposal import examine_proposal
 from agents.study.rounds import Round
 from agents.study.study import RunContext, StudyRequest, Supervision

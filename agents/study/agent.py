@@ -34,7 +34,8 @@ from agents.study.rounds import Round, commit_round, merge_text, objection
 from agents.study.settings import InterpreterSettings
 from agents.tasks.base import FinalAnswer, Task, chat_task_of, read_hypotheses, read_program
 from tools.sandbox import ExecutedProgram, ProgramOutcome, Sandbox
-from tools.toolbox import Screen, Toolbox
+from tools.screen import Screen
+from tools.toolbox import Toolbox
 
 _MAX_REFUSALS = 3
 _NO_REPLY = "No reply came through (it was declined or filtered). Go on with the study of this unit."

@@ -19,7 +19,7 @@ from agents.study.rounds import Round, commit_round, merge_text, objection
 from agents.study.study import StudyContext
 from tools.sandbox import ExecutedProgram, ProgramOutcome
 from tools.sandbox.base import RecordedAnswer
-from tools.toolbox import Screen
+from tools.screen import Screen
 
 _MAX_IMAGES_SHOWN, _MAX_TEXT_SHOWN = 1000, 1_000_000
 """What one program of a person may show: far more than fits into a model's context."""

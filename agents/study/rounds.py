@@ -22,7 +22,8 @@ from agents.records.record_types import (
     ToolboxRecord,
 )
 from tools.sandbox import ExecutedProgram, ProgramOutcome
-from tools.toolbox import ShownItem, Toolbox
+from tools.screen import ShownItem
+from tools.toolbox import Toolbox
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,9 @@ from agents.records.record_types import (
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.study.agent import Agent, AgentParts, Steering, StudyOutcome
-from agents.study.budget import Account, BudgetSettings, Ledger, MeteredChat, MeteredStudio, Rate
+from agents.study.budget import Account, BudgetSettings, Ledger
 from agents.study.faults import NO_OBSERVATION, ToolsBrokenError
+from agents.study.metered import MeteredChat, MeteredStudio, Rate
 from agents.study.observers import BlindObservers
 from agents.study.rounds import Round
 from agents.study.settings import InterpreterSettings

@@ -31,7 +31,7 @@ from agents.records.record_types import (
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem
-from agents.study.budget import MeteredStudio
+from agents.study.metered import MeteredStudio
 from tools.subject import Subject
 
 STARTED = "begun.json"

@@ -16,7 +16,8 @@ from agents.records.lease import worked_s
 from agents.records.recorded_chat import RecordedChat
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from agents.study.budget import Ledger, MeteredChat, Rate, spent_so_far
+from agents.study.budget import Ledger, spent_so_far
+from agents.study.metered import MeteredChat, Rate
 from experiments.audit.claims import TextClaims, ask_claims
 from experiments.setup.console import Console, counted
 

@@ -20,7 +20,8 @@ from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
 from agents.records.work import WorkItem, extend_plan, read_plan, write_plan
 from agents.study import context_proposals
-from agents.study.budget import Ledger, MeteredChat, Rate, spent_so_far
+from agents.study.budget import Ledger, spent_so_far
+from agents.study.metered import MeteredChat, Rate
 from agents.tasks.bias import AuditClass
 from experiments.audit import real_images
 from experiments.audit.carriers.survey import readout_of

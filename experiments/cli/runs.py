@@ -341,7 +341,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a run's results for other programs."""
-    from experiments.records.export import export as write
+    from experiments.records.exports.export import export as write
 
     console = Console(quiet=json)
     written = write(run_directory, format, out, images=images)

@@ -281,7 +281,8 @@ def session(
     pipe.
     """
     confirm_cost(shared.selection, yes, lambda: 1, model=model)
-    from experiments.studies.session import SessionRequest, StudySession, talk
+    from experiments.studies.session import SessionRequest, StudySession
+    from experiments.studies.terminal import talk
 
     selection = shared.selection
     request = SessionRequest(

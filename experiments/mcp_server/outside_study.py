@@ -13,7 +13,8 @@ from actors.errors import MaiaError, UsageError
 from agents.evidence.verdict import MEANINGS, verdict_of
 from agents.records.record_types import RoundRecord, StudyResult
 from agents.study.agent import Steering
-from agents.study.budget import Cost, Rate
+from agents.study.budget import Cost
+from agents.study.metered import Rate
 from agents.study.rounds import Round
 from agents.study.study import StudyContext, StudyRequest, Supervision, converse
 from experiments.mcp_server import programs

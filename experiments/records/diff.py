@@ -14,7 +14,7 @@ from typing import Any
 
 from actors.errors import UsageError
 from agents.evidence.verdict import verdict_of
-from experiments.records.export import Run
+from experiments.records.exports.run import Run
 from experiments.records.names import UnitName
 
 

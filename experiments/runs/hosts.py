@@ -30,7 +30,7 @@ from agents.records.record_types import StudyResult
 from agents.records.store import Store, StoreError
 from agents.records.work import KEY as PLAN
 from agents.records.work import WorkItem
-from agents.study.budget import SpendingLimits
+from agents.study.budget import Account, BudgetSettings, Ledger, SpendingLimits
 from agents.study.faults import HostLostError
 from agents.study.survey import SurveyFunction
 from experiments.runs.ray_call import HostGoneError, call_actor
@@ -117,12 +117,12 @@ class HostActor:
             limits=SpendingLimits(account, plan.profile.sweep.unit_budget),
         )
 
-    async def _account(self) -> RemoteAccount | None:
-        """Return the run's account, None where nothing is limited."""
+    async def _account(self) -> Account:
+        """Return the run's account, or one of this host where nothing is limited."""
         import ray
 
         if not self._ledger:
-            return None
+            return Ledger(BudgetSettings())
         account = RemoteAccount(ray.get_actor(self._ledger))
         await account.begin(self._name)
         return account

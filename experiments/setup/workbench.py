@@ -50,7 +50,7 @@ from actors.vision.networks.zoo import check_name
 from actors.vision.readout.base import ImageDataset, LayerInfo
 from actors.vision.readout.units import parse_unit
 from actors.vision.sweep.driver import Notify
-from agents.study.budget import Rate
+from agents.study.metered import Rate
 from agents.study.observers import BlindObservers
 from agents.study.study import RunContext
 from agents.study.unit_role import RoleFinder

@@ -20,9 +20,9 @@ from agents.evidence.verdict import HOLDING, MEANINGS, TESTED, reason_of, verdic
 from agents.records.label_card import kind_of
 from experiments.records.headline import headline
 from experiments.report.figures import figures_of
+from tools.album import Album
 from tools.sandbox.child.effects import Effects
 from tools.sandbox.child.image_handle import ImageHandle
-from tools.toolbox import Album
 
 SHOWN = 60
 """Images of one list that are shown; the rest is counted."""

@@ -12,9 +12,7 @@ the same critic. So reports, exports and evaluations read both alike.
 
 from __future__ import annotations
 
-import ast
 import atexit
-import code
 import contextlib
 import functools
 import inspect
@@ -22,12 +20,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
-
-import PIL.Image
 
 from agents.records.journal import slug
 from agents.records.record_types import Manifest
@@ -40,18 +36,11 @@ from experiments.setup.run_folder import claim_run, open_run, remove_if_created
 from experiments.setup.selection import Selected, Selection
 from experiments.studies.contact_sheet import ContactSheets, terminal_images
 from experiments.studies.notebook_html import (
-    ChosenExemplars,
     Examined,
     LabelCard,
-    MeasuredImages,
     ObserverText,
     Origins,
-    Pictures,
     ReportPage,
-    ShownEffects,
-    ShownExemplars,
-    flat,
-    mixed,
     unit_card,
 )
 from experiments.studies.unit_request import UnitRequest
@@ -59,7 +48,6 @@ from tools.sandbox import ProgramOutcome, SandboxSettings
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
 from tools.sandbox.child.dialects import DIALECTS, values_of
-from tools.sandbox.child.values import Values
 from tools.sandbox.direct import DirectLink
 from tools.subject import ActivationStatistics
 
@@ -67,6 +55,7 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
     from experiments.setup.workbench import Workbench
+from experiments.studies.notebook_tools import ImageView, NotebookSystem, NotebookTools, notebook_shell
 
 T = TypeVar("T")
 
@@ -78,97 +67,6 @@ _UNRECORDED = "# The program of these calls was not recorded: it ran outside of 
 
 def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _documented_as(function: Any) -> Callable[[Any], Any]:
-    """Let a method have another's signature and docstring: those that agents are shown."""
-    return functools.wraps(function)
-
-
-class NotebookSystem(AgentSystem):
-    """The unit under study, as an agent has it; a notebook shows what it returns."""
-
-    def __init__(self, values: Values, view: ImageView) -> None:
-        super().__init__(values)
-        self._view = view
-
-    @_documented_as(AgentSystem.call_neuron)
-    def call_neuron(self, *args: Any, **kwargs: Any) -> MeasuredImages:
-        return MeasuredImages(super().call_neuron(*args, **kwargs)).seen_by(self._view.origins)
-
-    @_documented_as(AgentSystem.exemplars)
-    def exemplars(self, *args: Any, **kwargs: Any) -> ChosenExemplars:
-        return ChosenExemplars(super().exemplars(*args, **kwargs))
-
-    @_documented_as(AgentSystem.intervene)
-    def intervene(self, *args: Any, **kwargs: Any) -> ShownEffects:
-        return ShownEffects.of(super().intervene(*args, **kwargs))
-
-
-class NotebookTools(AgentTools):
-    """An agent's instruments; a notebook shows what they return."""
-
-    def __init__(self, values: Values, view: ImageView) -> None:
-        super().__init__(values)
-        self._view = view
-
-    @_documented_as(AgentTools.dataset_exemplars)
-    def dataset_exemplars(self, *args: Any, **kwargs: Any) -> ShownExemplars:
-        return ShownExemplars(super().dataset_exemplars(*args, **kwargs))
-
-    @_documented_as(AgentTools.text2image)
-    def text2image(self, *args: Any, **kwargs: Any) -> Pictures:
-        return Pictures(super().text2image(*args, **kwargs)).seen_by(self._view.origins)
-
-    @_documented_as(AgentTools.edit_images)
-    def edit_images(self, *args: Any, **kwargs: Any) -> Pictures:
-        return Pictures(super().edit_images(*args, **kwargs)).seen_by(self._view.origins)
-
-    @_documented_as(AgentTools.describe_images)
-    def describe_images(self, *args: Any, **kwargs: Any) -> ObserverText:
-        return ObserverText(super().describe_images(*args, **kwargs))
-
-    @_documented_as(AgentTools.summarize_images)
-    def summarize_images(self, *args: Any, **kwargs: Any) -> ObserverText:
-        return ObserverText(super().summarize_images(*args, **kwargs))
-
-    @_documented_as(AgentTools.display)
-    def display(self, *items: Any) -> None:
-        super().display(*items)
-        self._view.show(items)
-
-
-class ImageView:
-    """Where a person sees the images of a study: a notebook, or an IPython terminal by contact sheets."""
-
-    def __init__(self, origins: Origins) -> None:
-        self.origins = origins
-        self.sheets: ContactSheets | None = None
-
-    def show(self, items: Sequence[Any]) -> None:
-        """Show what was displayed; a terminal has printed the text of it."""
-        shell = _shell()
-        if shell is not None and hasattr(shell, "kernel"):
-            from IPython.display import HTML, display
-
-            display(HTML(mixed(items, self.origins)))
-        elif self.sheets is not None:
-            images = [item for item in flat(items) if isinstance(item, PIL.Image.Image)]
-            print(self.sheets.show(self.origins.shown(images)), end="\n" if images else "")
-
-    def follow(self, shell: Any, sheets: ContactSheets) -> None:
-        """Let a terminal show the images of what cells return."""
-        self.sheets = sheets
-
-        def pretty(value: Any, printer: Any, cycle: bool) -> None:
-            lines = [repr(value)] if isinstance(value, Examined | ShownEffects) else []
-            if not lines:
-                lines = ["  ".join(filter(None, (shown.value, shown.words))) for shown in value.pictures()]
-            printer.text("\n".join(filter(None, [*lines, sheets.show(value.pictures())])))
-
-        formatter = shell.display_formatter.formatters["text/plain"]
-        for kind in (Pictures, MeasuredImages, ShownExemplars, ChosenExemplars, ShownEffects, Examined):
-            formatter.for_type(kind, pretty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +212,7 @@ class StudySession:
             study = wait(_open_study(request, bench, store, manifest))
             background = wait(study.context.subject.background())
             session = cls(study, wait, run, stack.pop_all(), background, selected.profile.sandbox)
-        if (shell := _shell()) is not None:
+        if (shell := notebook_shell()) is not None:
             session.follow(shell)
         # Python joins the threads of its pools before it runs `atexit` handlers: only this hook comes early
         # enough.
@@ -515,67 +413,9 @@ def _argument(parameter: inspect.Parameter) -> str:
     return f"{parameter.name}={parameter.default!r}" if optional else parameter.name
 
 
-def _shell() -> Any:
-    """Return the IPython that this code runs in, None elsewhere."""
-    if "IPython" not in sys.modules:
-        return None
-    from IPython import get_ipython
-
-    return get_ipython()
-
-
 def _new_folder(name: str) -> Path:
     """Return a folder below `runs/` that does not exist yet."""
     number = 1
     while (folder := Path("runs") / f"{slug(name)}-{number}").exists():
         number += 1
     return folder
-
-
-def talk(session: StudySession, programs: TextIO) -> bool:
-    """Let a person work with `system`, `tools` and `study` until they leave; return whether all went well.
-
-    On a terminal: IPython if it is installed, else Python's own prompt. From a pipe, all that comes is one
-    program; values of its expressions are printed as at a prompt.
-    """
-    names = {"system": session.system, "tools": session.tools, "study": session, "__name__": "__main__"}
-    if not programs.isatty():
-        source = programs.read()
-        try:
-            with session.cell(source):
-                statements = ast.Interactive(ast.parse(source, "<stdin>").body)
-                exec(compile(statements, "<stdin>", "single"), names)
-        except Exception:
-            traceback.print_exc()
-            return False
-        return True
-    banner = (
-        "system, tools, study: study.help() lists their calls, study.answer(...) answers, Ctrl-D leaves\n"
-        f"in another terminal, maia view {session.run} shows the study as a page"
-    )
-    try:
-        from IPython.terminal.embed import InteractiveShellEmbed
-    except ImportError:
-        _Prompt(session, names).interact(banner, exitmsg="")
-    else:
-        shell = InteractiveShellEmbed.instance(user_ns=names, banner1=banner + "\n")
-        session.follow(shell)
-        session.show_images(shell)
-        shell()
-    return True
-
-
-class _Prompt(code.InteractiveConsole):
-    """Python's own prompt, which records what is typed."""
-
-    def __init__(self, session: StudySession, names: dict[str, Any]) -> None:
-        super().__init__(names)
-        self._session, self._typed = session, ""
-
-    def runsource(self, source: str, filename: str = "<input>", symbol: str = "single") -> bool:
-        self._typed = source
-        return super().runsource(source, filename, symbol)
-
-    def runcode(self, compiled: Any) -> None:
-        with self._session.cell(self._typed):
-            super().runcode(compiled)

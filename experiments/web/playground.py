@@ -22,7 +22,8 @@ from actors.images import Image, Provenance
 from agents.records.journal import Journal
 from agents.records.manifest import check_studied
 from agents.records.record_types import PersonTrialRecord, UsageRecord
-from agents.study.budget import BudgetSettings, Cost, Ledger, MeteredStudio
+from agents.study.budget import BudgetSettings, Cost, Ledger
+from agents.study.metered import MeteredStudio
 from agents.study.observers import BlindObservers
 from agents.study.study import RunContext
 from experiments.mcp_server.serve import bench_opener, for_clients

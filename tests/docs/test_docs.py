@@ -16,7 +16,8 @@ from experiments.reference import configuration as config_reference
 from experiments.reference import formats as format_reference
 from experiments.reference import models as models_reference
 from experiments.report.figures import MEANINGS as FIGURES
-from experiments.studies.session import NotebookSystem, NotebookTools, StudySession
+from experiments.studies.notebook_tools import NotebookSystem, NotebookTools
+from experiments.studies.session import StudySession
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [

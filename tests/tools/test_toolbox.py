@@ -9,8 +9,10 @@ import pytest
 
 from actors.images import Image, Provenance
 from tests.tools.fakes import FakeObservers, FakeStudio, FakeSubject, darken, picture_of
+from tools.album import Album
+from tools.screen import Screen
 from tools.system import SubjectSystem
-from tools.toolbox import Album, Screen, Toolbox, ToolFailedError, ToolLimits
+from tools.toolbox import Toolbox, ToolFailedError, ToolLimits
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from agents.critic.stimuli import lacks_something
 from agents.records.journal import Journal
 from agents.records.lease import worked_s
 from agents.records.store import Store
-from agents.study.budget import Ledger, MeteredStudio, spent_so_far
+from agents.study.budget import Ledger, spent_so_far
+from agents.study.metered import MeteredStudio
 from experiments.audit import real_images
 from experiments.audit.carriers.measure import BiasImages, carriers_of
 from experiments.audit.carriers.record import KEY, CarrierSection

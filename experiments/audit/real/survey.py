@@ -16,7 +16,8 @@ from agents.records.journal import Journal
 from agents.records.lease import worked_s
 from agents.records.recorded_chat import RecordedChat
 from agents.records.store import Store
-from agents.study.budget import Ledger, MeteredChat, MeteredStudio, Rate, spent_so_far
+from agents.study.budget import Ledger, spent_so_far
+from agents.study.metered import MeteredChat, MeteredStudio, Rate
 from experiments.audit import real_images
 from experiments.audit.context_survey import ContextEffect
 from experiments.audit.context_witness import KNOWN, ContextWitness, contexts_to_ask

@@ -20,15 +20,8 @@ from agents.records.record_types import MEASURED, Manifest, StudyResult, SurveyR
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
 from agents.study import survey
-from agents.study.budget import (
-    BudgetSettings,
-    BudgetSpentError,
-    Cost,
-    Ledger,
-    MeteredStudio,
-    SpendingLimits,
-    spent_so_far,
-)
+from agents.study.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, SpendingLimits, spent_so_far
+from agents.study.metered import MeteredStudio
 from experiments.records.results import write_results
 from experiments.records.status import card, status
 from tests.tools.fakes import FakeStudio, FakeSubject

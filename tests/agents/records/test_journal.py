@@ -18,15 +18,8 @@ from agents.records.journal import MOST_MASKS, Blobs, Journal, JournalError, slu
 from agents.records.record_types import ReplyRecord, RoundRecord
 from agents.records.recorded_chat import RecordedChat, request_key
 from agents.records.store import Store, StoreError
-from agents.study.budget import (
-    BudgetSettings,
-    BudgetSpentError,
-    Cost,
-    Ledger,
-    MeteredChat,
-    Rate,
-    spent_so_far,
-)
+from agents.study.budget import BudgetSettings, BudgetSpentError, Cost, Ledger, spent_so_far
+from agents.study.metered import MeteredChat, Rate
 
 
 class CountingChat:

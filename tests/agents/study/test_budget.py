@@ -23,14 +23,12 @@ from agents.study.budget import (
     BudgetSpentError,
     Cost,
     Ledger,
-    MeteredChat,
-    MeteredStudio,
-    Rate,
     UnitAccount,
     UnitBudgetError,
     spent_so_far,
     spent_under,
 )
+from agents.study.metered import MeteredChat, MeteredStudio, Rate
 
 ASK = ChatRequest((Message("user", ("x" * 400,)),), max_tokens=100)
 

@@ -10,7 +10,8 @@ import pytest
 from actors.chat.reply import ChatReply
 from actors.errors import MaiaError
 from agents.records.store import Store
-from agents.study.budget import BudgetSettings, Rate
+from agents.study.budget import BudgetSettings
+from agents.study.metered import Rate
 from experiments.audit import claim_questions
 from experiments.audit.claims import Claim, TextClaims, disagreements, read_reply, read_words
 from experiments.audit.context_survey import ContextEffect

@@ -22,7 +22,7 @@ from actors.vision.readout.units import Readout
 from agents.critic.witness import Witness
 from agents.records.run_files import RecordError
 from agents.records.store import Store
-from agents.study.budget import Rate
+from agents.study.metered import Rate
 from experiments.audit import real_images
 from experiments.audit.context_survey import CONTEXTS, ContextEffect
 from experiments.audit.context_witness import KNOWN, ContextWitness, question_of

@@ -16,7 +16,7 @@ from agents.study.replay import RecordedStudy, replay
 from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.evaluation.run_labels import gather
-from experiments.records.export import export
+from experiments.records.exports.export import export
 from tests.experiments.mcp_server.conftest import words
 from tests.tools.fakes import FakeStudio
 from tools.sandbox import api_page

@@ -16,7 +16,7 @@ import pytest
 from actors.errors import UsageError
 from agents.records import run_files
 from experiments.records.diff import diff, summary
-from experiments.records.export import export
+from experiments.records.exports.export import export
 from experiments.report import site
 from tests.command_line import maia
 from tests.experiments.report.run_directories import LAYER, FakeRun

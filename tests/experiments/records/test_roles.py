@@ -13,7 +13,7 @@ import pytest
 
 from agents.evidence.role import Faithfulness, OutputEffect, RandomChanges, Recognition, Role
 from experiments.atlas.search_index import open_index
-from experiments.records.export import export
+from experiments.records.exports.export import export
 from experiments.records.results import as_parquet
 from experiments.records.roles import RecordedRole
 from experiments.report import site

@@ -14,7 +14,7 @@ from agents.records.journal import slug
 from agents.records.store import Store
 from agents.records.work import WorkItem, write_plan
 from agents.study.survey import STARTED
-from experiments.records.export import export
+from experiments.records.exports.export import export
 from experiments.records.status import card, status
 from experiments.report.schema import Contrast, ContrastSide, Estimate, FindingCheck, Page
 from tests.command_line import maia

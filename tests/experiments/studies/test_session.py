@@ -28,7 +28,8 @@ from agents.study.study import RunContext, StudyContext, StudyRequest
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.report import write_unit_page
 from experiments.studies.contact_sheet import ContactSheets
-from experiments.studies.session import StudySession, talk
+from experiments.studies.session import StudySession
+from experiments.studies.terminal import talk
 from tests.tools.fakes import FakeStudio, IntervenableSubject, darken
 from tools.sandbox import SandboxSettings
 from tools.sandbox.child.link import ToolError
