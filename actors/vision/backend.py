@@ -355,7 +355,7 @@ class VisionBackend(Backend[Any, Any]):
         Raises:
             UsageError: If there is no such unit, or it is read at no head.
         """
-        self._check(Ask(readout, (index,)))
+        self.readers.check(Ask(readout, (index,)))
         found: list[np.ndarray | None] = []
         for image in images:  # one at a time: batches of others run in between, and tables are large
             looks = self._maps.get(("looks", readout), image.id, index)
