@@ -11,7 +11,7 @@ from agents.records.recorded_chat import RecordedChat
 from agents.study.agent import Agent, AgentParts
 from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
-from tests.agents.study.test_interpreter import ANSWER, CODE, Bench
+from tests.agents.study.test_agent import ANSWER, CODE, Bench
 from tests.fake_endpoint import KEY, MODEL, FakeEndpoint, Fault, Reply, Seen
 from tests.tools.fakes import FakeObservers, darken
 from tools.system import SubjectSystem

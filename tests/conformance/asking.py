@@ -26,7 +26,7 @@ from agents.tasks.describe_unit import DescribeUnit
 from experiments.setup.config import Profile
 from experiments.setup.endpoint_check import EndpointReport, check_endpoints
 from tests.agents.fakes import FakeSandbox
-from tests.agents.study.test_interpreter import Bench, look
+from tests.agents.study.test_agent import Bench, look
 from tests.conformance.servers import Server
 from tests.tools.fakes import FakeObservers, darken
 from tools.system import SubjectSystem

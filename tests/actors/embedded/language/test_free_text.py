@@ -15,7 +15,7 @@ from actors.chat.tasks import (
 )
 from actors.embedded.language.free_text import image_task, names_in, study_task
 from actors.embedded.language.words import embedded_words
-from agents.critic import skeptic
+from agents.critic import skeptic, witness
 from agents.study import observers
 from agents.tasks.bias import AuditClass
 from agents.tasks.describe_unit import DescribeUnit
@@ -31,7 +31,7 @@ SELECTIVITY = JudgeSelectivity(("corgi", "bulldog"), ("snow", "dog park"))
         (observers.DESCRIBER, "What does this image show?", DescribeImagesTask()),
         (observers.SUMMARIZER, "What do these images have in common?", SummarizeImagesTask()),
         (skeptic._ROLE, "What do the strong images have in common?", SummarizeImagesTask()),
-        (skeptic._WITNESS, "Does this image show a red dog? Answer yes or no.", CheckLabelTask("a red dog")),
+        (witness._ROLE, "Does this image show a red dog? Answer yes or no.", CheckLabelTask("a red dog")),
         ("", "What is this?", DescribeImagesTask()),
     ],
 )
