@@ -33,6 +33,10 @@ _MOST_EXPECTED = 4.0
 """The most units that an expectation counts as."""
 _ALMOST = 0.95
 """The most of a study that rounds alone can tell."""
+_LEAST_LEFT = 0.25
+"""Part of the expected rounds that a study has left at least: until it ends nobody knows that it does, and
+its answer is tested then.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,11 @@ class Live:
     @property
     def _partly(self) -> float:
         """How many units the rounds of studies that have not ended make, by the number that is expected."""
-        if self._expected is None or not self._expected.rounds:
+        if self._expected is None or not self._expected.rounds or not self.running:
             return 0.0
-        rounds = self._live.rounds / self._expected.rounds - (self.done - self._before) - self.failed
-        return min(max(rounds, 0.0), _ALMOST * self.running)
+        ended = self.done - self._before + self.failed
+        each = max(self._live.rounds / self._expected.rounds - ended, 0.0) / self.running
+        return self.running * min(each / (each + max(1 - each, _LEAST_LEFT)), _ALMOST)
 
     @property
     def share(self) -> float:

@@ -66,7 +66,7 @@ def test_pace_and_time_left_are_those_of_this_stretch() -> None:
 
 async def test_time_left_is_told_from_the_first_second() -> None:
     """As expected, then by rounds, of those that are expected of a study, as well."""
-    clock = Clock()
+    clock, host = Clock(), Host(HostCounts(rounds=8))
     live = Live(4, clock=clock, expected=ExpectedStudies(rounds=10, seconds=90))
     happened(live, "started", "started")
     assert (live.share, live.left_s) == (0, 90)
@@ -75,10 +75,14 @@ async def test_time_left_is_told_from_the_first_second() -> None:
     clock.now += 280
     assert live.left_s == 300, "it takes longer than was expected, and nobody knows how much"
     clock.now -= 280
-    await live.refresh([Host(HostCounts(rounds=8))])  # type: ignore[list-item]
+    await live.refresh([host])  # type: ignore[list-item]
     assert live.share == pytest.approx(0.2)
     assert live.left_s == pytest.approx(3.2 * (20 + 90 / 4) / 1.8)
-    await live.refresh([Host(HostCounts(rounds=99))])  # type: ignore[list-item]
+    host.said = HostCounts(rounds=20)
+    await live.refresh([host])  # type: ignore[list-item]
+    assert live.share == pytest.approx(0.4), "of a study that has made its rounds a fifth is left"
+    host.said = HostCounts(rounds=99)
+    await live.refresh([host])  # type: ignore[list-item]
     assert live.share == pytest.approx(0.475), "a study is not done before it ends"
 
 
