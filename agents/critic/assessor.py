@@ -20,7 +20,7 @@ from agents.critic.witness import Witness
 from agents.evidence.coverage import coverage, uncovered
 from agents.evidence.evidence_record import HeldOutTest, Origin, Range, WitnessedImage
 from agents.evidence.finding import Figures
-from agents.evidence.held_out import DrawnImage, JudgedImage, Sample, draw, held_out_test
+from agents.evidence.held_out import LEAST_SHOWN, DrawnImage, JudgedImage, Sample, draw, held_out_test
 from agents.evidence.reach import STRONGEST, range_of, reach, strength
 from agents.evidence.trials import Trials
 from agents.evidence.witness import Accuracy, accuracy
@@ -161,9 +161,11 @@ class Assessor:
         witnessed: list[WitnessedImage] = []
         for start in range(0, len(drawn), _AT_ONCE):
             witnessed += await self._witness_drawn(held, drawn[start : start + _AT_ONCE], labels, unit)
-        pictures = await self._subject.held_out_pictures(
-            [int(held.indices[each.position]) for each in drawn], EXEMPLARS
-        )
+        pictures: Sequence[int | None] = range(len(drawn))
+        if sum(image.covered is True for image in witnessed) >= LEAST_SHOWN:
+            # With fewer images there is no test, whatever pictures they are of: comparing them takes seconds.
+            places = [int(held.indices[each.position]) for each in drawn]
+            pictures = await self._subject.held_out_pictures(places, EXEMPLARS)
         judged = [
             JudgedImage(place, image.activation, image.covered, picture)
             for place, image, picture in zip(drawn, witnessed, pictures, strict=True)

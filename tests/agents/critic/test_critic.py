@@ -379,6 +379,19 @@ async def test_a_label_is_confirmed_that_is_specific_strong_covering_and_true_on
     assert held.e_value >= 20
 
 
+async def test_crops_of_one_photograph_do_not_confirm_a_label():
+    judge = doubted(of_dogs, held_out=["a dog"] * 30 + ["a cat"] * 50)
+
+    async def one_picture_of_dogs(indices, k):
+        return [0 if index < 30 else int(index) for index in indices]
+
+    judge._subject.held_out_pictures = one_picture_of_dogs
+    verdict = await judge.examine(answer("dog"), 1)
+    assert finding(verdict) == "holds for generated images"
+    assert verdict.evidence.held_out.pictures == 1
+    assert "count as 1" in verdict.evidence.finding.reason
+
+
 @pytest.mark.parametrize("held_out", [(), ["a dog"] * 4 + ["a cat"] * 40])
 async def test_without_enough_images_of_the_label_that_are_held_out_it_holds_for_generated_images(held_out):
     verdict = await doubted(of_dogs, held_out=held_out).examine(answer("dog"), 1)
