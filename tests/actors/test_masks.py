@@ -7,10 +7,11 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
+from scipy import ndimage
 
 from actors.errors import UsageError
-from actors.images import Image
-from actors.masks import active_region, beneath, decode_mask, encode_mask, lay, paint
+from actors.images import Image, ImageDecodeError
+from actors.masks import active_region, beneath, decode_mask, encode_mask, eroded, lay, paint
 
 RED = (255, 0, 0)
 
@@ -131,3 +132,16 @@ def test_laid_over_its_picture_an_encoded_mask_looks_as_painted() -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(UsageError, match="size of its image"):
         lay(np.zeros((4, 4), np.uint8), grey(8, 8))
+
+
+def test_a_stored_mask_of_other_shades_is_refused() -> None:
+    with pytest.raises(ImageDecodeError, match="more than three shades"):
+        decode_mask(encode_mask(np.full((4, 4), 3, np.uint8), "0123456789abcdef"))
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (37, 61)])
+def test_an_outline_is_what_scipys_minimum_filter_leaves_out(size: tuple[int, int], width: int) -> None:
+    region = np.random.default_rng(width).random(size) < 0.97
+    inner = ndimage.minimum_filter(region.view(np.uint8), 2 * width + 1, mode="constant", cval=0)
+    assert np.array_equal(eroded(region, width), inner.view(bool))
