@@ -14,7 +14,8 @@ import numpy as np
 
 from actors.errors import UsageError
 from actors.images import Image
-from actors.vision.readout.base import ImageDataset, Unit, VisionClient
+from actors.vision.client import PoolVisionClient
+from actors.vision.readout.base import ImageDataset, Unit
 from actors.vision.readout.edits import EVERYWHERE, Edit, Where
 from actors.vision.readout.places import split_place
 from actors.vision.readout.requests import Ask, VisionRequest, VisionResult
@@ -156,7 +157,7 @@ class _PassPair:
 class UnitInterventions:
     """Intervenes on one unit of a network; means and donors come from images that are not held out."""
 
-    def __init__(self, client: VisionClient, unit: Unit, dataset: ImageDataset) -> None:
+    def __init__(self, client: PoolVisionClient, unit: Unit, dataset: ImageDataset) -> None:
         self._client, self._unit, self._dataset = client, unit, dataset
 
     async def effects(

@@ -17,6 +17,7 @@ from actors.errors import UsageError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
 from actors.serving.lru import LruCache
+from actors.vision.client import PoolVisionClient
 from actors.vision.data.distinct import Progress
 from actors.vision.data.same_picture import SamePictures
 from actors.vision.readout.base import (
@@ -26,7 +27,6 @@ from actors.vision.readout.base import (
     Scatter,
     Unit,
     UnitResponse,
-    VisionClient,
 )
 from actors.vision.readout.edits import Edit
 from actors.vision.readout.units import CLASS_KINDS, OUTPUT, Readout
@@ -238,7 +238,7 @@ class NetworkUnit:
 
     def __init__(
         self,
-        client: VisionClient,
+        client: PoolVisionClient,
         unit: Unit,
         dataset: ImageDataset,
         *,

@@ -52,7 +52,7 @@ DEFAULT_HELD_OUT = HeldOutShare(0.2)
 
 
 class PoolVisionClient:
-    """The `VisionClient` over a pool: measures, sweeps data sets, and keeps exemplars in `cache`.
+    """A network behind a pool: measures, sweeps data sets, and keeps exemplars in `cache`.
 
     `held_out` is the part of every data set that is never swept, and so never shown while exploring.
     """
@@ -109,6 +109,7 @@ class PoolVisionClient:
         return list(self._layers.values())
 
     async def class_names(self) -> list[str]:
+        """Return the classifier's class names by index, empty if it has none."""
         return list(self.known.class_names)
 
     async def unit(self, unit: Unit | str) -> Unit:
@@ -119,6 +120,7 @@ class PoolVisionClient:
         return replace(unit, layer=self.known.layer(unit.layer))
 
     async def check(self, unit: Unit) -> None:
+        """Raise UsageError naming the nearest layers or the range if the network has no such unit."""
         layer = self.known.layer(unit.layer)
         self.known.check_index(unit, await self.count_units(Readout(layer, unit.kind, unit.source)))
 
@@ -142,6 +144,7 @@ class PoolVisionClient:
         agent: str = "",
         priority: Priority = Priority.INTERACTIVE,
     ) -> list[UnitResponse]:
+        """Return the unit's response to each image, in order, without `looks`."""
         unit = await self.unit(unit)
         ask = Ask(Readout.of(unit), (unit.index,), maps=True)
         results = await self._pool.map(
@@ -156,6 +159,7 @@ class PoolVisionClient:
         return responses
 
     async def looks(self, unit: Unit, images: Sequence[Image]) -> list[np.ndarray | None]:
+        """Return `UnitResponse.looks` of each image, in order, for a unit that is read at a head."""
         unit = await self.unit(unit)
         found: list[np.ndarray | None] = await self._pool.call(
             "looks", Readout.of(unit), unit.index, list(images)
@@ -170,6 +174,10 @@ class PoolVisionClient:
         agent: str = "",
         priority: Priority = Priority.INTERACTIVE,
     ) -> np.ndarray:
+        """Return float32 (units, images) without maps; what the stimulus bank holds needs no pass.
+
+        Values that are not finite are returned as they are.
+        """
         units = [await self.unit(unit) for unit in units]
         wanted: dict[Readout, list[int]] = {}
         for unit in units:
@@ -208,9 +216,19 @@ class PoolVisionClient:
     async def passes(
         self, rows: Sequence[VisionRequest], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
     ) -> list[VisionResult]:
+        """Run images, each with its own edits, and return what each row asks for, in order.
+
+        Raises:
+            UsageError: If there is no such unit, or an edit cannot be made or has no effect on what is asked.
+        """
         return list(await self._pool.map(rows, agent=agent, priority=priority))
 
     async def drawn(self, dataset: ImageDataset, count: int) -> list[Image]:
+        """Return at most `count` images of those that are not held out, at random, always the same ones.
+
+        Raises:
+            SampleError: If none of them can be read.
+        """
         explored, _ = await asyncio.to_thread(split, dataset, self._held_out_share)
         chosen = np.random.default_rng(0).permutation(explored)[:count].tolist()
         images = [image for _, image in await asyncio.to_thread(load_readable, dataset, chosen)]
@@ -225,6 +243,7 @@ class PoolVisionClient:
         k: int = 15,
         progress: ReportProgress | None = None,
     ) -> list[Exemplars]:
+        """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
         units = [await self.unit(unit) for unit in units]
         readouts = list(dict.fromkeys(Readout.of(unit) for unit in units))
         by_readout = await self.layer_exemplars(readouts, dataset, k, progress)
@@ -260,6 +279,13 @@ class PoolVisionClient:
         return result
 
     async def map_mean(self, unit: Unit, dataset: ImageDataset) -> float:
+        """Return the mean of the unit's map over positions and the images that are not held out, each image
+        counted once; over a sample of these where no sweep knows it.
+
+        Raises:
+            UsageError: If the positions of the unit's layer are not known.
+            SampleError: If there is no finite mean.
+        """
         unit = await self.unit(unit)
         store = self._store(dataset)
         swept = await self._find(store, dataset, Readout.of(unit), 1)
@@ -317,6 +343,12 @@ class PoolVisionClient:
     async def explored(
         self, unit: Unit, dataset: ImageDataset, progress: ReportProgress | None = None
     ) -> np.ndarray:
+        """Return the unit's activations on every image that may be explored, float32 (n,): known ones at
+        once, others by one pass over the data set for all units of the layer.
+
+        Raises:
+            SampleError: If none is finite.
+        """
         unit = await self.unit(unit)
         readout = Readout.of(unit)
         layer = (await self.layer_activations([readout], dataset, progress=progress)).get(readout)
@@ -337,6 +369,14 @@ class PoolVisionClient:
         return known
 
     async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
+        """Return the unit's activations, float32 (n,), on images at even distances in the data set.
+
+        The images are the same for every unit, loaded once and run once for all units of a layer. Those that
+        cannot be read, or on which the unit is not finite, are omitted.
+
+        Raises:
+            SampleError: If none remains.
+        """
         unit = await self.unit(unit)
         values = (await self._sample(unit, dataset))[unit.index]
         finite = values[np.isfinite(values)]
@@ -348,6 +388,11 @@ class PoolVisionClient:
         return finite
 
     async def winning_logit(self, unit: Unit, dataset: ImageDataset) -> float:
+        """Return the mean of the largest logit over the images of `sample`; `unit` is the logit of any class.
+
+        Raises:
+            SampleError: If no image can be measured.
+        """
         table = await self._sample(await self.unit(unit), dataset)
         finite = table[:, np.isfinite(table).all(axis=0)]
         if not finite.size:
@@ -380,6 +425,14 @@ class PoolVisionClient:
             return self._samples[key]
 
     async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
+        """Return the unit's activations on a sample of the images that are not held out, the same for every
+        unit.
+
+        The images are loaded and run once for all units of a layer.
+
+        Raises:
+            BackendError: If the unit is finite on none of them.
+        """
         unit = await self.unit(unit)
         explored, _ = await asyncio.to_thread(split, dataset, self._held_out_share)
         readout = Readout.of(unit)
@@ -388,6 +441,7 @@ class PoolVisionClient:
         )
 
     async def features(self, images: Sequence[Image]) -> np.ndarray | None:
+        """Return the features of images, as in `Scatter.features`."""
         return await self._scatters.features(images)
 
     async def _column(self, image: Image, ask: Ask) -> np.ndarray | BackendError:
@@ -406,6 +460,11 @@ class PoolVisionClient:
         return [reading.activations for reading in result.readings]
 
     async def held_out(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
+        """Return the unit's activations on a sample of at most `count` held-out images.
+
+        The images are the same for every unit, and run once for all units of a layer. Those that cannot be
+        read, or on which the unit is not finite, are omitted.
+        """
         unit = await self.unit(unit)
         readout = Readout.of(unit)
         return await self._held_out_tables.of(

@@ -17,7 +17,8 @@ import numpy as np
 
 from actors.images import Image
 from actors.serving.backend import Priority
-from actors.vision.readout.base import Unit, VisionClient
+from actors.vision.client import PoolVisionClient
+from actors.vision.readout.base import Unit
 from actors.vision.readout.units import parse_unit
 from agents.records.journal import Blobs, read_result
 from agents.records.run_files import RecordError, parse_json
@@ -88,7 +89,7 @@ def forget(store: Store) -> None:
         store.replace(KEY, b"null", synced=True)
 
 
-async def compare(vision: VisionClient, store: Store, plan: Sequence[WorkItem]) -> None:
+async def compare(vision: PoolVisionClient, store: Store, plan: Sequence[WorkItem]) -> None:
     """Write `crosswise.json`: each tested unit with the share of other labels that drive it less than its
     own.
 
@@ -173,7 +174,7 @@ def _tested(store: Store, plan: Sequence[WorkItem], class_names: Sequence[str]) 
 
 
 async def _means(
-    vision: VisionClient, store: Store, units: Sequence[ComparedUnit], chosen: Sequence[ComparedUnit]
+    vision: PoolVisionClient, store: Store, units: Sequence[ComparedUnit], chosen: Sequence[ComparedUnit]
 ) -> np.ndarray:
     """Return float64 (units, chosen): each unit's mean activation over the images of each chosen unit's
     label.

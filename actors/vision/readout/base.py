@@ -6,7 +6,6 @@ A unit's activation on an image is its spatial maximum, in fp32, as in MAIA.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,13 +13,10 @@ import numpy as np
 
 from actors.errors import BackendError
 from actors.images import Image, Provenance
-from actors.serving.backend import Priority
 from actors.vision.readout.places import ALL, NO_PLACES, REGISTERS, Place, Places, split_place
 
 if TYPE_CHECKING:
-    from actors.vision.readout.edits import Edit
-    from actors.vision.readout.requests import VisionRequest, VisionResult
-    from actors.vision.readout.units import Readout
+    pass
 
 
 class SampleError(BackendError):
@@ -191,147 +187,3 @@ class ImageDataset(Protocol):
         """
 
     def provenance(self, index: int) -> Provenance: ...
-
-
-class VisionClient(Protocol):
-    """The client of a network under study: asynchronous, shared, local or remote."""
-
-    name: str
-    fingerprint: str
-    """Digest of weights, preprocessing and dtype: part of every cache key."""
-
-    async def layers(self) -> list[LayerInfo]: ...
-
-    async def unit(self, unit: Unit | str) -> Unit:
-        """Return `unit` under its layer's own name, checked; a string is a class of the classifier."""
-
-    async def check(self, unit: Unit) -> None:
-        """Raise UsageError naming the nearest layers or the range if the network has no such unit."""
-
-    async def class_names(self) -> list[str]:
-        """Return the classifier's class names by index, empty if it has none."""
-
-    async def measure(
-        self,
-        unit: Unit,
-        images: Sequence[Image],
-        *,
-        agent: str = "",
-        priority: Priority = Priority.INTERACTIVE,
-    ) -> list[UnitResponse]:
-        """Return the unit's response to each image, in order, without `looks`."""
-
-    async def looks(self, unit: Unit, images: Sequence[Image]) -> list[np.ndarray | None]:
-        """Return `UnitResponse.looks` of each image, in order, for a unit that is read at a head."""
-
-    async def activations(
-        self,
-        units: Sequence[Unit],
-        images: Sequence[Image],
-        *,
-        agent: str = "",
-        priority: Priority = Priority.INTERACTIVE,
-    ) -> np.ndarray:
-        """Return float32 (units, images) without maps; what the stimulus bank holds needs no pass.
-
-        Values that are not finite are returned as they are.
-        """
-
-    async def outputs(
-        self,
-        readout: Readout,
-        images: Sequence[Image],
-        edits: tuple[Edit, ...] = (),
-        *,
-        agent: str = "",
-        priority: Priority = Priority.INTERACTIVE,
-    ) -> np.ndarray:
-        """Return all units of a readout on images, float32 (images, units), after `edits` during the pass.
-
-        Raises:
-            UsageError: If there is no such unit, or an edit cannot be made or has no effect on the readout.
-        """
-
-    async def exemplars(
-        self,
-        units: Iterable[Unit],
-        dataset: ImageDataset,
-        k: int = 15,
-        progress: Callable[[SweepProgress], None] | None = None,
-    ) -> list[Exemplars]:
-        """Return each unit's exemplars; one pass over the data set for all units of all their layers."""
-
-    async def explored(
-        self,
-        unit: Unit,
-        dataset: ImageDataset,
-        progress: Callable[[SweepProgress], None] | None = None,
-    ) -> np.ndarray:
-        """Return the unit's activations on every image that may be explored, float32 (n,): known ones at
-        once, others by one pass over the data set for all units of the layer.
-
-        Raises:
-            SampleError: If none is finite.
-        """
-
-    async def scatter(self, unit: Unit, dataset: ImageDataset) -> Scatter:
-        """Return the unit's activations on a sample of the images that are not held out, the same for every
-        unit.
-
-        The images are loaded and run once for all units of a layer.
-
-        Raises:
-            BackendError: If the unit is finite on none of them.
-        """
-
-    async def features(self, images: Sequence[Image]) -> np.ndarray | None:
-        """Return the features of images, as in `Scatter.features`."""
-
-    async def sample(self, unit: Unit, dataset: ImageDataset) -> np.ndarray:
-        """Return the unit's activations, float32 (n,), on images at even distances in the data set.
-
-        The images are the same for every unit, loaded once and run once for all units of a layer. Those that
-        cannot be read, or on which the unit is not finite, are omitted.
-
-        Raises:
-            SampleError: If none remains.
-        """
-
-    async def winning_logit(self, unit: Unit, dataset: ImageDataset) -> float:
-        """Return the mean of the largest logit over the images of `sample`; `unit` is the logit of any class.
-
-        Raises:
-            SampleError: If no image can be measured.
-        """
-
-    async def passes(
-        self, rows: Sequence[VisionRequest], *, agent: str = "", priority: Priority = Priority.INTERACTIVE
-    ) -> list[VisionResult]:
-        """Run images, each with its own edits, and return what each row asks for, in order.
-
-        Raises:
-            UsageError: If there is no such unit, or an edit cannot be made or has no effect on what is asked.
-        """
-
-    async def drawn(self, dataset: ImageDataset, count: int) -> list[Image]:
-        """Return at most `count` images of those that are not held out, at random, always the same ones.
-
-        Raises:
-            SampleError: If none of them can be read.
-        """
-
-    async def map_mean(self, unit: Unit, dataset: ImageDataset) -> float:
-        """Return the mean of the unit's map over positions and the images that are not held out, each image
-        counted once; over a sample of these where no sweep knows it.
-
-        Raises:
-            UsageError: If the positions of the unit's layer are not known.
-            SampleError: If there is no finite mean.
-        """
-
-    async def held_out(self, unit: Unit, dataset: ImageDataset, count: int) -> HeldOutActivations:
-        """Return the unit's activations on a sample of at most `count` held-out images.
-
-        The images are the same for every unit, and run once for all units of a layer. Those that cannot be
-        read, or on which the unit is not finite, are omitted.
-        """
