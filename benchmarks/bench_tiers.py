@@ -1,6 +1,6 @@
 """How right labels by embeddings, agents, and both in tiers are about units whose truth is known.
 
-    python -m benchmarks.bench_tiers --units 10
+    python -m benchmarks.bench_tiers --units 15
 
 Draws units of each kind (A, A OR B, A|B) from the embedded vocabulary, and units without meaning. A share
 of the units' concepts is taken from the words that labels may be made of: those units are out of the
@@ -83,8 +83,7 @@ class Outcome:
 async def measure(options: argparse.Namespace) -> Known:
     loaded = config.load(None)
     profile = loaded.profile("embedded").model_copy(update={"dataset": f"scenes:{options.images}:0"})
-    meaningless = [GymUnit(kind, None, seed=each) for kind in ("random", "noisy") for each in range(3)]
-    units = [*drawn(options.units, options.seed), *meaningless]
+    units = _units(options)
     store = Store.open(options.out)
     async with run_context(profile) as (context, detector):
         gym, _ = open_gym(detector, profile, loaded.cache, options.seed, units)
@@ -99,6 +98,15 @@ async def measure(options: argparse.Namespace) -> Known:
         informed = await _studied(gym, asked, known, context, options, "told")
         tests = await _tested(gym, units, labels, context, Store.open(store.root / "tests"))
     return Known(units, labels, tests, agents, informed, frozenset(taken))
+
+
+def _units(options: argparse.Namespace) -> list[GymUnit]:
+    """Return the units in an order that says nothing of their kinds: ties are broken by it."""
+    numbers = range(options.meaningless)
+    meaningless = [GymUnit("noisy" if each % 2 else "random", None, seed=each // 2) for each in numbers]
+    units = [*drawn(options.units, options.seed), *meaningless]
+    random.Random(f"order/{options.seed}").shuffle(units)
+    return units
 
 
 async def _studied(
@@ -284,7 +292,8 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--units", type=int, default=10, help="units of each kind")
+    parser.add_argument("--units", type=int, default=15, help="units of each kind")
+    parser.add_argument("--meaningless", type=int, default=16, help="units without meaning")
     parser.add_argument("--images", type=int, default=1000, help="scenes at random in the data set")
     parser.add_argument("--share", type=float, default=0.15, help="part of the concepts without a word")
     parser.add_argument("--seed", type=int, default=2026, help="seed of units, data set and studies")
@@ -299,7 +308,7 @@ def main() -> int:
         print(text)
         return 0
     command = (
-        f"python -m benchmarks.bench_tiers --units {options.units} --images {options.images} "
+        f"python -m benchmarks.bench_tiers --units {options.units} --meaningless {options.meaningless} --images {options.images} "
         f"--share {options.share} --seed {options.seed}"
     )
     keep("tiers", [command], text)

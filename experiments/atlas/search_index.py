@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from actors.errors import MaiaError
+from agents.evidence.verdict import HOLDING
 from agents.records.run_files import MAX_BYTES, RecordError, parse_arrays, parse_json
 from agents.records.store import Store
 from experiments.atlas import catalog
@@ -32,6 +33,12 @@ _WEIGHTS = np.array([1.0, 0.75, 0.6, 0.45, 0.5, 1.0, 1.0], np.float32)
 """What a match of each field counts: the label says what drives a unit, a role only what it does."""
 LEAST = 0.15
 """Weighted similarity below which nothing is said to match: two phrases may share a common word."""
+CLOSE = 0.5
+"""Similarity from which a text is a good match: what is of the kind that a query names has as much."""
+_ALIKE = 0.1
+"""Weighted similarities of one such step count as equal: the verdict on the label decides then."""
+_STANDING = (*HOLDING, "partial", "weak", "untested")
+"""Verdicts on a label, best first; all others are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,8 @@ class SearchIndex:
     def search(self, query: str, top: int, layer: str = "") -> list[UnitHit]:
         """Return at most `top` units, best first, of all layers or of one.
 
-        A unit is as good as its best field. Ties go to the unit whose label fits it better, then by order.
+        A unit is as good as its best field. Of units that are nearly as good, those come first whose label is
+        what matches and has the better verdict, then the more similar, then those that the label fits better.
         """
         return self.rank(self.vectors.similarities(query), top, layer, self._called(query))
 
@@ -133,17 +141,33 @@ class SearchIndex:
         nothing.
         """
         weighted = similarities[self.texts_of] * _WEIGHTS[self.fields]
-        best = np.zeros(len(self), np.float32)
-        if len(weighted):
-            first = np.flatnonzero(np.diff(self.units, prepend=-1))
-            best[self.units[first]] = np.maximum.reduceat(weighted, first)
+        best = self._best(weighted)
+        steps = np.floor(best / _ALIKE + 1e-6)
+        by_label = self._best(np.where(self.fields == FIELDS.index("label"), weighted, 0))
+        standing = np.where(by_label >= steps * _ALIKE, self._standing(), len(_STANDING) + 1)
         if called is not None:
             best[called] = np.inf
         if layer:
             best[self.layer_of != (self.layers.index(layer) if layer in self.layers else -1)] = 0
         found = np.flatnonzero(best >= least)
-        order = np.lexsort((-np.nan_to_num(self.scores[found], nan=-1.0), -best[found]))[:top]
+        steps[np.isinf(best)] = np.inf
+        scores = -np.nan_to_num(self.scores[found], nan=-1.0)
+        order = np.lexsort((scores, -best[found], standing[found], -steps[found]))[:top]
         return [self._hit(int(unit), similarities, weighted, least) for unit in found[order]]
+
+    def _best(self, weighted: np.ndarray) -> np.ndarray:
+        """Return the best of each unit's entries, float32 (U,), 0 of a unit without any."""
+        best = np.zeros(len(self), np.float32)
+        if len(weighted):
+            first = np.flatnonzero(np.diff(self.units, prepend=-1))
+            best[self.units[first]] = np.maximum.reduceat(weighted, first)
+        return best
+
+    def _standing(self) -> np.ndarray:
+        """Return the place of each unit's verdict among those on labels, (U,), best first."""
+        places = [_STANDING.index(v) if v in _STANDING else len(_STANDING) for v in self.verdicts]
+        standing: np.ndarray = np.array(places)[self.standing]
+        return standing
 
     def _hit(self, unit: int, similarities: np.ndarray, weighted: np.ndarray, least: float) -> UnitHit:
         from urllib.parse import quote

@@ -19,7 +19,7 @@ from actors.images import Image, ImageDecodeError, decode
 from actors.vision.readout.base import Unit
 from agents.records.journal import Blobs
 from experiments.atlas import catalog
-from experiments.atlas.search_index import SearchIndex, UnitHit, open_index
+from experiments.atlas.search_index import CLOSE, SearchIndex, UnitHit, open_index
 from experiments.records.lookup import read_manifest
 from experiments.records.names import UnitName
 from experiments.records.trust import Trust, network_of
@@ -54,6 +54,8 @@ class FoundUnits:
     seconds: float
     """Time of the search, without the time to read or make the index."""
     units: list[UnitHit]
+    close: bool = True
+    """Whether one of them is a good match; where none is, they are the nearest."""
     confirmed: SelectiveUnits | None = None
     """What images of the concept say of them, where that was asked for."""
     problems: list[str] = field(default_factory=list)
@@ -89,7 +91,9 @@ def search(query: RunQuery, settings: EmbeddingSettings | None = None) -> FoundU
         hits = index.search(query.concept, query.top, query.layer)
     took = round(time.perf_counter() - began, 5)
     asked = query.concept if query.image is None else str(query.image)
-    return FoundUnits(asked, str(query.run), model, len(index), took, hits, problems=run.problems)
+    # The cosines of an image and a text have no threshold that holds for every embedder.
+    close = bool(hits) if query.image is not None else any(hit.similarity >= CLOSE for hit in hits)
+    return FoundUnits(asked, str(query.run), model, len(index), took, hits, close, problems=run.problems)
 
 
 def _search_image(
@@ -166,11 +170,14 @@ def table(found: FoundUnits) -> Any:
     if not found.units:
         return plain(f"nothing like {shorten(found.query, 60)} was said of the {where}")
     title = f"{shorten(found.query, 60)}: the best of {where}"
+    if not found.close:
+        title = f"nothing said of the {where} is close to {shorten(found.query, 60)}; the nearest:"
     shown = Table(title=title, title_justify="left", box=None)
     for name in ("unit", "label", "verdict", "named by", "matched", "similarity"):
         shown.add_column(name, justify="right" if name == "similarity" else "left")
     for hit in found.units:
-        matched = hit.matched if hit.text == hit.label else f"{hit.matched}: {shorten(hit.text, 40)}"
+        field = "rejected guess" if hit.matched == "other label" and not hit.label else hit.matched
+        matched = field if hit.text == hit.label else f"{field}: {shorten(hit.text, 40)}"
         shown.add_row(
             UnitName.parse(hit.unit).short,
             shorten(hit.label, 50) or "–",

@@ -74,6 +74,25 @@ def test_what_nothing_says_is_not_found_and_the_table_says_so(run):
     assert table(result).startswith("nothing like submarine cables was said of the ")
 
 
+def test_of_labels_that_match_alike_the_confirmed_come_first_and_guesses_last(run):
+    run.embed("c:0", "", best="steam engine", auroc=0.99)
+    run.study("c:1", "steam engine", verdict="not confirmed")
+    run.study("c:2", "steam engine")
+    run.embed("c:3", "steam engine", auroc=0.99)
+    run.study("c:4", "kettle", description="steam engine")
+    assert [unit for unit, _ in found(run, "steam engine")] == ["c:2", "c:3", "c:1", "c:0", "c:4"]
+    assert [unit for unit, _ in found(run, "golden steam engine")][:2] == ["c:2", "c:3"], "by meaning first"
+
+
+def test_a_search_without_a_good_match_says_so(run):
+    run.embed("c:0", "red steam engine of a museum")
+    near, good = (search(RunQuery(words, run.root)) for words in ("blue museum roof", "striped cloth"))
+    assert near.units
+    assert not near.close
+    assert table(near).title.startswith("nothing said of the 6 units")
+    assert good.close
+
+
 def test_an_agents_label_replaces_that_of_an_embedding_which_stays_searchable(run):
     run.study("a:1", "curtains")
     assert found(run, "curtains") == [("a:1", "label")]
