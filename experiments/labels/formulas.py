@@ -22,7 +22,7 @@ _AND, _OR, _WITHOUT = range(3)
 BEAM = 3
 _SINGLE = 5
 """Single concepts that are compared with the formulas of the beam."""
-FEWEST = 5
+FEWEST = 3
 """Images of a half that must show a label, and as many that must not."""
 _GAIN = 0.03
 """Share of its correlation by which each further concept must improve a label."""
@@ -202,7 +202,7 @@ class Finder:
         return _chosen(whole, torch.cat(values, 1).topk(BEAM, dim=1).indices)
 
     def _ordered(self, formulas: Formulas, values: torch.Tensor) -> tuple[Formulas, torch.Tensor]:
-        standard = _standard(values)
+        standard = standardized(values)
         columns = []
         for place in range(formulas.concepts.shape[1]):
             shown = formulas.shown(self._presence.shown, place)
@@ -210,13 +210,58 @@ class Finder:
             few = (count < FEWEST) | (count > self._n / 2)
             columns.append(_correlation(standard, shown).masked_fill(few, -1.0))
         correlation = torch.stack(columns, 1)
-        more = formulas.lengths() - 1
-        worth = correlation * (1 - _GAIN * more) - _NOISE / self._n**0.5 * more
+        worth = _worth(correlation, formulas, self._n)
         order = worth.sort(dim=1, descending=True, stable=True).indices
         return formulas.at(order), correlation.gather(1, order)
 
 
-def _standard(values: torch.Tensor) -> torch.Tensor:
+def _worth(correlation: torch.Tensor, formulas: Formulas, n: int) -> torch.Tensor:
+    """Return correlations, float32 (U, B), less what further concepts must add, on n images."""
+    more = formulas.lengths() - 1
+    return correlation * (1 - _GAIN * more) - _NOISE / n**0.5 * more
+
+
+def pruned(formulas: Formulas, values: torch.Tensor, presence: torch.Tensor) -> Formulas:
+    """Return the first formula of each unit, (U, 1), without a concept that adds nothing on images that it
+    was not chosen on: activations (U, n), and `presence` bool (K, n).
+
+    Of many concepts that could be added, the best fits some noise.
+    """
+    ways = Formulas.together(
+        [formulas.at(torch.zeros_like(formulas.concepts[:, :1, 0])), *_shorter(formulas)]
+    )
+    standard, columns = standardized(values), []
+    for place in range(ways.concepts.shape[1]):
+        shown = ways.shown(presence, place)
+        count = shown.sum(1)
+        few = (count < FEWEST) | (count > shown.shape[1] - FEWEST)
+        columns.append(_correlation(standard, shown).masked_fill(few, -1.0))
+    worth = _worth(torch.stack(columns, 1), ways, values.shape[1])
+    return ways.at(worth.argmax(1, keepdim=True))
+
+
+def _shorter(formulas: Formulas) -> list[Formulas]:
+    """Return the first formula of each unit without its last concept, its middle one and its first; the
+    formula itself where it has none, or where its second concept is one that must be absent.
+    """
+    concepts, operators = formulas.concepts[:, :1], formulas.operators[:, :1]
+    length = formulas.lengths()[:, :1]
+    none, zero = torch.full_like(concepts[..., 0], -1), torch.zeros_like(operators[..., 0])
+    a, b, c = concepts.unbind(2)
+    first, second = operators.unbind(2)
+    last = (torch.stack([a, torch.where(length > 2, b, none), none], 2), torch.stack([first, zero], 2))
+    middle = (torch.stack([a, c, none], 2), torch.stack([second, zero], 2))
+    rest = (torch.stack([b, c, none], 2), torch.stack([second, zero], 2))
+    allowed = (length > 1, length > 2, (length > 1) & (first != _WITHOUT))
+    return [
+        Formulas(
+            torch.where(may[..., None], way[0], concepts), torch.where(may[..., None], way[1], operators)
+        )
+        for way, may in zip((last, middle, rest), allowed, strict=True)
+    ]
+
+
+def standardized(values: torch.Tensor) -> torch.Tensor:
     """Return clipped activations (U, n) less their mean, of length 1."""
     limit = values.kthvalue(max(1, int(_CLIPPED * values.shape[1])), dim=1, keepdim=True).values
     clipped = torch.minimum(values, limit)
@@ -275,17 +320,22 @@ def fit(values: torch.Tensor, shown: torch.Tensor) -> Fit:
     deviation = ((n + 1) * left / (12 * count * (n - count)).clamp(min=1)).sqrt()
     z = torch.where(tested, (auroc - 0.5) / deviation, 0.0)
     precision = torch.where(tested, _average_precision(ordered, hits), 0.0)
-    strong = values >= (values.mean(1, keepdim=True) + values.amax(1, keepdim=True)) / 2
-    coverage = (strong & shown).sum(1).double() / strong.sum(1).clamp(min=1)
+    top = strong(values)
+    coverage = (top & shown).sum(1).double() / top.sum(1).clamp(min=1)
     found = (correlations(values, shown), auroc, precision, z, count, coverage)
     return Fit(*(each.cpu().numpy() for each in found))
+
+
+def strong(values: torch.Tensor) -> torch.Tensor:
+    """Return which images reach half of the way from a unit's mean activation to its greatest, (U, n)."""
+    return values >= (values.mean(1, keepdim=True) + values.amax(1, keepdim=True)) / 2
 
 
 def correlations(values: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
     """Return the correlations of a `Fit` alone, float64 (U,)."""
     count = shown.sum(1)
     tested = (count >= FEWEST) & (shown.shape[1] - count >= FEWEST)
-    return torch.where(tested, _correlation(_standard(values), shown).double(), 0.0)
+    return torch.where(tested, _correlation(standardized(values), shown).double(), 0.0)
 
 
 def _average_precision(ordered: Ordered, hits: torch.Tensor) -> torch.Tensor:

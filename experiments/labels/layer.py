@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -21,16 +21,25 @@ from experiments.labels.formulas import (
     Presence,
     correlations,
     fit,
+    pruned,
+    strong,
 )
-from experiments.labels.record import DEAD, NOTHING_FITS, UnitLabel
+from experiments.labels.record import AMBIGUOUS, DEAD, NOTHING_FITS, PART, UnitLabel
 from experiments.labels.scores import TOP, BestConcepts, ExemplarMeaning, exemplar_meaning, soft_wpmi
 from experiments.labels.vocabulary import EmbeddedVocabulary
+from experiments.labels.wholeness import Half, Likeness, left_over
 
 RANDOM_UNITS = 500
 _MOST_RANDOM = 4
 """Times as many random units that are drawn at most."""
 RATE = 0.05
 """False-discovery rate at which a layer's labels are accepted."""
+MOST_LEFT = 0.1
+"""Share of what is explained of a unit that an accepted label leaves to something else (`left_over`)."""
+ALIKE = 3.0
+"""Standard errors from which images are more alike than chance makes them (`Likeness`)."""
+LEAST_MARGIN = 0.05
+"""Part of a label's correlation by which its rival must fall behind."""
 _EXEMPLARS = 30
 _NUMBERS = 1 << 24
 """Numbers of a tile of units by images or concepts: 64 MB in single precision."""
@@ -69,6 +78,7 @@ class EmbeddedImages:
         n = len(vectors)
         order = np.random.default_rng(settings.seed).permutation(n)
         self.halves = np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+        self.half_vectors = [self.vectors[torch.from_numpy(half).to(self.device)] for half in self.halves]
         shown = self._shown(present_above)
         first, second = (shown[:, torch.from_numpy(half).to(self.device)] for half in self.halves)
         usable = torch.ones(len(shown), dtype=torch.bool, device=self.device)
@@ -79,6 +89,8 @@ class EmbeddedImages:
         self.words = self._all_words[usable]
         self.chosen_on = Presence.of(first[usable])
         self.scored_on = second[usable]
+        self.presence = self.chosen_on.shown, self.scored_on
+        """Which images of each half show which words, bool (K, n)."""
 
     def _shown(self, present_above: float | None) -> torch.Tensor:
         """Return which images show each word, bool (K, n)."""
@@ -101,8 +113,24 @@ class EmbeddedImages:
         return soft_wpmi(top, self.vectors, self._all_words, 1)
 
     @cached_property
+    def likeness(self) -> Likeness:
+        return Likeness.of(self.vectors)
+
+    @cached_property
     def finder(self) -> Finder:
         return Finder(self.chosen_on, self.settings.length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """Whether labels explain units whole, (U,) each: the share `left` to something else (`left_over`), and
+    how much more alike than by chance (`Likeness`) strong images are, in `common`; and those of them without
+    the label, `uncovered`, the label's concepts aside.
+    """
+
+    left: np.ndarray
+    common: np.ndarray
+    uncovered: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +142,7 @@ class _Found:
     fit: Fit
     rivals: list[LabelFormula | None]
     margin: np.ndarray
+    whole: _Whole
 
     @classmethod
     def joined(cls, parts: list[_Found]) -> _Found:
@@ -126,6 +155,12 @@ class _Found:
             Fit(*(each(field.name) for field in fields(Fit))),
             [rival for part in parts for rival in part.rivals],
             np.concatenate([part.margin for part in parts]),
+            _Whole(
+                *(
+                    np.concatenate([getattr(part.whole, field.name) for part in parts])
+                    for field in fields(_Whole)
+                )
+            ),
         )
 
 
@@ -185,28 +220,49 @@ class LayerLabeler:
         return block[:, torch.from_numpy(self._images.halves[half]).to(block.device)]
 
     def _found(self, block: torch.Tensor) -> _Found:
-        formulas, correlation = self._images.finder.find(self._half(block, 0))
-        shown = formulas.shown(self._images.scored_on, 0)
-        rival = self._rival(formulas)
+        candidates, correlation = self._images.finder.find(self._half(block, 0))
+        chosen = pruned(candidates, self._half(block, 1), self._images.scored_on)
+        shown = [chosen.shown(presence, 0) for presence in self._images.presence]
+        rival = self._rival(chosen, candidates)
         place = rival.clamp(min=0)[:, None]
         margin = correlation[:, 0] - correlation.gather(1, place)[:, 0]
         return _Found(
-            [formulas.of(unit) for unit in range(len(block))],
+            [chosen.of(unit) for unit in range(len(block))],
             correlation[:, 0].cpu().numpy(),
-            fit(self._half(block, 1), shown),
-            [formulas.of(unit, at) if at >= 0 else None for unit, at in enumerate(rival.tolist())],
+            fit(self._half(block, 1), shown[1]),
+            [candidates.of(unit, at) if at >= 0 else None for unit, at in enumerate(rival.tolist())],
             margin.cpu().numpy(),
+            self._whole(block, chosen, shown),
         )
 
-    def _rival(self, formulas: Formulas) -> torch.Tensor:
-        """Return the place of the best candidate that shares no concept, nor a synonym, with the first,
+    def _whole(self, block: torch.Tensor, chosen: Formulas, shown: Sequence[torch.Tensor]) -> _Whole:
+        """Return whether formulas explain units whole; `shown` are the images of each half that show them."""
+        images, own = self._images, self._vectors_of(chosen)[:, 0]
+        halves = [Half(self._half(block, half), images.half_vectors[half], shown[half]) for half in (0, 1)]
+        top, without = strong(block), torch.ones_like(block, dtype=torch.bool)
+        for half, each in zip(images.halves, shown, strict=True):
+            without[:, torch.from_numpy(half).to(block.device)] = ~each
+        found = (
+            left_over(halves, own),
+            images.likeness.of_members(top),
+            images.likeness.of_members(top & without, own),
+        )
+        return _Whole(*(each.cpu().numpy() for each in found))
+
+    def _rival(self, chosen: Formulas, candidates: Formulas) -> torch.Tensor:
+        """Return the place of the best candidate that shares no concept, nor a synonym, with what is chosen,
         int64 (U,); -1 if there is none.
         """
-        words, given = self._images.words, formulas.concepts >= 0
-        vectors = words[formulas.concepts.clamp(min=0)] * given[..., None]
-        near = torch.einsum("uad,ubcd->ubac", vectors[:, 0], vectors) > _NEAR
+        own, others = self._vectors_of(chosen), self._vectors_of(candidates)
+        near = torch.einsum("uad,ubcd->ubac", own[:, 0], others) > _NEAR
         other = ~near.flatten(2).any(2)
         return torch.where(other.any(1), other.float().argmax(1), -1)
+
+    def _vectors_of(self, formulas: Formulas) -> torch.Tensor:
+        """Return the vectors of the formulas' concepts, float32 (U, B, 3, d), zeros for none."""
+        concepts = formulas.concepts
+        vectors: torch.Tensor = self._images.words[concepts.clamp(min=0)] * (concepts >= 0)[..., None]
+        return vectors
 
     def p_values(self, values: np.ndarray) -> np.ndarray:
         """Return the p-values of further units, float32 (n, units), by the layer's random units."""
@@ -258,8 +314,9 @@ class LayerLabeler:
         return np.concatenate([self._chance_correlation(block) for block in random.split(self._tile)])
 
     def _chance_correlation(self, block: torch.Tensor) -> np.ndarray:
-        formulas, _ = self._images.finder.find(self._half(block, 0))
-        shown = formulas.shown(self._images.scored_on, 0)
+        candidates, _ = self._images.finder.find(self._half(block, 0))
+        chosen = pruned(candidates, self._half(block, 1), self._images.scored_on)
+        shown = chosen.shown(self._images.scored_on, 0)
         found: np.ndarray = correlations(self._half(block, 1), shown).cpu().numpy()
         return found
 
@@ -274,13 +331,13 @@ class LayerLabeler:
         names, found = self._images.names, known.found
         formula, rival, alike = found.formulas[at], found.rivals[at], int(known.meaning.alike[at])
         text = formula.text(names)
-        accepted = bool(known.q[at] <= RATE)
+        reason = self._refused(at, known)
         return UnitLabel(
             str(self._readout.unit(index)),
             self._readout.layer,
             index,
-            text if accepted else None,
-            "" if accepted else NOTHING_FITS,
+            None if reason else text,
+            reason,
             text,
             tuple(names[concept] for concept in formula.concepts),
             float(found.fit.correlation[at]),
@@ -298,4 +355,16 @@ class LayerLabeler:
             int(known.places[alike]) if alike >= 0 else None,
             float(known.meaning.redundancy[at]) if alike >= 0 else None,
             float(found.fit.coverage[at]),
+            *(float(getattr(found.whole, field.name)[at]) for field in fields(_Whole)),
         )
+
+    @staticmethod
+    def _refused(at: int, known: _LayerEvidence) -> str:
+        """Return why a unit's label is not accepted, "" if it is."""
+        found = known.found
+        if known.q[at] > RATE:
+            return NOTHING_FITS
+        if found.whole.left[at] > MOST_LEFT or found.whole.uncovered[at] > ALIKE:
+            return PART
+        near = found.rivals[at] is not None and found.margin[at] < LEAST_MARGIN * found.fit.correlation[at]
+        return AMBIGUOUS if near else ""

@@ -17,6 +17,8 @@ SUMMARY = "labels.json"
 
 DEAD = "dead"
 NOTHING_FITS = "nothing fits"
+PART = "explains only a part"
+AMBIGUOUS = "another fits as well"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,10 @@ class UnitLabel:
     layer's false-discovery rate at which the label would be accepted. `wpmi`: soft WPMI of `wpmi_label`, the
     best single concept by it, over all images. `clarity` is the mean cosine of exemplars, `polysemanticity` 1
     less the cosine of their two groups, `redundancy` the cosine to the exemplars of the unit `alike`.
-    `coverage`: share of the other half's strong images that show the label (`Fit`).
+    `coverage`: share of the other half's strong images that show the label (`Fit`). `left`: share of what is
+    explained of the activations that the label leaves to something else (`left_over`). `common`: how much
+    more alike strong images are than as many drawn at random, in standard errors; `uncovered`: the same of
+    those that do not show the label, its concepts aside (`Likeness`).
     """
 
     unit: str
@@ -55,6 +60,9 @@ class UnitLabel:
     alike: int | None = None
     redundancy: float | None = None
     coverage: float | None = None
+    left: float | None = None
+    common: float | None = None
+    uncovered: float | None = None
     tier: str = "embedding"
 
 

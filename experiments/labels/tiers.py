@@ -1,10 +1,11 @@
 """`maia sweep --agents`: which units are given agents, by labels that `maia label` made without any.
 
-A label is doubtful where none passed, where it separates the images badly, where another fits nearly as well,
-or where it leaves most of the strong images unexplained. Doubtful units come first: the ones that do most to
-the network's outputs, then those whose exemplars are most alike. What drives a unit without meaning is
-anything, so that its exemplars have least in common, and an agent would find nothing. Labels that are not
-doubtful are put to the critic's test, and an agent follows only where one is left and the label fails.
+A label is doubtful where none was accepted, where it separates the images badly, where another fits nearly as
+well, or where it leaves most of the strong images unexplained. Doubtful units come first: the ones that do
+most to the network's outputs, then those whose strong images are most alike. Labels that are not doubtful are
+put to the critic's test, and an agent follows only where one is left and the label fails. Doubtful units
+whose strong images are no more alike than chance makes them come last: anything drives a unit without
+meaning, and an agent would find nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +23,16 @@ from agents.records.store import Store
 from agents.tasks.describe_unit import LONGEST_TOLD
 from experiments.atlas.catalog import CatalogUnit
 from experiments.atlas.search_index import SearchIndex
-from experiments.labels.layer import LabelSettings
-from experiments.labels.record import FILE, UnitLabel, lines, parse_labels, read_labels, read_summary
+from experiments.labels.layer import LEAST_MARGIN, LabelSettings
+from experiments.labels.record import (
+    FILE,
+    NOTHING_FITS,
+    UnitLabel,
+    lines,
+    parse_labels,
+    read_labels,
+    read_summary,
+)
 from experiments.labels.run import LabelRequest, label_units
 from experiments.records.names import UnitName
 from experiments.records.tiers import UnitTier
@@ -33,11 +42,14 @@ from experiments.setup.selection import Selection
 
 LEAST_AUROC = 0.7
 """A label that separates images worse than this is doubtful; the critic would not confirm it either."""
-LEAST_MARGIN = 0.05
-"""Part of a label's correlation by which its rival must fall behind."""
 LEAST_COVERAGE = 0.5
 """Share of the unit's strong images that its label must explain."""
+LEAST_COMMON = 5.0
+"""Standard errors by which strong images must be more alike than chance makes them, for an agent to find what
+they have in common.
+"""
 _JOINED = re.compile(r" OR ")
+_NOTHING_IN_COMMON = "its strong images have nothing in common that embeddings show"
 _PARENTHESES = str.maketrans("", "", "()")
 
 
@@ -92,7 +104,9 @@ def doubt_of(label: UnitLabel | None) -> str:
         return "it has no label by embeddings"
     if label.label is None:
         q = "" if label.q is None else f" (q {label.q:.2f})"
-        return f"of the words {label.reason}{q}" if label.best else label.reason
+        if label.reason == NOTHING_FITS and label.best:
+            return f"of the words {label.reason}{q}"
+        return f"{label.best!r} is not accepted as its label: {label.reason}" if label.best else label.reason
     if label.auroc is None or label.auroc < LEAST_AUROC:
         return f"its label by embeddings separates images badly (AUROC {label.auroc or 0.5:.2f})"
     if label.margin is not None and label.margin < LEAST_MARGIN * (label.correlation or 0.0):
@@ -100,6 +114,11 @@ def doubt_of(label: UnitLabel | None) -> str:
     if label.coverage is not None and label.coverage < LEAST_COVERAGE:
         return f"its label by embeddings explains {label.coverage:.0%} of its strong images"
     return ""
+
+
+def is_common(label: UnitLabel | None) -> bool:
+    """Return whether a unit's strong images have something in common, or nothing is known of them."""
+    return label is None or label.common is None or label.common >= LEAST_COMMON
 
 
 def proposed(label: UnitLabel | None) -> tuple[str, ...]:
@@ -175,6 +194,8 @@ class LabelTiers:
         left, tiers = self.choice.most(len(order)), []
         for place, unit in enumerate(order):
             wanted = unit in matching if self.choice.kind == "query" else place < left
+            if self.choice.kind == "doubtful" and doubts[unit] and not is_common(labels[unit]):
+                wanted, doubts[unit] = False, f"{doubts[unit]}; {_NOTHING_IN_COMMON}"
             tier = self._tier(unit, labels[unit], doubts[unit], wanted)
             tiers.append(replace(tier, hypotheses=hypotheses_of(labels[unit])) if self.tell else tier)
         return tiers
@@ -191,13 +212,15 @@ class LabelTiers:
             return UnitTier(unit, "test, then agent", f"{sure}: an agent is asked if it fails the test", said)
         return UnitTier(unit, "test", f"{sure}, and {self.choice.text} gives its agents to other units", said)
 
-    def _urgency(self, unit: str, label: UnitLabel | None, doubt: str) -> tuple[bool, float, float]:
+    def _urgency(self, unit: str, label: UnitLabel | None, doubt: str) -> tuple[int, float, float]:
         name = UnitName.parse(unit)
         effect = self.effects.get((name.layer, name.index or 0), 0.0)
         if label is None:
-            return False, -effect, 0.0
-        last = -(label.clarity or 0.0) if doubt else label.correlation or 0.0
-        return not doubt, -effect, last
+            return 0, -effect, 0.0
+        if not doubt:
+            return 1, -effect, label.correlation or 0.0
+        alike = label.clarity if label.common is None else label.common
+        return 0 if is_common(label) else 2, -effect, -(alike or 0.0)
 
     def _matching(self, labels: Mapping[str, UnitLabel | None]) -> set[str]:
         known = [_catalogued(unit, label) for unit, label in labels.items() if label is not None]

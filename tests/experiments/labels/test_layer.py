@@ -8,7 +8,7 @@ from scipy.stats import binom, kstest
 
 from actors.vision.readout.units import Readout
 from experiments.labels.layer import LayerLabeler
-from experiments.labels.record import DEAD, NOTHING_FITS
+from experiments.labels.record import AMBIGUOUS, DEAD, NOTHING_FITS, PART
 from tests.experiments.labels.worlds import AttributeWorld
 
 
@@ -88,3 +88,36 @@ def test_the_rival_shares_no_concept_with_the_label(world: AttributeWorld) -> No
     assert label.runner_up is not None
     assert not set(label.concepts) & set(label.runner_up.replace("(", "").split())
     assert (label.margin or 0) > 0
+
+
+def test_a_label_that_is_one_part_of_the_truth_is_not_accepted() -> None:
+    """The words have no name for the other part, which the embeddings show."""
+    world = AttributeWorld.made(1600, 40, 40, seed=3, chance=0.15)
+    a = world.shown
+    meant = np.c_[a[:, 0] | a[:, 30], a[:, 1] * (0.4 + a[:, 31]), a[:, 2], a[:, 3] | a[:, 4]]
+    others = noisy(a[:, 5:29], 11, 0.1)
+    values = np.c_[noisy(meant, 9, 0.1), others]
+    labels = world.labels(values, unnamed=10)
+    assert [each.reason for each in labels[:4]] == [PART, PART, "", ""]
+    assert [each.best for each in labels[:3]] == ["w0", "w1", "w2"]
+    assert (labels[0].uncovered or 0) > 3 > (labels[2].uncovered or 0)
+    assert (labels[1].left or 0) > 0.1 > (labels[2].left or 0)
+
+
+def test_where_two_labels_fit_alike_none_is_accepted() -> None:
+    world = AttributeWorld.made(1600, 40, 40, seed=3)
+    a = world.shown.copy()
+    a[:, 1] = a[:, 0]
+    twins = AttributeWorld(a, 40)
+    labels = twins.labels(noisy(a, 12, 0.1))
+    assert [each.reason for each in labels[:3]] == [AMBIGUOUS, AMBIGUOUS, ""]
+
+
+def test_strong_images_of_units_without_meaning_are_no_more_alike_than_chance_makes_them(
+    world: AttributeWorld,
+) -> None:
+    noise = np.random.default_rng(2).normal(size=(1200, 30))
+    labels = world.labels(np.c_[noisy(world.shown[:, :30], 3), noise])
+    common = [each.common or 0.0 for each in labels]
+    assert min(common[:30]) > 5 > max(common[30:])
+    assert abs(float(np.mean(common[30:]))) < 1

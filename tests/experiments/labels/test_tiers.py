@@ -74,6 +74,17 @@ def test_doubtful_units_get_agents_and_the_other_labels_are_tested_first(labels:
     assert [json.loads(line)["unit"] for line in kept] == UNITS, "under the names of the run"
 
 
+def test_units_whose_strong_images_have_nothing_in_common_get_the_last_agents(tmp_path: Path) -> None:
+    known = [*LABELS[:1], label(1, None, q=0.4, common=0.3), *LABELS[2:3], label(3, None, q=0.4, common=20.0)]
+    labels = write_labels(tmp_path / "labels", known, "f1")
+    doubtful = decided(labels, "doubtful")
+    assert given(doubtful)[1] == "nothing"
+    assert given(doubtful)[3] == "agent"
+    assert "nothing in common" in doubtful[-1].why
+    assert given(decided(labels, "top:4"))[1] == "agent"
+    assert [tier.unit[-1] for tier in decided(labels, "top:3")] == ["3", "2", "0", "1"]
+
+
 def test_a_number_of_agents_goes_to_the_first_and_no_label_is_left_untested(labels: Path) -> None:
     assert given(decided(labels, "top:1")) == {0: "test", 1: "agent", 2: "test", 3: "nothing"}
     assert given(decided(labels, "budget:3")) == given(decided(labels, "top:1")), "of what one agent costs"

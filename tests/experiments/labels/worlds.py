@@ -28,12 +28,14 @@ class AttributeWorld:
     def words(self) -> tuple[str, ...]:
         return tuple(f"w{number}" for number in range(self.known))
 
-    def images(self, **settings: int) -> EmbeddedImages:
+    def images(self, unnamed: int = 0, **settings: int) -> EmbeddedImages:
+        """Return the images as an embedder sees them; the last `unnamed` known attributes have no word."""
         # One more axis is there for images without attributes.
         axes = np.c_[self.shown[:, : self.known], np.full(len(self.shown), 0.1)].astype(np.float32)
         vectors = axes / np.linalg.norm(axes, axis=1, keepdims=True)
-        words = np.eye(self.known, self.known + 1, dtype=np.float32)
-        vocabulary = EmbeddedVocabulary(self.words, words, (), 0)
+        named = self.known - unnamed
+        words = np.eye(named, self.known + 1, dtype=np.float32)
+        vocabulary = EmbeddedVocabulary(self.words[:named], words, (), 0)
         return EmbeddedImages(vectors, vocabulary, 0.15, LabelSettings(**settings))
 
     def labels(self, values: np.ndarray, **settings: int) -> list[UnitLabel]:
