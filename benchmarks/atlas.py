@@ -1,6 +1,6 @@
-"""The atlas of a made network: time to write it, to its first screen in Chromium, and to answer a letter.
+"""The atlas of a made network or of a run: time to write it, to its first screen, and to answer a letter.
 
-python -m benchmarks.atlas [UNITS]
+python -m benchmarks.atlas [UNITS|RUN]
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ requestAnimationFrame(() => setTimeout(() => done(performance.now() - began), 0)
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000
+    asked = sys.argv[1] if len(sys.argv) > 1 else "50000"
     with tempfile.TemporaryDirectory() as folder:
-        run = make_run(Path(folder) / "run", count)
+        run = make_run(Path(folder) / "run", int(asked)) if asked.isdecimal() else Path(asked)
         open_index(RunDirectory(run))
         index = timed("open the index of the search", lambda: open_index(RunDirectory(run)))
         for words in QUERIES:
             timed(f"search for {words!r}", lambda words=words: index.search(words, 10))
-        atlas = timed(f"write the atlas of {count} units", lambda: write_atlas(run))
+        atlas = timed(f"write the atlas of {len(index)} units", lambda: write_atlas(run))
         timed("write it again, nothing changed", lambda: write_atlas(run))
         print(f"{'distinct labels':45} {atlas.labels:8}")
         _in_chromium(Path(atlas.page))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -90,9 +90,13 @@ class LabelSummary:
     labeled: int
     dead: int
     seconds: float
-    """Of what follows the pass over the images."""
+    """Of all of it, in the process that wrote this: what an earlier one had done is not counted."""
     files: list[str]
     version: int = 1
+    seconds_of: dict[str, float] = field(default_factory=dict)
+    """The same in parts: `start` of the models, `pass` over the images, `labels` from what that kept. Records
+    of before are without, and their `seconds` are those of the labels.
+    """
 
 
 def lines(labels: list[UnitLabel]) -> bytes:

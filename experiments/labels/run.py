@@ -41,6 +41,8 @@ from experiments.setup.selection import Selected, Selection
 
 FEWEST_IMAGES = 100
 _SPARE_DISK = 1.05
+PARTS = ("start", "pass", "labels")
+"""Of a run's time, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
     """
     from experiments.setup.workbench import network_and_embedder
 
+    times = [time.monotonic()]
     selected = request.selection.load()
     vocabulary = read_vocabulary(request.vocabulary)
     check_name(request.model)
@@ -85,13 +88,14 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
             "embedder": embedder.facts.name,
         }
         claim_run(store, manifest, facts)
+        times.append(time.monotonic())
         passed = _Pass(vision, embedder, dataset, explored, request.reduce)
         activations, embeddings = await passed.over_images(console, list(readouts), selected.cache)
-    started = time.monotonic()
+    times.append(time.monotonic())
     images = await asyncio.to_thread(_common_images, activations, embeddings)
     labeler = await asyncio.to_thread(_embedded_images, images, words, embedder, request.settings)
     labels = await _labels(console, store, activations, images, labeler)
-    seconds = time.monotonic() - started
+    times.append(time.monotonic())
     result = LabelSummary(
         request.model,
         vision.fingerprint,
@@ -106,8 +110,9 @@ async def label_units(console: Console, request: LabelRequest) -> tuple[LabelSum
         request.reduce,
         {readout.layer: _counts(labels, readout.layer) for readout in readouts},
         **_counts(labels),
-        seconds=seconds,
+        seconds=times[-1] - times[0],
         files=[str(request.out / FILE)],
+        seconds_of=dict(zip(PARTS, np.diff(times).tolist(), strict=True)),
     )
     store.replace(FILE, lines(labels))
     store.replace_json(SUMMARY, result)
@@ -325,4 +330,6 @@ def figures(result: LabelSummary) -> Mapping[str, str]:
         "images": f"{result.images:,} ({result.skipped_images} left out)",
         "words": f"{result.words:,} of {result.vocabulary} that enough images show",
         "embeddings": f"{result.embedder}. {result.stand_in}".strip(),
+        "time": f"{result.seconds:.0f} s: "
+        + ", ".join(f"{part} {seconds:.0f}" for part, seconds in result.seconds_of.items()),
     }
