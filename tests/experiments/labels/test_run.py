@@ -77,7 +77,7 @@ def test_planted_units_get_their_words_and_layers_that_are_done_are_read(  # typ
     assert (summary["unknown_words"], summary["dead"], summary["units"]) == (1, 2, len(labels))
     assert {each.reason for each in labels[-2:]} == {"dead"}
     assert summary["seconds"] == pytest.approx(sum(summary["seconds_of"].values()))
-    assert [*summary["seconds_of"]] == ["start", "pass", "labels"]
+    assert {*summary["seconds_of"]} == {"start", "pass", "labels"}
     (kept,) = (run / "layers").glob("constant-*.jsonl")
     kept.write_text(kept.read_text().replace('"dead"', '"of the record"'))
     code, _, err = run_command(capsys, "label", *arguments)
