@@ -308,8 +308,8 @@ def main() -> int:
         print(text)
         return 0
     command = (
-        f"python -m benchmarks.bench_tiers --units {options.units} --meaningless {options.meaningless} --images {options.images} "
-        f"--share {options.share} --seed {options.seed}"
+        f"python -m benchmarks.bench_tiers --units {options.units} --meaningless {options.meaningless} "
+        f"--images {options.images} --share {options.share} --seed {options.seed}"
     )
     keep("tiers", [command], text)
     return 0
