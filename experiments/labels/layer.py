@@ -355,7 +355,9 @@ class LayerLabeler:
             int(known.places[alike]) if alike >= 0 else None,
             float(known.meaning.redundancy[at]) if alike >= 0 else None,
             float(found.fit.coverage[at]),
-            *(float(getattr(found.whole, field.name)[at]) for field in fields(_Whole)),
+            float(found.whole.left[at]),
+            float(found.whole.common[at]),
+            float(found.whole.uncovered[at]),
         )
 
     @staticmethod
