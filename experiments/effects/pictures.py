@@ -32,7 +32,7 @@ VISUALIZATION, ATTRIBUTION = "visualization.json", "attribution.json"
 _STRONG = 99.5
 """Percentile of a map's sizes from which its color is full: single pixels would hide the rest."""
 
-_SMOOTH = 1 / 64
+_SMOOTH = 1 / 32
 """Standard deviation of what smooths a map of pixels, as a share of the image's shorter side."""
 
 
