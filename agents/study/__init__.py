@@ -1,1 +1,1 @@
-"""One study of one unit: interpreter, observers, budget, replay."""
+"""One study of one unit: agent, observers, budget, replay."""

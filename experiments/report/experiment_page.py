@@ -59,9 +59,7 @@ def newest(run: RunDirectory) -> list[tuple[str, int]]:
 
 def _page(run: RunDirectory, key: str) -> tuple[Page | None, str, str]:
     path = Path(key)
-    raw = run.store.get(key) or b""
-    if len(raw) > _LARGEST:
-        raise RecordError(f"{key} is too large for a page: at most {_LARGEST >> 20} MiB are shown.")
+    raw = stored(run, key)
     page, problem = read(raw)
 
     def picture(image: str, caption: str, activation: float | None) -> Picture:
@@ -103,6 +101,18 @@ def _page(run: RunDirectory, key: str) -> tuple[Page | None, str, str]:
         file_name=path.name,
     )
     return page, title, content
+
+
+def stored(run: RunDirectory, key: str) -> bytes:
+    """Return an experiment's file, which `read` parses.
+
+    Raises:
+        RecordError: If it cannot be read, or is too large.
+    """
+    raw = run.store.get(key) or b""
+    if len(raw) > _LARGEST:
+        raise RecordError(f"{key} is too large for a page: at most {_LARGEST >> 20} MiB are shown.")
+    return raw
 
 
 def read(raw: bytes) -> tuple[Page | None, str]:

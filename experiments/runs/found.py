@@ -113,7 +113,10 @@ def experiments_table(run: Path) -> Iterator[Any]:
 
     opened = RunDirectory(run)
     for key in experiment_page.keys(opened):
-        page, _ = experiment_page.read(opened.store.get(key) or b"")
+        try:
+            page, _ = experiment_page.read(experiment_page.stored(opened, key))
+        except RecordError:  # its page says what is wrong with it
+            continue
         if page is None:
             continue
         findings = [block for block in page.blocks if isinstance(block, Contrast)]
@@ -132,7 +135,7 @@ def _findings(contrasts: Sequence[Contrast]) -> Iterator[Any]:
         rows.add_column(name, justify="right")
     checks = list(dict.fromkeys(check.name for each in contrasts for check in each.checks))
     for name in checks:
-        rows.add_column(name.lower(), overflow="fold")
+        rows.add_column(Text(printable(name.lower())), overflow="fold")
     for each in sorted(contrasts, key=lambda each: -abs(each.difference.value))[:ALL]:
         said = {check.name: check.words for check in each.checks}
         means = " and ".join(f"{side.mean.value:.2f}" for side in each.sides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import PIL.Image
 
@@ -25,9 +25,6 @@ from experiments.studies.notebook_html import (
 from tools.sandbox.child.api import System as AgentSystem
 from tools.sandbox.child.api import Tools as AgentTools
 from tools.sandbox.child.values import Values
-
-if TYPE_CHECKING:
-    pass
 
 
 def _documented_as(function: Any) -> Callable[[Any], Any]:

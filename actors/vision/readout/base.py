@@ -7,16 +7,13 @@ A unit's activation on an image is its spatial maximum, in fp32, as in MAIA.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from actors.errors import BackendError
 from actors.images import Image, Provenance
 from actors.vision.readout.places import ALL, NO_PLACES, REGISTERS, Place, Places, split_place
-
-if TYPE_CHECKING:
-    pass
 
 
 class SampleError(BackendError):

@@ -160,14 +160,16 @@ def test_an_audits_findings_are_shown_with_its_state_the_largest_first(tmp_path:
             ContrastSide(name="in", mean=Estimate(value=0.1)),
             ContrastSide(name="out", mean=Estimate(value=0.9)),
         )
-        check = FindingCheck(name="On real images", words="replicated [as said]", holds=True)
+        check = FindingCheck(name="On real [/b] images", words="replicated [as said]", holds=True)
         return Contrast(title=title, difference=Estimate(value=difference), sides=sides, checks=(check,))
 
     blocks = (finding("hat: lower with snow", -0.2), finding("hat: lower with night", -0.8))
     Page(title="Audit of hat", summary="2 findings.", blocks=blocks).save(tmp_path, "audit")
+    (tmp_path / "experiments/elsewhere.json").symlink_to("/etc/hostname")  # costs itself alone
     assert maia("status", tmp_path) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert said.index("lower with night -0.80") < said.index("lower with snow -0.20")
     assert "0.10 and 0.90" in said
+    assert "on real [/b] images" in said
     assert "replicated [as said]" in said
     assert "Audit of hat: 2 findings." in said

@@ -136,7 +136,7 @@ def test_an_answer_is_examined_sent_back_and_examined_again(open_session):
     second = study.answer("banana", description="Bananas.")
     assert second.accepted
     assert study.result["label"] == "banana"
-    assert study.result["verdict"] == "holds for generated images", "nothing is held out here"
+    assert study.result["verdict"] == "not confirmed", "the observer here sees nothing"
     assert study.result["rounds"] == 2
     assert study.result["card"]["kind"] == "monosemantic"
     with pytest.raises(UsageError, match="has its answer already"):
@@ -370,7 +370,9 @@ def test_an_answer_that_is_sent_back_says_why_and_help_lists_the_calls(open_sess
     for call in ("tools.text2image(prompts, n=1)", "system.call_neuron(images)", "study.answer(*labels, "):
         assert call in guide
     assert "study.begin" not in guide
-    assert repr(study.answer("banana")).startswith("banana: holds for generated images. ")
+    assert repr(study.answer("banana")).startswith(
+        "banana: not confirmed. The label did not stand its test.\n"
+    )
 
 
 def test_a_terminal_that_shows_no_images_names_a_sheet_of_them(open_session, capsys):
