@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -153,6 +153,16 @@ class Anchored(Protocol):
 
 
 @runtime_checkable
+class Looking(Protocol):
+    """A subject that may be an attention head."""
+
+    async def looks(self, images: Sequence[Image]) -> list[np.ndarray | None]:
+        """Return the weights, float32 (h, w), that the head gives to the patches of each image, in order;
+        None of other units, and of attention without such weights.
+        """
+
+
+@runtime_checkable
 class Intervenable(Protocol):
     """A subject that can be given other values inside a network."""
 
@@ -260,11 +270,12 @@ class NetworkUnit:
     async def measure(
         self, images: Sequence[Image], priority: Priority = Priority.INTERACTIVE
     ) -> list[UnitResponse]:
-        responses = await self._client.measure(self._unit, images, agent=self.id, priority=priority)
+        return await self._client.measure(self._unit, images, agent=self.id, priority=priority)
+
+    async def looks(self, images: Sequence[Image]) -> list[np.ndarray | None]:
         if self._unit.place.site != "head":
-            return responses
-        looks = await self._client.looks(self._unit, images)
-        return [replace(one, looks=seen) for one, seen in zip(responses, looks, strict=True)]
+            return [None] * len(images)
+        return await self._client.looks(self._unit, images)
 
     async def exemplars(self, k: int) -> list[DatasetImage]:
         (unit,) = await self._client.exemplars([self._unit], self._dataset, k)

@@ -16,7 +16,7 @@ from tools import contrast
 from tools.contrast import Chosen, Which
 from tools.intervention import NOTHING_BEHIND, Intervention, InterventionError
 from tools.sandbox.child.effects import Effects
-from tools.subject import Browsable, DatasetImage, Intervenable, Subject
+from tools.subject import Browsable, DatasetImage, Intervenable, Looking, Subject
 
 
 class Painter(Protocol):
@@ -42,6 +42,8 @@ class Measurement:
     response: UnitResponse
     masked: Image
     provenance: Provenance | None = None
+    looks: np.ndarray | None = None
+    """Where an attention head looks, which `masked` shows then; as `Looking.looks`."""
 
     @property
     def shown_activation(self) -> float:
@@ -136,24 +138,29 @@ class SubjectSystem:
             for measurement, image in zip(painted, images, strict=True)
         ]
 
-    def _masked(self, image: Image, response: UnitResponse, threshold: float) -> Image:
+    def _masked(
+        self, image: Image, response: UnitResponse, looks: np.ndarray | None, threshold: float
+    ) -> Image:
         """Return an image whose part is bright that drives the unit, or that an attention head looks at."""
-        if (looks := response.looks) is not None:
+        if looks is not None:
             return self._paint(image, looks, _most_of(looks), response.view)
         return self._paint(image, response.map, threshold, response.view) if response.map.size > 1 else image
 
     async def _painted(self, images: Sequence[Image], responses: Sequence[UnitResponse]) -> list[Measurement]:
         threshold = (await self.subject.background()).mask_threshold
+        looks: Sequence[np.ndarray | None] = [None] * len(images)
+        if isinstance(self.subject, Looking):
+            looks = await self.subject.looks(images)
         # One thread for the list, not one an image: painting takes about a millisecond.
         masked = await asyncio.to_thread(
             lambda: [
-                self._masked(image, response, threshold)
-                for image, response in zip(images, responses, strict=True)
+                self._masked(image, response, seen, threshold)
+                for image, response, seen in zip(images, responses, looks, strict=True)
             ]
         )
         return [
-            Measurement(image, response, mask)
-            for image, response, mask in zip(images, responses, masked, strict=True)
+            Measurement(image, response, mask, looks=seen)
+            for image, response, mask, seen in zip(images, responses, masked, looks, strict=True)
         ]
 
 

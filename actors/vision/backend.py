@@ -350,7 +350,8 @@ class VisionBackend(Backend[Any, Any]):
         return await self.on_device(work)
 
     async def looks(self, readout: Readout, index: int, images: Sequence[Image]) -> list[np.ndarray | None]:
-        """Return `UnitResponse.looks` of each image, in order, for a unit that is read at a head.
+        """Return the weights, float32 (h, w), that the head of a unit gives to the patches of each image, in
+        order; None of attention without such weights.
 
         Raises:
             UsageError: If there is no such unit, or it is read at no head.

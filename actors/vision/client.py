@@ -144,7 +144,7 @@ class PoolVisionClient:
         agent: str = "",
         priority: Priority = Priority.INTERACTIVE,
     ) -> list[UnitResponse]:
-        """Return the unit's response to each image, in order, without `looks`."""
+        """Return the unit's response to each image, in order."""
         unit = await self.unit(unit)
         ask = Ask(Readout.of(unit), (unit.index,), maps=True)
         results = await self._pool.map(
@@ -159,7 +159,7 @@ class PoolVisionClient:
         return responses
 
     async def looks(self, unit: Unit, images: Sequence[Image]) -> list[np.ndarray | None]:
-        """Return `UnitResponse.looks` of each image, in order, for a unit that is read at a head."""
+        """Return where the head of a unit looks in each image, in order; as `VisionBackend.looks`."""
         unit = await self.unit(unit)
         found: list[np.ndarray | None] = await self._pool.call(
             "looks", Readout.of(unit), unit.index, list(images)

@@ -273,7 +273,7 @@ class StudyContext:
 
     async def _masks(self) -> dict[str, str]:
         exemplars = await self.toolbox.system.exemplars(EXEMPLARS)
-        return {"masks": "attention"} if any(one.response.looks is not None for one in exemplars) else {}
+        return {"masks": "attention"} if any(one.looks is not None for one in exemplars) else {}
 
     async def _exemplars(self) -> list[ExemplarRecord]:
         exemplars = await self.toolbox.system.exemplars(EXEMPLARS)

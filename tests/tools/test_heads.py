@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ async def test_exemplars_of_a_head_are_masked_where_it_looks(
     subject = await unit_of(make, layer + place, tmp_path)
     (first, *_) = await SubjectSystem(subject, paint).exemplars(4)
     attributed = await backend_of(make()).attribute(first.image, subject.ablation.readout, 2, "attention")
-    looks = first.response.looks
+    looks = first.looks
     assert looks is not None
     np.testing.assert_allclose(looks, attributed.map, rtol=1e-4)
     assert first.masked.id != first.image.id
@@ -72,8 +71,7 @@ async def test_maps_of_a_head_stay_those_of_its_unit_and_other_units_look_nowher
     (response,) = await subject.measure(noise(1, 32))
     assert response.map.max() == pytest.approx(response.activation, rel=1e-3)
     other = await unit_of(vit, VIT, tmp_path / "other")
-    (response,) = await other.measure(noise(1, 32))
-    assert response.looks is None
+    assert await other.looks(noise(1, 32)) == [None]
 
 
 async def test_a_head_without_weights_between_all_tokens_is_masked_where_its_unit_is_active(
@@ -81,17 +79,17 @@ async def test_a_head_without_weights_between_all_tokens_is_masked_where_its_uni
 ) -> None:
     subject = await unit_of(few_keys, "segformer.stages.0.blocks.0.attention@head0", tmp_path)
     (measured,) = await SubjectSystem(subject, paint).measure(noise(1, 32))
-    assert measured.response.looks is None
+    assert measured.looks is None
     assert measured.masked.id != measured.image.id
 
 
-class Looking(FakeSubject):
+class Head(FakeSubject):
     """A head that looks at each image with given weights; its own map would be masked otherwise."""
 
-    looks = np.array([[0.5, 0.1], [0.2, 0.2]], np.float32)
+    weights = np.array([[0.5, 0.1], [0.2, 0.2]], np.float32)
 
-    async def measure(self, images: Any, priority: Any = None) -> Any:
-        return [replace(one, looks=self.looks) for one in await super().measure(images)]
+    async def looks(self, images: Any) -> Any:
+        return [self.weights for _ in images]
 
 
 @pytest.mark.parametrize(
@@ -110,8 +108,8 @@ async def test_a_mask_keeps_the_fewest_patches_with_most_of_the_attention(looks:
         shown.append((values, threshold))
         return image
 
-    subject = Looking(FakeStudio(), lambda words: 3.0)
-    subject.looks = np.array(looks, np.float32)
+    subject = Head(FakeStudio(), lambda words: 3.0)
+    subject.weights = np.array(looks, np.float32)
     await SubjectSystem(subject, painter).measure([Image.from_pixels(np.zeros((8, 8, 3), np.uint8))])
     ((values, threshold),) = shown
     assert ((values > threshold) == np.array(bright, bool)).all()

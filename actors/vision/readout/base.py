@@ -99,14 +99,12 @@ class UnitResponse:
     """One unit on one image: spatial maximum, and the map float16 (h, w), (1, 1) for vectors.
 
     The map covers `view`, the part of the image that the network was given: top, left, bottom, right as
-    fractions of the image's sides (a center crop omits the border). `looks`, float32 (h, w), are the weights
-    that an attention head gives to the patches; None of other units, and of attention without such weights.
+    fractions of the image's sides (a center crop omits the border).
     """
 
     activation: float
     map: np.ndarray
     view: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
-    looks: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Place:
     def note(self, *, looks: bool = False) -> str:
         """Return what people are told of a unit that is read here, "" of one at patches or a map.
 
-        `looks`: masks show where its head looks (`UnitResponse.looks`).
+        `looks`: masks show where its head looks (`VisionBackend.looks`).
         """
         tokens, site = self._tokens_in_words(), self._site_in_words()
         where = " of ".join(filter(None, [tokens, site]))
