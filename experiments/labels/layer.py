@@ -138,7 +138,6 @@ class _Found:
     """The chosen formulas of units with their fit, and their rivals."""
 
     formulas: list[LabelFormula]
-    correlation: np.ndarray
     fit: Fit
     rivals: list[LabelFormula | None]
     margin: np.ndarray
@@ -151,7 +150,6 @@ class _Found:
 
         return cls(
             [formula for part in parts for formula in part.formulas],
-            np.concatenate([part.correlation for part in parts]),
             Fit(*(each(field.name) for field in fields(Fit))),
             [rival for part in parts for rival in part.rivals],
             np.concatenate([part.margin for part in parts]),
@@ -224,11 +222,10 @@ class LayerLabeler:
         chosen = pruned(candidates, self._half(block, 1), self._images.scored_on)
         shown = [chosen.shown(presence, 0) for presence in self._images.presence]
         rival = self._rival(chosen, candidates)
-        place = rival.clamp(min=0)[:, None]
-        margin = correlation[:, 0] - correlation.gather(1, place)[:, 0]
+        own = correlations(self._half(block, 0), shown[0])
+        margin = own - correlation.gather(1, rival.clamp(min=0)[:, None])[:, 0]
         return _Found(
             [chosen.of(unit) for unit in range(len(block))],
-            correlation[:, 0].cpu().numpy(),
             fit(self._half(block, 1), shown[1]),
             [candidates.of(unit, at) if at >= 0 else None for unit, at in enumerate(rival.tolist())],
             margin.cpu().numpy(),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom, kstest
 
 from actors.vision.readout.units import Readout
+from experiments.labels.formulas import correlations
 from experiments.labels.layer import LayerLabeler
 from experiments.labels.record import AMBIGUOUS, DEAD, NOTHING_FITS, PART
 from tests.experiments.labels.worlds import AttributeWorld
@@ -88,6 +90,29 @@ def test_the_rival_shares_no_concept_with_the_label(world: AttributeWorld) -> No
     assert label.runner_up is not None
     assert not set(label.concepts) & set(label.runner_up.replace("(", "").split())
     assert (label.margin or 0) > 0
+
+
+def test_the_margin_is_that_of_the_label_itself_and_not_of_a_longer_one_it_was_cut_from() -> None:
+    world = AttributeWorld.made(300, 40, 30, seed=0)
+    values = noisy(world.shown, 50, 1.0).astype(np.float32)
+    images = world.images(length=2)
+    labels = LayerLabeler(images, Readout("layer"), values, np.arange(300)).label()
+    shown = dict(zip(images.names, images.presence[0], strict=True))
+    first = torch.from_numpy(values[images.halves[0]].T.copy())
+
+    def correlation(unit: int, text: str | None) -> float:
+        words = str(text).split()
+        one, other = shown[words[0]], shown[words[-1]]
+        ways = {1: one, 2: one | other, 3: one & ~other, 4: one & other}
+        kind = {"OR": 2, "NOT": 3, "AND": 4}[words[-2]] if len(words) > 1 else 1
+        return float(correlations(first[[unit]], ways[kind][None])[0])
+
+    for unit, each in enumerate(labels):
+        margin = correlation(unit, each.best) - correlation(unit, each.runner_up)
+        assert each.margin == pytest.approx(margin, abs=1e-5)
+    behind = [each for each in labels if (each.margin or 0) < 0]
+    assert behind
+    assert not any(each.label for each in behind)
 
 
 def test_a_label_that_is_one_part_of_the_truth_is_not_accepted() -> None:
