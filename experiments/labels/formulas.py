@@ -2,7 +2,10 @@
 (Bykov et al. 2023).
 
 A search looks at one half of the images, and the label that it chooses is scored on the other: the best of
-many looks better than it is on the images that it was chosen on.
+many looks better than it is on the images that it was chosen on. One choice is left to the other half: the
+label loses a concept there if it fits as well without (`pruned`). So it is the best of up to four there, and
+its figures are a little better than on further images. A part of the first half in its place would do away
+with that, and costs more: fewer images to search on find fewer right labels.
 
 Shapes: n images of a half, U units of a tile, K concepts, B formulas of a beam.
 """
@@ -223,7 +226,7 @@ def _worth(correlation: torch.Tensor, formulas: Formulas, n: int) -> torch.Tenso
 
 def pruned(formulas: Formulas, values: torch.Tensor, presence: torch.Tensor) -> Formulas:
     """Return the first formula of each unit, (U, 1), without a concept that adds nothing on images that it
-    was not chosen on: activations (U, n), and `presence` bool (K, n).
+    was not searched on: activations (U, n), and `presence` bool (K, n).
 
     Of many concepts that could be added, the best fits some noise.
     """
@@ -291,8 +294,9 @@ def _chosen(search: Search, place: torch.Tensor) -> Search:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well a label of each unit fits on images that it was not chosen on, float64 (U,) each.
+    """How well a label of each unit fits on images that it was not searched on, float64 (U,) each.
 
+    A label that was `pruned` on the same images is the best of up to four there.
     `z` is the AUROC in standard errors of a label that has nothing to do with the unit, ties counted. It is
     0, as are `correlation` and `auprc`, and `auroc` 0.5, where fewer than `FEWEST` images show the label or
     do not. `coverage` is the share of strong images that show it: those that reach half of the way from the

@@ -268,7 +268,8 @@ class LayerLabeler:
 
     def _p_values(self, found: Fit) -> np.ndarray:
         """Return the larger of two p-values, float64 (U,): that among random units, by the correlation, and
-        that of a permuted unit, whose label was chosen on other images.
+        that of a permuted unit, whose label was searched on other images. Random units' labels are `pruned`
+        as real ones are, so that the first p allows for that choice; the second does not.
 
         Of B random units none may reach a real unit's correlation: p is 1 / (B + 1) then, which may be too
         coarse for the false-discovery rate. So more are drawn until it accepts all such units.

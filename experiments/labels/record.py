@@ -25,17 +25,18 @@ AMBIGUOUS = "another fits as well"
 class UnitLabel:
     """A line of `labels.jsonl`: what a unit responds to, by the embeddings of images.
 
-    `label` None: there is none, for the `reason`, and `best` is what fits least badly. The label was chosen
+    `label` None: there is none, for the `reason`, and `best` is what fits least badly. The label was searched
     on one half of the images, where the correlation of the `runner_up` is less by `margin`. `correlation` (of
     label and activation), `auroc`, `auprc`, `p` and `positives` (images that show it) are from the other
-    half. `p`: of random units of the layer that get labels in the same way, and of permuted ones. `q`: the
-    layer's false-discovery rate at which the label would be accepted. `wpmi`: soft WPMI of `wpmi_label`, the
-    best single concept by it, over all images. `clarity` is the mean cosine of exemplars, `polysemanticity` 1
-    less the cosine of their two groups, `redundancy` the cosine to the exemplars of the unit `alike`.
-    `coverage`: share of the other half's strong images that show the label (`Fit`). `left`: share of what is
-    explained of the activations that the label leaves to something else (`left_over`). `common`: how much
-    more alike strong images are than as many drawn at random, in standard errors; `uncovered`: the same of
-    those that do not show the label, its concepts aside (`Likeness`).
+    half, which only decided whether to leave out a word (`pruned`). `p`: of random units of the layer that
+    get labels in the same way, and of permuted ones. `q`: the layer's false-discovery rate at which the label
+    would be accepted. `wpmi`: soft WPMI of `wpmi_label`, the best single concept by it, over all images.
+    `clarity` is the mean cosine of exemplars, `polysemanticity` 1 less the cosine of their two groups,
+    `redundancy` the cosine to the exemplars of the unit `alike`. `coverage`: share of the other half's strong
+    images that show the label (`Fit`). `left`: share of what is explained of the activations that the label
+    leaves to something else (`left_over`). `common`: how much more alike strong images are than as many drawn
+    at random, in standard errors; `uncovered`: the same of those that do not show the label, its concepts
+    aside (`Likeness`).
     """
 
     unit: str

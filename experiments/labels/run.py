@@ -160,7 +160,7 @@ def _check_room(
     """Raise UsageError where there are too few images to split, or too little disk for the activations."""
     if len(explored) < FEWEST_IMAGES:
         raise UsageError(
-            f"labels need at least {FEWEST_IMAGES} images that are not held back, got {len(explored)} of "
+            f"labels need at least {FEWEST_IMAGES} images that are not held out, got {len(explored)} of "
             f"{n_images}.",
             f"Give about {-(-FEWEST_IMAGES * n_images // max(1, len(explored))):,} images: --data.",
         )
