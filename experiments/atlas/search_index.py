@@ -142,9 +142,9 @@ class SearchIndex:
         """
         weighted = similarities[self.texts_of] * _WEIGHTS[self.fields]
         best = self._best(weighted)
-        steps = np.floor(best / _ALIKE + 1e-6)
+        steps = _steps(best)
         by_label = self._best(np.where(self.fields == FIELDS.index("label"), weighted, 0))
-        standing = np.where(by_label >= steps * _ALIKE, self._standing(), len(_STANDING) + 1)
+        standing = np.where(_steps(by_label) >= steps, self._standing(), len(_STANDING) + 1)
         if called is not None:
             best[called] = np.inf
         if layer:
@@ -263,6 +263,12 @@ class SearchIndex:
 _LISTS = ("names", "layers", "texts", "verdicts")
 _ARRAYS = ("layer_of", "labels", "tiers", "standing", "scores", "studied", "units", "fields", "texts_of")
 _VECTOR_ARRAYS = ("frequency", "starts", "rows", "weights")
+
+
+def _steps(similarities: np.ndarray) -> np.ndarray:
+    """Return how many whole steps of `_ALIKE` there are, float (U,); single precision falls short of some."""
+    steps: np.ndarray = np.floor(similarities / _ALIKE + 1e-6)
+    return steps
 
 
 def _within(values: np.ndarray, least: int, end: int) -> bool:

@@ -84,6 +84,18 @@ def test_of_labels_that_match_alike_the_confirmed_come_first_and_guesses_last(ru
     assert [unit for unit, _ in found(run, "golden steam engine")][:2] == ["c:2", "c:3"], "by meaning first"
 
 
+@pytest.mark.parametrize("similarity", [0.9, 0.5 - 3e-8, 0.3, 0.7])
+def test_a_label_that_matches_by_a_whole_step_in_single_precision_is_not_sunk(similarity):
+    units = [
+        CatalogUnit("net/a:0", "a", 0, "a:0", "kettle", verdict="confirmed", rivals=("engine",)),
+        CatalogUnit("net/a:1", "a", 1, "a:1", "steam", verdict="not confirmed"),
+    ]
+    index = SearchIndex.of(units)
+    said = {"steam": similarity, "engine": (similarity + 0.05) / 0.75}
+    hits = index.rank(np.array([said.get(text, 0.0) for text in index.texts], np.float32), 2)
+    assert [hit.unit for hit in hits] == ["net/a:1", "net/a:0"]
+
+
 def test_a_search_without_a_good_match_says_so(run):
     run.embed("c:0", "red steam engine of a museum")
     near, good = (search(RunQuery(words, run.root)) for words in ("blue museum roof", "striped cloth"))
