@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -93,10 +94,10 @@ class LabelSummary:
     seconds: float
     """Of all of it, in the process that wrote this: what an earlier one had done is not counted."""
     files: list[str]
-    version: int = 1
+    version: int = 2
     seconds_of: dict[str, float] = field(default_factory=dict)
     """The same in parts: `start` of the models, `pass` over the images, `labels` from what that kept. Records
-    of before are without, and their `seconds` are those of the labels.
+    of version 1 may be without, and then their `seconds` are those of the labels.
     """
 
 
@@ -109,6 +110,11 @@ def parse_labels(text: bytes) -> list[UnitLabel]:
     """Return the labels of lines; raises ValueError for others."""
     adapter = TypeAdapter(UnitLabel)
     return [adapter.validate_json(line) for line in text.splitlines()]
+
+
+def by_earlier_rules(labels: Sequence[UnitLabel]) -> bool:
+    """Return whether labels are of a time when it was not asked if they explain their units whole."""
+    return any(each.best and None in (each.left, each.common, each.uncovered) for each in labels)
 
 
 def read_summary(run: Path) -> LabelSummary:

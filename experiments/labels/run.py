@@ -32,7 +32,16 @@ from agents.records.record_types import Manifest
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.labels.layer import RATE, EmbeddedImages, LabelSettings, LayerLabeler
-from experiments.labels.record import DEAD, FILE, SUMMARY, LabelSummary, UnitLabel, lines, parse_labels
+from experiments.labels.record import (
+    DEAD,
+    FILE,
+    SUMMARY,
+    LabelSummary,
+    UnitLabel,
+    by_earlier_rules,
+    lines,
+    parse_labels,
+)
 from experiments.labels.vocabulary import EmbeddedVocabulary, WordList, embed, read_vocabulary
 from experiments.setup.console import Console, counted
 from experiments.setup.preflight import open_images
@@ -285,12 +294,13 @@ async def _labels(
 
 
 def _read(store: Store, key: str) -> list[UnitLabel] | None:
-    """Return a layer's labels as they were written, None if there are none that can be read."""
+    """Return a layer's labels as they were written, None if there are none that can be read and used."""
     try:
         text = store.get(key)
-        return None if text is None else parse_labels(text)
+        known = None if text is None else parse_labels(text)
     except (RecordError, ValueError):
         return None
+    return None if known is None or by_earlier_rules(known) else known
 
 
 def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | Text:

@@ -11,7 +11,7 @@ meaning, and an agent would find nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,7 @@ from experiments.labels.record import (
     FILE,
     NOTHING_FITS,
     UnitLabel,
+    by_earlier_rules,
     lines,
     parse_labels,
     read_labels,
@@ -158,6 +159,7 @@ class LabelTiers:
     settings: LabelSettings = field(default_factory=LabelSettings)
     tell: bool = False
     """Whether agents are told the labels and their rivals as hypotheses."""
+    label: Callable[[Console, LabelRequest], Awaitable[object]] = label_units
 
     @property
     def text(self) -> str:
@@ -176,7 +178,7 @@ class LabelTiers:
         console.say(f"labeling {', '.join(layers)} by embeddings, in {beside(run)}")
         text = ",".join(layers)
         request = LabelRequest(model, text, self.vocabulary, selection, "max", self.settings, beside(run))
-        await label_units(console, request)
+        await self.label(console, request)
 
     def decide(
         self, store: Store, network: KnownNetwork, fingerprint: str, units: Sequence[str]
@@ -258,12 +260,14 @@ def beside(run: Path) -> Path:
 
 
 def _labels_in(store: Store) -> list[UnitLabel]:
+    """Return the labels that a run has, none if they are by earlier rules: they are made again then."""
     try:
-        return parse_labels(store.get(FILE) or b"")
+        known = parse_labels(store.get(FILE) or b"")
     except ValueError as error:
         raise UsageError(
             f"{store.root / FILE} is damaged.", "Remove it: it is made again from the labels."
         ) from error
+    return [] if by_earlier_rules(known) else known
 
 
 def _catalogued(unit: str, label: UnitLabel) -> CatalogUnit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,12 @@ def test_planted_units_get_their_words_and_layers_that_are_done_are_read(  # typ
     assert {*summary["seconds_of"]} == {"start", "pass", "labels"}
     (kept,) = (run / "layers").glob("constant-*.jsonl")
     kept.write_text(kept.read_text().replace('"dead"', '"of the record"'))
+    (earlier,) = (run / "layers").glob("seven-*.jsonl")
+    earlier.write_text(re.sub(r'"left": [^,]+', '"left": null', earlier.read_text()))
     code, _, err = run_command(capsys, "label", *arguments)
     assert code == 0, err
     assert read_labels(run)[-1].reason == "of the record"
+    assert read_labels(run)[0] == labels[0], "made again, as it was by earlier rules"
 
 
 def test_vocabularies_are_read_without_repetitions(tmp_path: Path) -> None:

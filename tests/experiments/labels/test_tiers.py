@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from actors.errors import UsageError
 from actors.vision.networks.layer_cache import KnownNetwork
 from agents.records.store import Store
 from agents.records.work import WorkItem
-from experiments.labels.record import LabelSummary, UnitLabel, lines
+from experiments.labels.record import LabelSummary, UnitLabel, lines, read_labels
+from experiments.labels.run import LabelRequest
 from experiments.labels.tiers import AgentChoice, LabelTiers, doubt_of, effects_in, hypotheses_of, proposed
 from experiments.records.tiers import UnitTier
+from experiments.setup.console import Console
+from experiments.setup.selection import Selection
 from experiments.studies.sweep import by_agent
 
 NETWORK = KnownNetwork("net", {"mix": 4}, {}, {}, ())
@@ -146,6 +149,31 @@ def test_labels_of_another_network_or_layer_decide_nothing(labels: Path) -> None
         tiers.decide(store, NETWORK, "f2", UNITS)
     with pytest.raises(UsageError, match="has no labels of other"):
         tiers.decide(store, NETWORK, "f1", ["net/other:0"])
+
+
+async def test_labels_by_earlier_rules_are_made_again_before_they_decide(tmp_path: Path) -> None:
+    run, asked = tmp_path / "run", []
+    whole = [replace(each, left=0.0, common=9.0, uncovered=0.0) for each in LABELS]
+    run.mkdir()
+    (run / "labels.jsonl").write_bytes(lines(LABELS))
+
+    async def made(_: Console, request: LabelRequest) -> None:
+        asked.append(request.layers)
+        write_labels(request.out, whole, "f1")
+
+    tiers = LabelTiers(AgentChoice("doubtful", "doubtful"), label=made)
+    for _ in range(2):
+        await tiers.prepare(Console(quiet=True), Selection(None), "net", ["mix"], run)
+        tiers.decide(Store.open(run), NETWORK, "f1", UNITS)
+    assert asked == ["mix"], "once: the run has the new ones then"
+    assert [each.left for each in read_labels(run)] == [0.0] * 4
+
+
+def test_a_run_of_labels_by_earlier_rules_decides_where_it_is_named(labels: Path) -> None:
+    summary = json.loads((labels / "labels.json").read_text())
+    del summary["seconds_of"]
+    (labels / "labels.json").write_text(json.dumps(summary | {"version": 1}))
+    assert len(decided(labels, "doubtful")) == len(UNITS)
 
 
 def test_only_parts_of_an_or_are_labels_of_their_own() -> None:
