@@ -54,5 +54,5 @@ def label(
     settings = LabelSettings(length, share, seed=seed, device=device)
     request = LabelRequest(model, layers, vocabulary, shared.selection, reduce, settings, folder)
     result, found = run(label_units(shared.console, request), folder)
-    lines = [f"{name}: {line}" for name, line in figures(result).items()]
+    lines = [f"{name}: {line}" for name, line in figures(result, found).items()]
     shared.show(result, table(found), *lines, f"results: {', '.join(result.files)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,8 +34,11 @@ from agents.records.run_files import RecordError
 from agents.records.store import Store
 from experiments.labels.layer import RATE, EmbeddedImages, LabelSettings, LayerLabeler
 from experiments.labels.record import (
+    AMBIGUOUS,
     DEAD,
     FILE,
+    NOTHING_FITS,
+    PART,
     SUMMARY,
     LabelSummary,
     UnitLabel,
@@ -52,6 +56,11 @@ FEWEST_IMAGES = 100
 _SPARE_DISK = 1.05
 PARTS = ("start", "pass", "labels")
 """Of a run's time, in order."""
+_WHY_NOT = {
+    NOTHING_FITS: "that no word fits",
+    PART: "explained only in part",
+    AMBIGUOUS: "with a rival that fits as well",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +318,7 @@ def table(labels: Sequence[UnitLabel], most: int = 20) -> Table | Text:
     fitting = [each for each in labels if each.label is not None]
     if not fitting:
         return Text(
-            f"No word fits any unit.{_nearest(labels)} More images or other words (--vocabulary) may help."
+            f"No unit got a label.{_nearest(labels)} More images or other words (--vocabulary) may help."
         )
     for each in sorted(fitting, key=lambda label: -(label.correlation or 0.0))[:most]:
         shown.add_row(
@@ -328,15 +337,24 @@ def _nearest(labels: Sequence[UnitLabel]) -> str:
     if not tried:
         return ""
     best = min(tried, key=lambda label: (label.q, -(label.correlation or 0.0)))
-    unit = f"{best.layer}:{best.index}"
-    return f" The nearest is {best.best!r} for {unit}, at q {best.q:.2g}; at most {RATE} is accepted."
+    why = {
+        PART: f", but it {PART} of the unit",
+        AMBIGUOUS: f", but {best.runner_up!r} fits as well",
+    }.get(best.reason, f"; at most {RATE} is accepted")
+    return f" The nearest is {best.best!r} for {best.layer}:{best.index}, at q {best.q:.2g}{why}."
 
 
-def figures(result: LabelSummary) -> Mapping[str, str]:
-    """Return the summary as lines for a terminal."""
-    nothing = result.units - result.labeled - result.dead
+def _unlabeled(labels: Sequence[UnitLabel]) -> str:
+    """Return how many units got no label, and why, in words that follow those of the others."""
+    reasons = Counter(each.reason for each in labels if each.label is None)
+    said = [f"{n} {_WHY_NOT.get(reason, reason)}" for reason, n in reasons.most_common()]
+    return f"; {reasons.total()} without a label: {', '.join(said)}" if said else ""
+
+
+def figures(result: LabelSummary, labels: Sequence[UnitLabel]) -> Mapping[str, str]:
+    """Return the summary of a run with these labels as lines for a terminal."""
     return {
-        "units": f"{result.labeled} of {result.units} labeled; {result.dead} are dead, {nothing} fit no word",
+        "units": f"{result.labeled} of {result.units} labeled{_unlabeled(labels)}",
         "images": f"{result.images:,} ({result.skipped_images} left out)",
         "words": f"{result.words:,} of {result.vocabulary} that enough images show",
         "embeddings": f"{result.embedder}. {result.stand_in}".strip(),

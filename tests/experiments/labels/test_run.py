@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ import pytest
 from actors.embedded.drawing.grammar import parse_prompt
 from actors.embedded.drawing.render import render
 from actors.errors import UsageError
-from experiments.labels.record import read_labels
+from experiments.labels.record import (
+    AMBIGUOUS,
+    DEAD,
+    NOTHING_FITS,
+    PART,
+    LabelSummary,
+    UnitLabel,
+    read_labels,
+)
+from experiments.labels.run import figures, table
 from experiments.labels.vocabulary import read_vocabulary
 from tests.experiments.effects.test_edited_network import run_command
 
@@ -87,6 +97,42 @@ def test_planted_units_get_their_words_and_layers_that_are_done_are_read(  # typ
     assert code == 0, err
     assert read_labels(run)[-1].reason == "of the record"
     assert read_labels(run)[0] == labels[0], "made again, as it was by earlier rules"
+
+
+def of_reason(index: int, reason: str, q: float = 0.01) -> UnitLabel:
+    """Return what is kept of a unit, with a label where there is no reason against it."""
+    best = None if reason == DEAD else "dog"
+    known = {"best": best, "q": None if reason == DEAD else q, "runner_up": "cat", "correlation": 0.5}
+    return UnitLabel(f"a:{index}", "a", index, None if reason else best, reason, **known)  # type: ignore[arg-type]
+
+
+def test_units_without_a_label_are_counted_by_reason() -> None:
+    reasons = ["", DEAD, NOTHING_FITS, NOTHING_FITS, NOTHING_FITS, PART, PART, AMBIGUOUS]
+    found = [of_reason(index, reason) for index, reason in enumerate(reasons)]
+    names = {"model": "m", "network": "n", "dataset": "d", "embedder": "e", "stand_in": "", "vocabulary": "v"}
+    counts = {"words": 5, "unknown_words": 0, "images": 200, "skipped_images": 0, "units": 8, "labeled": 1}
+    rest = {"reduce": "max", "layers": {}, "dead": 1, "seconds": 1.0, "files": []}
+    summary = LabelSummary(**names, **counts, **rest)  # type: ignore[arg-type]
+    assert figures(summary, found)["units"] == (
+        "1 of 8 labeled; 7 without a label: 3 that no word fits, 2 explained only in part, 1 dead, "
+        "1 with a rival that fits as well"
+    )
+    assert figures(replace(summary, units=1), found[:1])["units"] == "1 of 1 labeled"
+
+
+@pytest.mark.parametrize(
+    ("reason", "q", "why"),
+    [
+        (NOTHING_FITS, 0.2, "at q 0.2; at most 0.05 is accepted."),
+        (PART, 0.01, "at q 0.01, but it explains only a part of the unit."),
+        (AMBIGUOUS, 0.01, "at q 0.01, but 'cat' fits as well."),
+    ],
+)
+def test_where_no_unit_gets_a_label_the_nearest_says_why_not(reason: str, q: float, why: str) -> None:
+    found = [of_reason(0, DEAD), of_reason(1, NOTHING_FITS, 0.9), of_reason(2, reason, q)]
+    said = str(table(found))
+    assert said.startswith(f"No unit got a label. The nearest is 'dog' for a:2, {why} More images")
+    assert str(table(found[:1])).startswith("No unit got a label. More images")
 
 
 def test_vocabularies_are_read_without_repetitions(tmp_path: Path) -> None:

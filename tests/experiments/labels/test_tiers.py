@@ -152,7 +152,8 @@ def test_labels_of_another_network_or_layer_decide_nothing(labels: Path) -> None
 
 
 async def test_labels_by_earlier_rules_are_made_again_before_they_decide(tmp_path: Path) -> None:
-    run, asked = tmp_path / "run", []
+    run = tmp_path / "run"
+    asked: list[str] = []
     whole = [replace(each, left=0.0, common=9.0, uncovered=0.0) for each in LABELS]
     run.mkdir()
     (run / "labels.jsonl").write_bytes(lines(LABELS))
