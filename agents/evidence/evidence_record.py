@@ -170,8 +170,8 @@ class HeldOutTest(Record):
     shown: Count = 0
     """Drawn images that show a label."""
     pictures: Count | None = None
-    """As many as they count for: parts of one picture count once, and parts of a picture that an agent has
-    seen not at all. Looked for among five images or more; an earlier version did not look for such.
+    """As many as they count for: parts of one picture count once, and parts of a picture that is among the
+    exemplars not at all. Looked for among five images or more; an earlier version did not look for such.
     """
     untold: Count = 0
     """Drawn images without a clear answer of the witness, left out of all figures."""

@@ -41,11 +41,12 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
     incomplete = figures.coverage is not None and figures.coverage.incomplete
     strong = figures.strength is None or figures.strength.strong
     reached = figures.reach is not None and figures.reach.reached
+    blind = figures.witness is not None and not figures.witness.tells
     if unit is None:
         return Finding(
             verdict="not confirmed", reason="No image of the data set drives the unit more than another."
         )
-    if held is not None and held.status == "holds" and covers:
+    if held is not None and held.status == "holds" and covers and not blind:
         if specific and strong and reached and not beaten_by and not incomplete:
             return Finding(verdict="confirmed", reason=f"{_covers(figures)}; {_on_data(held)}.")
         strongly = held.share is not None and held.share >= _least(figures)
@@ -58,7 +59,9 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
         return Finding(verdict="untested", reason="No image of the label could be made.")
     if not reached:
         reason = _reach(figures)
-        if held is not None and held.dependent:
+        if figures.witness is not None and blind:
+            reason = f"{reason} {_blind(figures.witness)}"
+        elif held is not None and held.dependent:
             reason = f"{reason} {_not_shown_on_data(figures)}"
         return Finding(verdict="out of reach", reason=reason)
     if specific is None:
@@ -70,7 +73,7 @@ def of_label(specific: bool | None, figures: Figures, *, beaten_by: str = "") ->
         )
     if beaten_by:
         return Finding(verdict="not confirmed", reason=f'Images of "{beaten_by}" drive the unit more.')
-    if figures.witness is not None and not figures.witness.tells:
+    if figures.witness is not None and blind:
         return Finding(verdict="not confirmed", reason=_blind(figures.witness))
     if held is not None and held.status == "contradicted":
         return Finding(verdict="not confirmed", reason=f"On real images it does not hold: {_on_data(held)}.")
@@ -150,7 +153,7 @@ def _shown(held: HeldOutTest, what: str) -> str:
         return text
     return (
         f"{text}, which count as {held.pictures} since parts of one picture are no images of their own, "
-        "nor are parts of a picture that the agent saw"
+        "nor are parts of a picture that is among the exemplars"
     )
 
 

@@ -81,7 +81,7 @@ class Sample:
 class JudgedImage:
     """A drawn image, what it does to the unit, and whether it shows a label; None: the answer was unclear.
 
-    `picture` is the number of the picture that it is a part of; None: of one that an agent has seen.
+    `picture` is the number of the picture that it is a part of; None: of one that is among the exemplars.
     """
 
     drawn: DrawnImage

@@ -234,7 +234,7 @@ def _warnings(evidence: EvidenceRecord) -> list[str]:
     if held_out is not None and held_out.dependent:
         warnings.append(
             f"data set: of {held_out.shown} held-out images with the label only {held_out.pictures} count: "
-            "the others are parts of the same pictures, or of pictures that the agent saw"
+            "the others are parts of the same pictures, or of pictures that are among the exemplars"
         )
     if noted := sum(bool(trial.notes) for trial in evidence.positives):
         warnings.append(f"image maker: it reports that it could not draw all of {noted} images of the label")

@@ -134,7 +134,11 @@ FEW = told(status="too few", auroc=None, e_value=None)
         (True, ALL, "confirmed"),
         (True, replace(ALL, held_out=FEW), "holds for generated images"),
         (True, replace(ALL, held_out=None), "holds for generated images"),
+        (True, replace(ALL, witness=BLIND), "not confirmed"),
+        (True, replace(ALL, witness=SILENT), "not confirmed"),
+        (False, replace(ALL, reach=UNREACHED, witness=BLIND), "out of reach"),
         (True, replace(ALL, held_out=FEW, witness=BLIND), "not confirmed"),
+        (None, replace(ALL, reach=UNREACHED, strength=None, witness=None), "holds on your images"),
         (True, replace(ALL, held_out=FEW, coverage=NARROW, witness=BLIND), "not confirmed"),
         (True, replace(ALL, held_out=FEW, witness=SILENT), "not confirmed"),
         (True, replace(ALL, held_out=None, coverage=None, witness=None), "holds for generated images"),
@@ -174,6 +178,11 @@ def test_a_label_of_images_that_are_far_from_a_class_that_wins_does_not_hold_on_
     assert of_label(False, held).verdict == "holds on your images"
 
 
+def test_the_reason_says_that_the_witness_tells_nothing_apart():
+    for figures in (ALL, replace(ALL, reach=UNREACHED)):
+        assert "nothing is known of what" in of_label(True, replace(figures, witness=BLIND)).reason
+
+
 def test_a_label_that_a_rival_beats_is_not_confirmed():
     assert of_label(True, ALL, beaten_by="grass").verdict == "not confirmed"
 
@@ -185,6 +194,7 @@ def test_the_reason_says_that_parts_of_a_picture_are_no_images_of_their_own():
             "12 of 80 images that no agent saw show the label, which count as 1"
             in of_label(True, figures).reason
         )
+        assert "nor are parts of a picture that is among the exemplars" in of_label(True, figures).reason
 
 
 def test_an_abstention_without_reach_is_out_of_reach():
