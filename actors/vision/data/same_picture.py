@@ -8,8 +8,9 @@ compared there block by block. Two tabby cats are alike in kind, and agree in no
 from __future__ import annotations
 
 import functools
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +20,13 @@ from actors.errors import UsageError
 from actors.images import Image
 from actors.serving.lru import LruCache
 from actors.vision.data.distinct import DistinctDataset
-from actors.vision.data.labels import ColumnSettings, labels_of
+from actors.vision.data.labels import MOST_LEVELS, Column, ColumnSettings, labels_of
 from actors.vision.readout.base import ImageDataset
 
 GROUP = "group"
-"""The column of a data set's table that says which images belong together."""
+"""The column of a data set's table that says which images belong together, if it has more than MOST_LEVELS
+values: with fewer it may name subgroups, as an attribute does.
+"""
 _SIDE = 64
 """Longer side of what is compared, in pixels."""
 _SCALES = tuple(1.07**k for k in range(-9, 10))
@@ -41,6 +44,10 @@ _AGREEING = 0.85
 """Median correlation of the blocks from which two images are of one picture (docs/data.md)."""
 _REMEMBERED = 1 << 18
 """Pairs of which the answer is kept."""
+_DETAILS_BYTES, _GROUPS_BYTES = 128 * 2**20, 16 * 2**20
+"""Room for what images were compared by last, and for columns `group`."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +65,21 @@ class Details:
         """Which size is the image's own."""
         return len(_SCALES) // 2
 
+    @property
+    def n_bytes(self) -> int:
+        return sum(each.nbytes for each in self.sized) + self.spectra.nbytes + self.norms.nbytes
+
 
 class SamePictures:
-    """Finds parts of one picture among a data set's images. Blocking; thread-safe."""
+    """Finds parts of one picture among a data set's images. Blocking; thread-safe.
+
+    Threads compare images at the same time: only what they share is locked, and a pair may be compared twice.
+    """
 
     def __init__(self) -> None:
         self._known: LruCache[bool] = LruCache(_REMEMBERED)
+        self._details: LruCache[Details] = LruCache(_DETAILS_BYTES)
+        self._groups: LruCache[np.ndarray] = LruCache(_GROUPS_BYTES)
         self._lock = threading.Lock()
 
     def numbers(
@@ -76,9 +92,7 @@ class SamePictures:
         """
         if not isinstance(dataset, DistinctDataset):
             return list(range(len(indices)))
-        with self._lock:
-            everything = [*map(int, seen), *map(int, indices)]
-            leaders = self._leaders(dataset, everything)
+        leaders = self._leaders(dataset, [*map(int, seen), *map(int, indices)])
         known = set(leaders[: len(seen)])
         numbers: dict[int, int | None] = dict.fromkeys(known)
         for leader in leaders[len(seen) :]:
@@ -86,16 +100,17 @@ class SamePictures:
                 numbers[leader] = len(numbers) - len(known)
         return [numbers[leader] for leader in leaders[len(seen) :]]
 
-    def _leaders(self, dataset: ImageDataset, indices: Sequence[int]) -> list[int]:
+    def _leaders(self, dataset: DistinctDataset, indices: Sequence[int]) -> list[int]:
         """Return for each image the place of the first one that is joined with it, by chains of pairs."""
         leaders = list(range(len(indices)))
-        groups = _groups(dataset, indices)
-        details = functools.cache(lambda index: details_of(dataset.load(index)))
+        groups = self._groups_of(dataset)[list(indices)].tolist()
+        # Every image is compared with all others: those of one call are held together, however many.
+        details = functools.cache(functools.partial(self._details_of, dataset))
         for place in range(1, len(indices)):
             for other in range(place):
                 if leaders[other] == leaders[place]:
                     continue
-                if groups[place] is not None and groups[other] is not None:
+                if groups[place] >= 0 and groups[other] >= 0:
                     same = groups[place] == groups[other]
                 else:
                     same = self._same(dataset.fingerprint, indices[other], indices[place], details)
@@ -104,21 +119,52 @@ class SamePictures:
                     leaders = [first if leader == second else leader for leader in leaders]
         return leaders
 
-    def _same(self, dataset: str, one: int, other: int, details: functools._lru_cache_wrapper) -> bool:
+    def _same(self, dataset: str, one: int, other: int, details: Callable[[int], Details]) -> bool:
         key = (dataset, min(one, other), max(one, other))
-        if (known := self._known.get(key)) is None:
+        with self._lock:
+            known = self._known.get(key)
+        if known is None:
             known = of_one_picture(details(one), details(other))
-            self._known.put(key, known, 1)
+            with self._lock:
+                self._known.put(key, known, 1)
+        return known
+
+    def _details_of(self, dataset: DistinctDataset, index: int) -> Details:
+        key = dataset.fingerprint, index
+        with self._lock:
+            known = self._details.get(key)
+        if known is None:
+            known = details_of(dataset.load(index))
+            with self._lock:
+                self._details.put(key, known, known.n_bytes)
+        return known
+
+    def _groups_of(self, dataset: DistinctDataset) -> np.ndarray:
+        with self._lock:
+            known = self._groups.get(dataset.fingerprint)
+        if known is None:
+            known = _groups(dataset)
+            with self._lock:
+                self._groups.put(dataset.fingerprint, known, known.nbytes)
         return known
 
 
-def _groups(dataset: ImageDataset, indices: Sequence[int]) -> list[int | None]:
-    """Return what the column `group` says of images, None where it says nothing."""
+def _groups(dataset: DistinctDataset) -> np.ndarray:
+    """Return the number of each image's picture by the column `group`, int64 (images,); -1 where it says
+    nothing.
+    """
     try:
-        values = labels_of(dataset, ColumnSettings(label=GROUP)).label.values[list(indices)]
+        column = labels_of(dataset, ColumnSettings(label=GROUP)).label
     except UsageError:
-        return [None] * len(indices)
-    return [int(value) if value >= 0 else None for value in values]
+        column = Column((), np.full(len(dataset), -1, np.int64))
+    if len(column.levels) > MOST_LEVELS:
+        return column.values
+    if column.levels:
+        _log.warning(
+            "the column %r of %s has %d values, which may be subgroups: it is taken for pictures from %d on",
+            *(GROUP, dataset.name, len(column.levels), MOST_LEVELS + 1),
+        )
+    return np.full(len(dataset), -1, np.int64)
 
 
 def details_of(image: Image) -> Details:
@@ -126,6 +172,8 @@ def details_of(image: Image) -> Details:
     from scipy import fft
 
     gray = image.to_pil().convert("L")
+    # A large photograph is reduced once, to twice the largest size: not as a whole for each size.
+    gray = gray.reduce(max(1, max(gray.size) // (2 * round(_SIDE * _SCALES[-1]))))
     sized = tuple(_details(gray, round(_SIDE * scale)) for scale in _SCALES)
     field = np.zeros((len(sized), _FIELD, _FIELD), np.float32)
     for place, each in enumerate(sized):

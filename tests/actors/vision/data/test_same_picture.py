@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -83,11 +87,68 @@ def test_parts_of_pictures_that_were_seen_have_none(crops):
     assert SamePictures().numbers(opened(crops), [1, 2, 4, 6], seen=[0]) == [None, None, 0, 1]
 
 
+def write_groups(folder, groups):
+    """Write a table with a column `group`; groups are by the names of images."""
+    rows = [f"{name}.png,{group}" for name, group in groups.items()]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,group", *rows]))
+
+
+CROSSED = {"10": "a", "11": "b", "12": "", "20": "a", "21": "c", "22": "c", "30": "a"}
+"""Groups that cut across the photographs."""
+
+
 def test_the_column_group_says_which_images_belong_together(crops):
-    rows = ["10,a", "11,b", "12,", "20,a", "21,c", "22,c", "30,a"]
-    table = "\n".join(["file_name,group", *(f"{row[:2]}.png{row[2:]}" for row in rows)])
-    (crops / "metadata.csv").write_text(table)
+    others = {f"4{number:02}": f"other {number}" for number in range(18)}
+    for seed, name in enumerate(others):
+        photograph(100 + seed, 40).save(crops / f"{name}.png")
+    write_groups(crops, CROSSED | others)
     assert SamePictures().numbers(opened(crops), [0, 1, 3, 5, 6]) == [0, 1, 0, 2, 0]
+
+
+def test_a_column_group_of_few_values_may_mean_subgroups_and_says_nothing(crops, caplog):
+    write_groups(crops, CROSSED)
+    found = SamePictures()
+    for _ in range(2):
+        assert found.numbers(opened(crops), range(7)) == [0, 0, 0, 1, 1, 1, 2]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith("the column 'group' of crops has 3 values")
+
+
+def test_studies_compare_images_at_the_same_time(crops):
+    """While one waits for a photograph, another is not kept waiting."""
+    dataset, found = opened(crops), SamePictures()
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(index):
+        loading.set()
+        assert go_on.wait(60)
+        return dataset.load(index)
+
+    slow = copy.copy(dataset)
+    slow.load = load
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(found.numbers, slow, range(7))
+        try:
+            assert loading.wait(60)
+            assert found.numbers(dataset, range(7)) == [0, 0, 0, 1, 1, 1, 2]
+        finally:
+            go_on.set()
+        assert first.result() == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_each_photograph_is_read_once_for_many_studies(crops):
+    dataset, found, read = opened(crops), SamePictures(), []
+    counted = copy.copy(dataset)
+    counted.load = lambda index: read.append(index) or dataset.load(index)
+    found.numbers(counted, range(6))
+    found.numbers(counted, range(7))
+    assert sorted(read) == list(range(7))
+
+
+def test_a_large_photograph_is_compared_as_a_small_one():
+    picture = photograph(1, 1600)
+    assert same(picture, picture.resize((200, 200)))
+    assert same(crop(picture, 0, 0, 0.7), crop(picture, 0.2, 0.1, 0.7).resize((150, 150)))
 
 
 def test_drawn_scenes_are_each_a_picture_of_its_own():
