@@ -120,12 +120,15 @@ def calibration(options: argparse.Namespace) -> str:
     rows: list[Mapping[str, Any]] = [row for own in there.values() for row in own]
     held = e_benjamini_hochberg([row["e_value"] or 0.0 for row in rows], FALSE_DISCOVERIES)
     stand = [row for row, holds in zip(rows, held, strict=True) if holds and row["verdict"] in HOLDING]
+    missing = [name for name in runs if name not in there]
     strange = sum(row["precision"] is None or row["precision"] < 1 for row in stand)
     wrong = sum(not row["right"] for row in stand)
     return "\n".join(
         [
             f"{len(stand)} of {len(rows)} labels are said to hold and stand at a false-discovery rate of "
-            f"{FALSE_DISCOVERIES:.0%}, of the units of {', '.join(there)}.",
+            f"{FALSE_DISCOVERIES:.0%}.",
+            f"They are of the units of {', '.join(there)}.{' Not run: ' if missing else ''}"
+            f"{', '.join(missing)}{'.' if missing else ''}",
             "",
             "| of the labels that stand | | share (Wilson 95 %) | target |",
             "|---|---:|---|---|",
@@ -233,7 +236,9 @@ def main() -> int:
             f"python -m benchmarks.bench_gym --only {name} --units {options.units} --images "
             f"{options.images} --seed {options.seed}"
         )
-        keep(f"gym {name}", [command], f"{text}\n\nTook {time.monotonic() - started:.0f} s of this process.")
+        seconds = time.monotonic() - started
+        took = f"\n\nTook {seconds:.0f} s of this process." if seconds >= 1 else ""
+        keep(f"gym {name}", [command], f"{text}{took}")
         print(f"{name}: kept in {RESULTS.name}", file=sys.stderr)
     return 0
 

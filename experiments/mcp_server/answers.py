@@ -50,6 +50,8 @@ class OutsideOutcome(ToolAnswer):
     """How a study ended."""
 
     label: str | None
+    headline: str
+    """The label, or what was found in place of one."""
     verdict: str
     meaning: str
     """The verdict in a sentence."""

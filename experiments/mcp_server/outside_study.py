@@ -27,6 +27,7 @@ from experiments.mcp_server.answers import (
 )
 from experiments.mcp_server.interruptible import InterruptibleSandbox
 from experiments.mcp_server.outside_model import OutsideModel, Turn
+from experiments.records.headline import headline
 
 _log = logging.getLogger(__name__)
 _CLOSING_S = 5.0
@@ -232,6 +233,7 @@ class OutsideStudy:
         verdict, evidence = verdict_of(record), record.get("evidence")
         return OutsideOutcome(
             label=record.get("label"),
+            headline=headline(record),
             verdict=verdict,
             meaning=MEANINGS[verdict],
             reason=reason(evidence),

@@ -73,7 +73,10 @@ def headline(update: StudyUpdate) -> str:
 
 def outcome_text(outcome: OutsideOutcome) -> str:
     """Return a study's result as text."""
-    lines = [f"label: {outcome.label or 'none'}", f"verdict: {outcome.verdict} ({outcome.meaning})"]
+    said = (
+        outcome.headline if outcome.headline != (outcome.label or "") else f"label: {outcome.label or 'none'}"
+    )
+    lines = [said, f"verdict: {outcome.verdict} ({outcome.meaning})"]
     lines += [outcome.reason] if outcome.reason else []
     lines += [f"{figure.name}: {figure.value}" for figure in outcome.figures]
     lines += [f"report: {outcome.report}"] if outcome.report else []

@@ -17,6 +17,7 @@ from agents.records.journal import failures, read_result
 from agents.records.run_files import RecordError
 from agents.records.store import Store
 from agents.records.work import WorkItem, read_plan
+from experiments.records.headline import headline
 from experiments.records.names import UnitName
 from experiments.setup.console import counted, printable
 
@@ -40,6 +41,7 @@ class FoundUnit:
     unit: str
     """Its name within the run."""
     label: str
+    """Or what was found in place of one."""
     verdict: Verdict
     auroc: float | None
 
@@ -75,7 +77,8 @@ def _found(store: Store, item: WorkItem) -> FoundUnit | None:
         name = f"{named} ({name})"
     evidence = record.evidence
     auroc = None if evidence is None else evidence.auroc
-    return FoundUnit(name, record.label or "", verdict_of(record.to_json()), auroc)
+    values = record.to_json()
+    return FoundUnit(name, headline(values), verdict_of(values), auroc)
 
 
 def table(units: list[FoundUnit]) -> Iterator[Any]:

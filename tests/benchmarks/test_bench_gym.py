@@ -41,6 +41,13 @@ def test_only_labels_that_hold_and_stand_among_all_units_are_counted(tmp_path):
     assert "only a part of it | 2/9 |" in told
 
 
+def test_runs_that_are_missing_are_named(tmp_path):
+    runs = written(tmp_path, pairs=[row()], out_of_reach=[row()])
+    (tmp_path / "within-reach" / "synthetic.json").unlink()
+    told = calibration(runs)
+    assert "They are of the units of pairs, out-of-reach. Not run: within-reach." in told
+
+
 def test_runs_that_are_missing_are_asked_for(tmp_path):
     with pytest.raises(SystemExit, match="run the parts pairs and reach first"):
         calibration(argparse.Namespace(out=tmp_path))

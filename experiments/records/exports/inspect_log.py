@@ -15,6 +15,7 @@ from agents.records.store import finite
 from agents.records.work import WorkItem, build_task
 from agents.study.notes import note_text
 from experiments.records.exports.run import Run
+from experiments.records.headline import headline
 from tools.sandbox import api_page
 
 _IMAGE_SIDE = 224
@@ -113,7 +114,8 @@ def _sample(run: Run, item: WorkItem, record: StudyResult, model: str, images: b
             if round_record.program is not None:
                 parts = [{"type": "text", "text": _SHOWN_BY_PROGRAM}, *parts]
             messages.append({"role": "user", "content": parts})
-    label, values = record.label or "", record.to_json()
+    values = record.to_json()
+    label = headline(values)
     scores: dict[str, Any] = {}
     if (auroc := _auroc(record)) is not None:
         interval = record.evidence.auroc_interval if record.evidence else None
@@ -136,6 +138,7 @@ def _sample(run: Run, item: WorkItem, record: StudyResult, model: str, images: b
         "scores": scores,
         "metadata": {
             "verdict": verdict_of(values),
+            "headline": label,
             **{key: values.get(key) for key in ("status", "label", "description", "card", "seed", "usage")},
         },
         "store": {},

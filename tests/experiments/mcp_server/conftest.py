@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -33,12 +34,19 @@ CLIENT = Implementation(name="scripted <b>client</b>", version="1.0")
 
 
 class Observer:
-    """Sees nothing, and says so."""
+    """Says of images whether they show a thing, as the studio has it, and nothing else."""
 
     name, sees_images = "fake-observer", True
 
+    def __init__(self, studio: FakeStudio) -> None:
+        self._studio = studio
+
     async def complete(self, request):
-        return ChatReply("unsure")
+        asked = request.messages[-1]
+        question = re.search(r"Does this image show (.+)\? Answer", asked.text)
+        if question is None:
+            return ChatReply("unsure")
+        return ChatReply("yes" if question[1] in self._studio.shows.get(asked.images[0].id, "") else "no")
 
 
 class FakeBench:
@@ -57,7 +65,7 @@ class FakeBench:
         def activation(shown: str) -> float:
             return 4.0 + len(shown) % 3 if "banana" in shown else 0.1
 
-        return FakeSubject(self._studio, activation, name=f"fake/{layer}:{unit}")
+        return FakeSubject(self._studio, activation, name=f"fake/{layer}:{unit}", dataset="banana")
 
 
 @dataclass
@@ -99,8 +107,8 @@ def connect(sandboxes: KernelServer, tmp_path: Path) -> Connect:
         studio, starts, left = studio or FakeStudio(), [], list(faults)
         settings = InterpreterSettings(**{"max_rounds": 12, "max_images": 40, **limits})
         context = RunContext(
-            interpreter=Observer(),
-            observers=Observer(),
+            interpreter=Observer(studio),
+            observers=Observer(studio),
             studio=studio,
             sandboxes=sandboxes,
             paint=darken,

@@ -17,6 +17,7 @@ from agents.study.settings import InterpreterSettings
 from agents.tasks.describe_unit import DescribeUnit
 from experiments.paper.evaluation.run_labels import gather
 from experiments.records.exports.export import export
+from experiments.records.headline import UNREACHED
 from tests.experiments.mcp_server.conftest import words
 from tests.tools.fakes import FakeStudio
 from tools.sandbox import api_page
@@ -129,6 +130,17 @@ async def test_the_last_round_takes_nothing_but_the_answer(connect):
     assert done.structured_content["outcome"]["verdict"] == "out of reach"
     assert again.is_error
     assert "has its answer" in words(again)
+
+
+async def test_a_unit_that_no_image_reached_is_not_called_uninterpretable(connect):
+    async with connect(max_rounds=2) as place:
+        await place.call("open_study", layer="layer", unit="1")
+        await place.call("exemplars", study="s1")
+        done = await place.call("answer", study="s1", labels=["not interpretable"], description="Nothing.")
+    outcome = done.structured_content["outcome"]
+    assert (outcome["label"], outcome["headline"]) == ("not interpretable", UNREACHED)
+    assert "not interpretable" not in words(done)
+    assert UNREACHED in words(done)
 
 
 async def test_no_second_study_of_a_unit_gives_it_another_answer(connect):

@@ -17,6 +17,7 @@ from actors.errors import UsageError
 from agents.records import run_files
 from experiments.records.diff import diff, summary
 from experiments.records.exports.export import export
+from experiments.records.headline import UNREACHED
 from experiments.report import site
 from tests.command_line import maia
 from tests.experiments.report.run_directories import LAYER, FakeRun
@@ -138,6 +139,17 @@ def test_an_inspect_log_holds_each_conversation_and_its_scores(run, images):
     assert kinds.count("image") == (2 if images else 0)
     assert sample["scores"]["auroc"]["value"] == 0.91
     assert log["results"]["scores"][0]["metrics"]["mean"]["value"] == pytest.approx(0.91)
+
+
+def test_an_inspect_log_calls_no_unit_uninterpretable_that_no_image_reached(run):
+    evidence = {"kind": "abstention", "finding": {"verdict": "out of reach", "reason": "Nothing came near."}}
+    changes = {"label": "not interpretable", "labels": ["not interpretable"], "confirmed": None}
+    run.write_unit(9, done=run.done(9, evidence=evidence, **changes), rounds=[])
+    log = json.loads(Path(export(run.root, "inspect").path).read_text())
+    samples = {sample["id"].rpartition(":")[2]: sample for sample in log["samples"]}
+    (choice,) = samples["9"]["output"]["choices"]
+    assert choice["message"]["content"] == samples["9"]["metadata"]["headline"] == UNREACHED
+    assert samples["3"]["metadata"]["headline"] == "wheels"
 
 
 def test_a_run_that_is_given_more_units_is_the_same_log_and_another_run_is_another(run, tmp_path):
