@@ -98,8 +98,10 @@ async def open_images(profile: Profile, cache: Path, notify: Callable[[str], Non
         dataset = await asyncio.to_thread(distinct, whole, cache, go_on)
     finally:
         stopped.set()
-    if isinstance(whole, FolderDataset) and whole.skipped_files:
-        notify(f"passed over in {whole.name}: {format_counts(whole.skipped_files)}")
+    if isinstance(whole, FolderDataset) and (
+        others := await asyncio.to_thread(whole.passed_over, profile.columns)
+    ):
+        notify(f"passed over in {whole.name}: {format_counts(others)}")
     counted = f"{len(dataset):,} distinct images"
     if isinstance(dataset, DistinctDataset):
         for bits, n in sorted(dataset.scaled.items()):

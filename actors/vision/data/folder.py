@@ -33,7 +33,7 @@ from actors.images import (
 )
 from actors.vision.data import tables
 from actors.vision.data.labels import ColumnSettings, Labels, from_files
-from actors.vision.data.tables import Table, file_column, no_column, read_table
+from actors.vision.data.tables import Table, file_column, names_images, no_column, read_table
 
 _FINGERPRINTED_IMAGES = 32
 """Images whose content is part of a data set's fingerprint."""
@@ -149,6 +149,19 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def passed_over(self, columns: ColumnSettings) -> Counter[str]:
+        """Return `skipped_files` without the tables that `labels` reads: those that name images of this."""
+        if self._table is not None or not any(self.skipped_files[suffix] for suffix in tables.SUFFIXES):
+            return self.skipped_files
+        images = [entry.path for entry in self._entries]
+        printable = [_printable(image) for image in images]
+        read = Counter(
+            Path(table.name).suffix.lower()
+            for table in _tables(self._root, images)
+            if not table.name.startswith(".") and names_images(printable, table, columns.image)
+        )
+        return self.skipped_files - read
 
     def load(self, index: int) -> Image:
         with _named(self._root, self._entries[index]) as entry:

@@ -120,6 +120,12 @@ def matched(images: Sequence[str], table: Table, column: str) -> list[Mapping[st
     return matches
 
 
+def names_images(images: Sequence[str], table: Table, asked: str = "") -> bool:
+    """Return whether rows of a table belong to any of the images; `asked` is the column that names files."""
+    column = file_column(table.columns, asked)
+    return column is not None and any(matched(images, table, column))
+
+
 def _unique(pairs: Iterable[tuple[str, _T]]) -> dict[str, _T]:
     """Return the values of the keys that occur once."""
     listed = list(pairs)

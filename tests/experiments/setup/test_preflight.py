@@ -149,6 +149,7 @@ async def test_other_files_of_a_folder_are_reported_once(tmp_path):
     """Files passed over, unreadable ones, and 12-bit values."""
     profile = Profile(dataset=str(folder_of(tmp_path / "data", 30)), few_images=True)
     (tmp_path / "data" / "a.svg").write_text("x")
+    (tmp_path / "data" / "metadata.csv").write_text("file_name,label\n0000.png,cat\n")
     (tmp_path / "data" / "b.jpg").write_text("x")
     deep = np.random.default_rng(0).integers(0, 4096, (16, 16), dtype=np.uint16)
     PIL.Image.fromarray(deep).save(tmp_path / "data" / "deep.png")

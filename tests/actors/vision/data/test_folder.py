@@ -16,6 +16,7 @@ from actors.errors import UsageError
 from actors.vision.data.datasets import open_dataset
 from actors.vision.data.distinct import Previewed
 from actors.vision.data.folder import FolderDataset
+from actors.vision.data.labels import ColumnSettings
 from tests.actors.vision.pictures import encoded, folder_of
 
 
@@ -70,6 +71,20 @@ def test_skipped_files_are_counted_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "a.png").unlink()
     with pytest.raises(UsageError, match=r"2 \.svg, .*\.zip \(unpack them\)"):
         FolderDataset(tmp_path)
+
+
+def test_a_table_that_names_the_images_is_not_passed_over(tmp_path: Path) -> None:
+    """Labels come from it; notes and lists of other things are counted as other files."""
+    folder_of(tmp_path, 2)
+    folder_of(tmp_path / "more", 1)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n0000.png,cat\n")
+    (tmp_path / "more" / "list.jsonl").write_text('{"picture": "0000.png", "label": "dog"}\n')
+    (tmp_path / "notes.csv").write_text("name,wage\nAda,3\n")
+    (tmp_path / "gone.csv").write_text("file_name,label\ngone.png,cat\n")
+    dataset = FolderDataset(tmp_path)
+    assert dataset.skipped_files == {".csv": 3, ".jsonl": 1}
+    assert dataset.passed_over(ColumnSettings()) == {".csv": 2, ".jsonl": 1}
+    assert dataset.passed_over(ColumnSettings(image="picture")) == {".csv": 3}
 
 
 def test_a_folder_of_tars_is_read_where_it_lies(tmp_path: Path) -> None:
