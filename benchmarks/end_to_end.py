@@ -254,6 +254,6 @@ def _result(taken: dict[str, dict[int, list[float]]], plan: tuple[tuple[int, int
         [Curve("Images measured and painted a second", "agents", "images/s", curves)],
         notes=[
             "The peers' rates are of one agent's 35 images: they take agents one after another.",
-            "Cold was to be 8 times the stock loop before, which was missed: the machine's limit takes its place.",
+            "Cold was to be 8 times the stock loop before, and was not: the machine's limit takes its place.",
         ],
     )
