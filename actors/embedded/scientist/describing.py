@@ -28,7 +28,9 @@ from actors.embedded.scientist.conclusion import conclude
 MAX_MEASURED_ROUNDS = 12
 BATCH = 26
 FIRST_BATCH = 32
-HOPELESS_ROUNDS = 5
+SINGLING_ROUNDS = 5
+"""Measured rounds in which strong images are taken apart while no guess predicts anything."""
+HOPELESS_ROUNDS = 8
 """Rounds after which a study ends if its best guess still predicts nothing."""
 CHANGES = 6
 SURVEY = 44
@@ -68,7 +70,7 @@ class UnitStudy:
         standing = self._appraisal.standing()
         rounds = state.measured_rounds
         since_rejection = [r for r in rounds if not state.rejected or r > state.rejected[-1]]
-        if (standing is None or not standing.promising) and len(rounds) < HOPELESS_ROUNDS:
+        if (standing is None or not standing.promising) and len(rounds) < SINGLING_ROUNDS:
             hits = self._appraisal.hits() if standing is None else self._appraisal.suspects(standing)
             if hits:
                 return self._single_out([row.stimulus for row in hits])
