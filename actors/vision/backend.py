@@ -549,7 +549,7 @@ class VisionBackend(Backend[Any, Any]):
         plan = plan_pass(rows, self.readers)
 
         def at(row: PassRow, readout: Readout) -> int:
-            return plan.at(row, self.readers.call_index(self.readers.layer(readout.layer)))
+            return plan.at(row, self.readers.depth(readout))
 
         asked = asked_maps(rows, at)
         image_hw = self.network.preprocess.input_size(*rows[0].request.image.size)
@@ -572,15 +572,13 @@ class VisionBackend(Backend[Any, Any]):
             return read
 
         depth = self.readers.call_index(rows[0].wanted)
-        reads = {
-            r: take(r) for r in self._recent if self.readers.call_index(self.readers.layer(r.layer)) <= depth
-        }
+        reads = {r: take(r) for r in self._recent if self.readers.depth(r) <= depth}
         pixels = [row.request.image.pixels for row in plan.images]
         wanted = [row.wanted for row in plan.images]
         self.forward(pixels, reads, wanted, edits_of(plan.rows, self.readers), plan.fork)
         self.forwards += len(rows) - len(plan.images)
         for readout, values in maxima.items():
-            passed = plan.rows_at(self.readers.call_index(self.readers.layer(readout.layer)))
+            passed = plan.rows_at(self.readers.depth(readout))
             maxima[readout] = self._put_in_bank(readout, passed, values)
         return [self._result(row, at, maxima, maps) for row in rows]
 

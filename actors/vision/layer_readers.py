@@ -31,6 +31,10 @@ class LayerReaders:
         """Return the place of a layer's call in the order of a pass."""
         return self.tapped.tap(layer).recorded.call_index
 
+    def depth(self, readout: Readout) -> int:
+        """Return the place of a readout's layer in the order of a pass."""
+        return self.call_index(self.layer(readout.layer))
+
     def reader(self, readout: Readout) -> UnitReader:
         """Return what reads the units of a readout.
 
@@ -86,7 +90,7 @@ class LayerReaders:
                     "Edit all positions, or a share of the unit's largest value.",
                 )
             for ask in request.asks:
-                if self.call_index(self.layer(ask.readout.layer)) < tap.recorded.call_index:
+                if self.depth(ask.readout) < tap.recorded.call_index:
                     raise UsageError(
                         f"an edit at {layer!r} has no effect on {ask.readout.layer!r}, "
                         "which is computed before it.",

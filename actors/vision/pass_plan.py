@@ -66,8 +66,8 @@ def plan_pass(rows: Sequence[PassRow], readers: LayerReaders) -> PassPlan:
     edited = [row for row in rows if row.request.edits]
     if not any(count[row.request.image.id] > 1 for row in edited):
         return PassPlan(rows, rows)
-    layers = [readers.layer(edit.readout.layer) for row in edited for edit in row.request.edits]
-    layer = readers.tapped.fork_layer(min(readers.call_index(each) for each in layers))
+    first = min(readers.depth(edit.readout) for row in edited for edit in row.request.edits)
+    layer = readers.tapped.fork_layer(first)
     if layer is None:
         return PassPlan(rows, rows)
     index = readers.call_index(layer)
