@@ -6,7 +6,6 @@ A neuron, a class probability and a synthetic neuron are all subjects; an agent 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict, runtime_checkable
@@ -16,7 +15,7 @@ import numpy as np
 from actors.errors import UsageError
 from actors.images import Image, Provenance
 from actors.serving.backend import Priority
-from actors.serving.lru import LruCache
+from actors.serving.lru import SharedLruCache
 from actors.vision.client import PoolVisionClient
 from actors.vision.data.distinct import Progress
 from actors.vision.data.same_picture import SamePictures
@@ -393,22 +392,18 @@ class RecentImages:
     """
 
     def __init__(self, limit_bytes: int = 128 * 2**20) -> None:
-        self._images: LruCache[tuple[Image, Provenance]] = LruCache(limit_bytes)
-        self._lock = threading.Lock()
+        self._images: SharedLruCache[tuple[Image, Provenance]] = SharedLruCache(limit_bytes)
 
     def load_all(self, dataset: ImageDataset, indices: Sequence[int]) -> list[tuple[Image, Provenance]]:
         """Return images of a data set and where they come from. Blocking; raises as `ImageDataset.load`."""
         return [self._load(dataset, index) for index in indices]
 
     def _load(self, dataset: ImageDataset, index: int) -> tuple[Image, Provenance]:
-        key = dataset.fingerprint, index
-        with self._lock:
-            if (known := self._images.get(key)) is not None:
-                return known
-        loaded = dataset.load(index), dataset.provenance(index)
-        with self._lock:
-            self._images.put(key, loaded, loaded[0].pixels.nbytes)
-        return loaded
+        return self._images.get_or_make(
+            (dataset.fingerprint, index),
+            lambda: (dataset.load(index), dataset.provenance(index)),
+            lambda loaded: loaded[0].pixels.nbytes,
+        )
 
 
 _recent = RecentImages()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 ValueT = TypeVar("ValueT")
@@ -37,3 +38,23 @@ class LruCache(Generic[ValueT]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+class SharedLruCache(Generic[ValueT]):
+    """An `LruCache` for several threads. Two that lack a value at once may both make it; one is held."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._cache: LruCache[ValueT] = LruCache(limit_bytes)
+        self._lock = threading.Lock()
+
+    def get_or_make(
+        self, key: Hashable, make: Callable[[], ValueT], n_bytes: Callable[[ValueT], int]
+    ) -> ValueT:
+        """Return the value of `key`, made without holding the lock where it is not held; raises as `make`."""
+        with self._lock:
+            known = self._cache.get(key)
+        if known is None:
+            known = make()
+            with self._lock:
+                self._cache.put(key, known, n_bytes(known))
+        return known

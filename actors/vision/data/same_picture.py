@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ import PIL.Image
 
 from actors.errors import UsageError
 from actors.images import Image
-from actors.serving.lru import LruCache
+from actors.serving.lru import SharedLruCache
 from actors.vision.data.distinct import DistinctDataset
 from actors.vision.data.labels import MOST_LEVELS, Column, ColumnSettings, labels_of
 from actors.vision.readout.base import ImageDataset
@@ -77,10 +76,9 @@ class SamePictures:
     """
 
     def __init__(self) -> None:
-        self._known: LruCache[bool] = LruCache(_REMEMBERED)
-        self._details: LruCache[Details] = LruCache(_DETAILS_BYTES)
-        self._groups: LruCache[np.ndarray] = LruCache(_GROUPS_BYTES)
-        self._lock = threading.Lock()
+        self._known: SharedLruCache[bool] = SharedLruCache(_REMEMBERED)
+        self._details: SharedLruCache[Details] = SharedLruCache(_DETAILS_BYTES)
+        self._groups: SharedLruCache[np.ndarray] = SharedLruCache(_GROUPS_BYTES)
 
     def numbers(
         self, dataset: ImageDataset, indices: Sequence[int], seen: Sequence[int] = ()
@@ -121,32 +119,17 @@ class SamePictures:
 
     def _same(self, dataset: str, one: int, other: int, details: Callable[[int], Details]) -> bool:
         key = (dataset, min(one, other), max(one, other))
-        with self._lock:
-            known = self._known.get(key)
-        if known is None:
-            known = of_one_picture(details(one), details(other))
-            with self._lock:
-                self._known.put(key, known, 1)
-        return known
+        return self._known.get_or_make(key, lambda: of_one_picture(details(one), details(other)), lambda _: 1)
 
     def _details_of(self, dataset: DistinctDataset, index: int) -> Details:
-        key = dataset.fingerprint, index
-        with self._lock:
-            known = self._details.get(key)
-        if known is None:
-            known = details_of(dataset.load(index))
-            with self._lock:
-                self._details.put(key, known, known.n_bytes)
-        return known
+        return self._details.get_or_make(
+            (dataset.fingerprint, index), lambda: details_of(dataset.load(index)), lambda found: found.n_bytes
+        )
 
     def _groups_of(self, dataset: DistinctDataset) -> np.ndarray:
-        with self._lock:
-            known = self._groups.get(dataset.fingerprint)
-        if known is None:
-            known = _groups(dataset)
-            with self._lock:
-                self._groups.put(dataset.fingerprint, known, known.nbytes)
-        return known
+        return self._groups.get_or_make(
+            dataset.fingerprint, lambda: _groups(dataset), lambda found: found.nbytes
+        )
 
 
 def _groups(dataset: DistinctDataset) -> np.ndarray:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from actors.serving.lru import LruCache
+from actors.serving.lru import LruCache, SharedLruCache
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -31,3 +31,14 @@ def test_no_memory_holds_nothing() -> None:
     cache: LruCache[str] = LruCache(0)
     cache.put("a", "A", 1)
     assert len(cache) == 0
+
+
+def test_a_shared_cache_makes_a_value_once_while_it_is_held() -> None:
+    cache: SharedLruCache[str] = SharedLruCache(3)
+    made: list[str] = []
+
+    def value(key: str) -> str:
+        return cache.get_or_make(key, lambda: made.append(key) or key * 2, len)
+
+    assert [value("a"), value("a"), value("b"), value("a")] == ["aa", "aa", "bb", "aa"]
+    assert made == ["a", "b", "a"], "two values of two bytes do not both fit"
